@@ -1,0 +1,59 @@
+# Two commands: `make demo` shows the main job, `make test` passes the tests. Both install what they need.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+TRITON := .venv-triton
+ARGS   ?=
+
+.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline fuzz clean
+
+demo: $(VENV)/.installed system-demo triton
+	$(BIN)/gateway demo $(ARGS)
+
+test: $(VENV)/.installed-dev system-test triton ohif check
+	$(BIN)/pytest -n 2 --dist loadgroup --cov=gateway --cov-report=term:skip-covered $(ARGS)
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/typos
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+triton: $(TRITON)/.installed
+
+$(BIN)/pip:
+	@$(PYTHON) -c "import ensurepip, venv" 2>/dev/null || deploy/system-packages python3-venv
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable .[dev]
+	touch $@ $(VENV)/.installed
+
+# NVIDIA Triton has an environment of its own: it needs numpy < 2 and torch, the gateway neither.
+$(TRITON)/.installed: gateway/tritonserver.py | $(VENV)/.installed
+	$(BIN)/gateway models install-server --environment $(TRITON)
+	touch $@
+
+system-demo:
+	@deploy/system-packages orthanc
+
+system-test:
+	@deploy/system-packages orthanc orthanc-dicomweb dcmtk dicom3tools libpixelmed-java default-jre-headless postgresql strace nodejs npm
+
+ohif: tests/ohif/node_modules/.installed
+tests/ohif/node_modules/.installed: tests/ohif/package.json
+	@if command -v npm >/dev/null; then cd tests/ohif && npm install --no-audit --no-fund --silent && touch node_modules/.installed; \
+	else echo "npm is not here: the tests with OHIF's loader will be skipped"; fi
+
+bench-timeline: $(VENV)/.installed-dev triton
+	$(BIN)/python -m tests.benchmarks.timeline $(ARGS)
+
+clean:
+	rm -rf $(VENV) $(TRITON) tests/ohif/node_modules var

@@ -1,0 +1,196 @@
+"""What a person may ask and do; the command line and the web call nothing else. Every act is audited with who did it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from gateway import audit
+from gateway.audit import Act
+from gateway.db import Database
+from gateway.engine import DELIVER, RUN, Queues, model_lane, peer_lane, ticket
+from gateway.errors import ConfigError
+from gateway.tables import (
+    AuditEvent,
+    Delivery,
+    DeliveryState,
+    Instance,
+    Job,
+    JobInstance,
+    JobState,
+    OutputInstance,
+    RuleOutcome,
+    Series,
+    Study,
+    Version,
+)
+
+
+@dataclass(frozen=True)
+class SeriesLine:
+    """One series in a list."""
+
+    series: Series
+    instances: int
+    jobs: Sequence[Job]
+
+
+@dataclass(frozen=True)
+class SeriesStory:
+    """Everything that is known of one series: whose it is, why it settled as it did, what became of it."""
+
+    study: Study
+    series: Series
+    instances: int
+    size: int
+    versions: int
+    outcomes: Sequence[RuleOutcome]
+    jobs: Sequence["JobStory"]
+
+
+@dataclass(frozen=True)
+class JobStory:
+    """`inputs` are the store's keys of the exact instances that the job works on."""
+
+    job: Job
+    inputs: Sequence[str]
+    outputs: Sequence[OutputInstance]
+    deliveries: Sequence[Delivery]
+
+
+def list_series(db: Database, *, limit: int = 50) -> list[SeriesLine]:
+    with db() as session:
+        found = session.scalars(select(Series).order_by(Series.last_received_at.desc()).limit(limit)).all()
+        return [_line(session, series) for series in found]
+
+
+def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
+    """Raises ConfigError where there is no such series."""
+    with db() as session:
+        series = _known(session, Series, series_instance_uid)
+        mine = Instance.series_instance_uid == series_instance_uid
+        count, size = session.execute(select(func.count(), func.coalesce(func.sum(Instance.size), 0)).where(mine)).one()
+        versions = select(func.count()).select_from(Version).where(Version.series_instance_uid == series_instance_uid)
+        outcomes = select(RuleOutcome).where(
+            RuleOutcome.series_instance_uid == series_instance_uid, RuleOutcome.revision == series.revision
+        )
+        jobs = session.scalars(_jobs_of(series_instance_uid)).all()
+        return SeriesStory(
+            study=session.get_one(Study, series.study_instance_uid),
+            series=series,
+            instances=count,
+            size=int(size),
+            versions=session.scalar(versions) or 0,
+            outcomes=session.scalars(outcomes.order_by(RuleOutcome.rule)).all(),
+            jobs=[_story(session, job) for job in jobs],
+        )
+
+
+def list_jobs(db: Database, *, state: str | None = None, limit: int = 50) -> list[Job]:
+    query = select(Job).order_by(Job.id.desc()).limit(limit)
+    with db() as session:
+        return list(session.scalars(query.where(Job.state == state) if state else query))
+
+
+def show_job(db: Database, job_id: int) -> JobStory:
+    with db() as session:
+        return _story(session, _known(session, Job, job_id))
+
+
+def list_deliveries(db: Database, *, state: str | None = None, limit: int = 50) -> list[Delivery]:
+    query = select(Delivery).order_by(Delivery.id.desc()).limit(limit)
+    with db() as session:
+        return list(session.scalars(query.where(Delivery.state == state) if state else query))
+
+
+def list_audit(db: Database, *, limit: int = 50, series: str | None = None, job: int | None = None) -> list[AuditEvent]:
+    """The latest events, oldest of them first."""
+    query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
+    if series:
+        query = query.where(AuditEvent.series_instance_uid == series)
+    if job is not None:
+        query = query.where(AuditEvent.job == job)
+    with db() as session:
+        return list(session.scalars(query))[::-1]
+
+
+def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
+    """Failed jobs are queued again, waiting ones start now; returns what was done. Raises ConfigError otherwise."""
+    with db.begin() as session:
+        job = _known(session, Job, job_id, lock=True)
+        if job.state == JobState.QUEUED:
+            queues.start_now(RUN, str(job.id), job.ticket)
+            return f"job {job_id} was waiting and starts now"
+        if job.state not in (JobState.FAILED, JobState.CANCELLED):
+            raise ConfigError([f"job {job_id} is {job.state}: expected one that failed, was cancelled or waits"])
+        job.state, job.ticket, job.due_at, job.crashes, job.ended_at = JobState.QUEUED, ticket(job.attempts, now), now, 0, None
+        queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=model_lane(job.model), priority=job.priority)
+        audit.record(session, Act.JOB_RETRIED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
+    return f"job {job_id} is queued again"
+
+
+def cancel_job(db: Database, job_id: int, *, actor: str, now: datetime) -> str:
+    """A job that has not started never will; one that runs ends by itself."""
+    with db.begin() as session:
+        job = _known(session, Job, job_id, lock=True)
+        if job.state != JobState.QUEUED:
+            raise ConfigError([f"job {job_id} is {job.state}: expected one that waits"])
+        job.state, job.ended_at, job.reason = JobState.CANCELLED, now, f"cancelled by {actor}"
+        audit.record(session, Act.JOB_CANCELLED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
+    return f"job {job_id} is cancelled"
+
+
+def retry_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: str, now: datetime) -> str:
+    """Failed deliveries are queued again, waiting ones start now: the same bytes under the same UID."""
+    with db.begin() as session:
+        delivery = _known(session, Delivery, delivery_id, lock=True)
+        if delivery.state == DeliveryState.QUEUED:
+            queues.start_now(DELIVER, str(delivery.id), delivery.ticket)
+            return f"delivery {delivery_id} was waiting and starts now"
+        if delivery.state not in (DeliveryState.FAILED, DeliveryState.CANCELLED):
+            raise ConfigError([f"delivery {delivery_id} is {delivery.state}: expected one that failed, was cancelled or waits"])
+        delivery.state, delivery.ticket, delivery.due_at = DeliveryState.QUEUED, ticket(delivery.attempts, now), now
+        queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=peer_lane(delivery.peer))
+        _audit_delivery(session, Act.DELIVERY_RETRIED, delivery, actor, now)
+    return f"delivery {delivery_id} is queued again"
+
+
+def cancel_delivery(db: Database, delivery_id: int, *, actor: str, now: datetime) -> str:
+    with db.begin() as session:
+        delivery = _known(session, Delivery, delivery_id, lock=True)
+        if delivery.state not in (DeliveryState.QUEUED, DeliveryState.FAILED):
+            raise ConfigError([f"delivery {delivery_id} is {delivery.state}: expected one that waits or failed"])
+        delivery.state, delivery.reason = DeliveryState.CANCELLED, f"cancelled by {actor}"
+        _audit_delivery(session, Act.DELIVERY_CANCELLED, delivery, actor, now)
+    return f"delivery {delivery_id} is cancelled"
+
+
+def _line(session: Session, series: Series) -> SeriesLine:
+    uid = series.series_instance_uid
+    count = select(func.count()).select_from(Instance).where(Instance.series_instance_uid == uid)
+    return SeriesLine(series, session.scalar(count) or 0, session.scalars(_jobs_of(uid)).all())
+
+
+def _jobs_of(series_instance_uid: str) -> Any:
+    return select(Job).where(Job.series_instance_uid == series_instance_uid).order_by(Job.id)
+
+
+def _story(session: Session, job: Job) -> JobStory:
+    inputs = session.scalars(select(JobInstance.sha256).where(JobInstance.job == job.id)).all()
+    outputs = session.scalars(select(OutputInstance).where(OutputInstance.job == job.id)).all()
+    deliveries = session.scalars(select(Delivery).where(Delivery.job == job.id).order_by(Delivery.id)).all()
+    return JobStory(job, inputs, outputs, deliveries)
+
+
+def _known(session: Session, table: Any, key: object, *, lock: bool = False) -> Any:
+    row = session.get(table, key, with_for_update=lock)
+    if row is None:
+        raise ConfigError([f"there is no {table.__name__.lower()} {key}"])
+    return row
+
+
+def _audit_delivery(session: Session, act: Act, delivery: Delivery, actor: str, now: datetime) -> None:
+    audit.record(session, act, at=now, actor=actor, instance=delivery.sop_instance_uid, job=delivery.job, peer=delivery.peer)

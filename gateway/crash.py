@@ -1,0 +1,30 @@
+"""Crash points: named places, one after every durable step, where a test kills the process (SIGKILL) and starts it again.
+
+`GATEWAY_CRASH_AT=name` ends the process there, once per process; without the variable a point costs one comparison.
+"""
+
+import os
+import signal
+
+_AT = os.environ.get("GATEWAY_CRASH_AT", "")
+
+POINTS = (
+    "store.written",
+    "store.renamed",
+    "receive.committed",
+    "settle.evaluated",
+    "settle.committed",
+    "run.started",
+    "run.inferred",
+    "run.encoded",
+    "run.stored",
+    "run.committed",
+    "deliver.started",
+    "deliver.sent",
+    "deliver.committed",
+)
+
+
+def crash_point(name: str) -> None:
+    if name == _AT:
+        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,39 @@
+"""The database: SQLite (one machine) or PostgreSQL (many); how a session begins, and how a row is inserted at most once."""
+
+from typing import Any, cast
+
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Table as Rows
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session, sessionmaker
+
+from gateway.tables import Table
+
+Database = sessionmaker[Session]
+
+
+def open_engine(url: str) -> Engine:
+    """SQLite: WAL with full sync, so that a commit survives a power cut, and writers wait for each other."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=32)
+    engine = create_engine(url, pool_size=16, max_overflow=32)
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.isolation_level = "IMMEDIATE"
+        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def open_database(url: str) -> Database:
+    return sessionmaker(open_engine(url), expire_on_commit=False)
+
+
+def insert_once(session: Session, table: type[Table], /, **values: Any) -> bool:
+    """Insert the row unless one with its key is there; True when it was inserted. One statement, so no race."""
+    rows = cast("Rows", table.__table__)
+    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    statement = insert(rows).values(**values).on_conflict_do_nothing().returning(*rows.primary_key.columns)
+    return session.execute(statement).first() is not None

@@ -1,0 +1,114 @@
+"""The demonstration's PACS: a real Orthanc where one is installed, else a folder. What is shown is read back from it."""
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.error import URLError
+
+from gateway.errors import ConfigError
+
+
+class Pacs(Protocol):
+    """`name` is for the person who watches, `peer` is its table in gateway.toml."""
+
+    name: str
+    peer: dict[str, Any]
+
+    def instances(self, study_instance_uid: str) -> list[bytes]:
+        """The PS3.10 files that the PACS holds of a study."""
+        ...
+
+
+@dataclass(frozen=True)
+class FolderPacs:
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return f"the folder {self.folder}"
+
+    @property
+    def peer(self) -> dict[str, Any]:
+        return {"name": "pacs", "protocol": "folder", "path": str(self.folder)}
+
+    def instances(self, study_instance_uid: str) -> list[bytes]:
+        return [path.read_bytes() for path in sorted((self.folder / study_instance_uid).rglob("*.dcm"))]
+
+
+@dataclass(frozen=True)
+class OrthancPacs:
+    url: str
+    dicom_port: int
+
+    @property
+    def name(self) -> str:
+        return f"Orthanc, {self.url}"
+
+    @property
+    def peer(self) -> dict[str, Any]:
+        return {"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": self.dicom_port, "ae_title": "ORTHANC"}
+
+    def instances(self, study_instance_uid: str) -> list[bytes]:
+        query = {"Level": "Instance", "Query": {"StudyInstanceUID": study_instance_uid}}
+        found = json.loads(self._ask("/tools/find", json.dumps(query).encode()))
+        return [self._ask(f"/instances/{instance}/file") for instance in found]
+
+    def _ask(self, path: str, body: bytes | None = None) -> bytes:
+        with urllib.request.urlopen(f"{self.url}{path}", data=body, timeout=30) as response:  # noqa: S310 - our own loopback URL
+            data: bytes = response.read()
+        return data
+
+
+@contextmanager
+def pacs(folder: Path, calling_ae_title: str) -> Iterator[Pacs]:
+    """A PACS that knows the gateway; it ends with the block."""
+    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+    folder.mkdir(parents=True, exist_ok=True)
+    if program is None:
+        yield FolderPacs(folder)
+        return
+    http_port, dicom_port = _free_ports(2)
+    configuration = {
+        "Name": "Demonstration PACS", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "Plugins": [],
+        "HttpPort": http_port, "DicomPort": dicom_port, "DicomAet": "ORTHANC", "RemoteAccessAllowed": False,
+        "AuthenticationEnabled": False, "DicomAlwaysAllowStore": False, "DicomCheckModalityHost": True,
+        "DicomModalities": {"gateway": [calling_ae_title, "127.0.0.1", 104]},
+    }  # fmt: skip
+    file = folder / "orthanc.json"
+    file.write_text(json.dumps(configuration, indent=2))
+    with (folder / "orthanc.log").open("w") as log, subprocess.Popen([program, file], stdout=log, stderr=log) as process:
+        try:
+            _wait(f"http://127.0.0.1:{http_port}/system", process)
+            yield OrthancPacs(f"http://127.0.0.1:{http_port}", dicom_port)
+        finally:
+            process.terminate()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        if process.poll() is not None:
+            break
+        try:
+            urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 - our own loopback URL
+        except (URLError, OSError):
+            time.sleep(0.1)
+        else:
+            return
+    raise ConfigError(["the demonstration's Orthanc did not start: its log lies beside its files"])
+
+
+def _free_ports(count: int) -> list[int]:
+    """Bound together, so that they differ; released for who takes them next."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [bound.getsockname()[1] for bound in sockets]
+    for bound in sockets:
+        bound.close()
+    return ports

@@ -1,0 +1,244 @@
+"""Durable queues and workflows: the only file that names DBOS.
+
+A stage is one workflow: it takes the key of a row, does one attempt, and ends. Whatever comes next (the next stage, the
+next attempt, delayed) is enqueued in the transaction that writes the row, so work and data commit together or not at all.
+No thread waits, nothing else polls or sleeps. A workflow has no steps of its own: a stage is safe to repeat, so recovery
+starts it again from the beginning. Exactly once comes from our UIDs and rows, not from the engine.
+
+The core of DBOS does not notice that another worker died; the reaper here does. Every worker holds a lock for its life
+(an advisory lock on PostgreSQL, flock on SQLite); who can take the lock of a worker knows that it is dead.
+"""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import structlog
+from dbos import DBOS, DBOSClient, DBOSConfig
+from dbos._serialization import Serializer
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from gateway import log
+from gateway.liveness import locks
+
+_NAME = "gateway"
+_VERSION = "1"  # of the stages' arguments, not of our release: work enqueued before an upgrade goes on after it
+_PRIORITY = {"stat": 1, "routine": 100, "background": 10_000}  # unset would sort before 1
+SETTLE, RUN, DELIVER, SWEEP = "settle", "run", "deliver", "sweep"
+
+_logger = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A queue and how many of its workflows one worker runs at a time."""
+
+    name: str
+    slots: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`act(key)` does one attempt; `failed(key, error)` writes down what `act` did not expect."""
+
+    name: str
+    act: Callable[[str], None]
+    failed: Callable[[str, Exception], None]
+
+
+def model_lane(model: str) -> str:
+    return f"model.{model}"
+
+
+def peer_lane(peer: str) -> str:
+    return f"peer.{peer}"
+
+
+class _Json(Serializer):
+    """DBOS would pickle; JSON can be read by a person and runs nothing."""
+
+    def serialize(self, data: Any) -> str:
+        return json.dumps(data, default=lambda error: {"error": type(error).__name__})
+
+    def deserialize(self, serialized_data: str) -> Any:
+        return json.loads(serialized_data)
+
+    def name(self) -> str:
+        return "json"
+
+
+class Queues:
+    """Puts work on a lane, inside a transaction of ours. Usable in every process, also where no worker runs."""
+
+    def __init__(self, database_url: str) -> None:
+        self._client = DBOSClient(system_database_url=database_url, serializer=_Json(), lazy=True, use_listen_notify=False)
+
+    def enqueue(
+        self,
+        session: Session,
+        stage: str,
+        key: str,
+        *,
+        attempt: str,
+        lane: str,
+        delay: timedelta = timedelta(0),
+        priority: str = "routine",
+    ) -> None:
+        """Start `stage` on `key` once for this `attempt`: a second enqueue of the same attempt makes nothing new."""
+        options: dict[str, Any] = {
+            "workflow_name": stage,
+            "queue_name": lane,
+            "workflow_id": workflow_id(stage, key, attempt),
+            "application_name": _NAME,
+            "priority": _PRIORITY[priority],
+        }
+        if delay > timedelta(0):
+            options["delay_seconds"] = delay.total_seconds()
+        self._client.enqueue_in_transaction(session, options, key)  # type: ignore[arg-type]
+
+    def start_now(self, stage: str, key: str, attempt: str) -> None:
+        """End the delay of a waiting attempt."""
+        self._client.set_workflow_delay(workflow_id(stage, key, attempt), delay_seconds=0)
+
+    def is_alive(self, stage: str, key: str, attempt: str) -> bool:
+        """Whether the engine still has this attempt to do."""
+        ids, alive = [workflow_id(stage, key, attempt)], ["ENQUEUED", "DELAYED", "PENDING"]
+        return bool(self._client.list_workflows(workflow_ids=ids, status=alive, load_input=False, load_output=False))
+
+    def prune(self, before: datetime) -> int:
+        """Forget ended attempts; our rows and the audit trail tell what became of them."""
+        ended = self._client.list_workflows(
+            status=["SUCCESS", "ERROR", "CANCELLED"], end_time=before.isoformat(), limit=1000, load_input=False, load_output=False
+        )
+        self._client.delete_workflows([flow.workflow_id for flow in ended])
+        return len(ended)
+
+    def close(self) -> None:
+        self._client.destroy()
+
+
+def backoff(attempts: int, *, first: timedelta, at_most: timedelta) -> timedelta:
+    """How long to wait after that many attempts: it doubles until it is `at_most`, and then stays so, for days."""
+    return min(first * (1 << min(max(attempts, 1) - 1, 30)), at_most)
+
+
+def ticket(attempts: int, now: datetime) -> str:
+    """A name for an attempt that is made outside the usual order: by a person, or by the sweep."""
+    return f"{attempts}.{now.timestamp():.3f}"
+
+
+def settle_attempt(revision: int, due_at: datetime) -> str:
+    """Names a look at a series: every look is later than the one before."""
+    return f"{revision}.{due_at.timestamp():.6f}"
+
+
+def workflow_id(stage: str, key: str, attempt: str) -> str:
+    return f"{stage}/{key}/{attempt}"
+
+
+def migrate(database_url: str) -> None:
+    """Make or upgrade the engine's own tables, beside ours in the same database."""
+    DBOS.migrate(database_url)
+
+
+class Worker:
+    """Runs stages of lanes until it is stopped, and takes over what dead workers left.
+
+    `watched()` names further executors whose death matters, `buried(executor)` is told of each one that is dead.
+    """
+
+    def __init__(
+        self, database_url: str, stages: Iterable[Stage], *, watched: Callable[[], Iterable[str]], buried: Callable[[str], None]
+    ) -> None:
+        self.executor = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
+        self._url, self._stages = database_url, {stage.name: stage for stage in stages}
+        self._watched, self._buried = watched, buried
+        self._stopping = threading.Event()
+        self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
+
+    def start(self, lanes: Iterable[Lane]) -> None:
+        lanes = list(lanes)
+        config: DBOSConfig = {
+            "name": _NAME,
+            "system_database_url": self._url,
+            "application_version": _VERSION,
+            "executor_id": self.executor,
+            "serializer": _Json(),
+            "run_migrations": False,
+            "use_listen_notify": False,
+            "log_level": "ERROR",
+        }
+        DBOS(config=config)
+        for stage in self._stages.values():
+            DBOS.workflow(name=stage.name)(self._workflow(stage))
+        DBOS.listen_queues([lane.name for lane in lanes])
+        self._reaper.start()
+        DBOS.launch()
+        for lane in lanes:
+            DBOS.register_queue(lane.name, worker_concurrency=lane.slots, polling_interval_sec=0.1, on_conflict="always_update")
+
+    def stop(self, grace: timedelta = timedelta(seconds=20)) -> None:
+        """Take no more work, let what runs end within `grace`; what does not is taken over by whoever lives."""
+        self._stopping.set()
+        DBOS.destroy(workflow_completion_timeout_sec=int(grace.total_seconds()), destroy_registry=True)
+        self._reaper.join()
+
+    def _workflow(self, stage: Stage) -> Callable[[str], None]:
+        def attempt(key: str) -> None:
+            with structlog.contextvars.bound_contextvars(stage=stage.name):
+                _until_the_database_answers(lambda: _guarded(stage, key), self._stopping)
+
+        attempt.__qualname__ = stage.name
+        return attempt
+
+    def _reap(self) -> None:
+        while not self._stopping.wait(0):
+            try:
+                with locks(self._url, self.executor) as dead:
+                    while not self._stopping.wait(1.0):
+                        self._take_over(dead)
+            except (DBAPIError, psycopg.Error, OSError) as error:
+                _logger.warning("reaper.interrupted", error=type(error).__name__)
+                self._stopping.wait(2.0)
+
+    def _take_over(self, dead: Callable[[str], Any]) -> None:
+        pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+        owners = {flow.executor_id for flow in pending if flow.executor_id} | set(self._watched())
+        for executor in owners - {self.executor}:
+            with dead(executor) as is_dead:
+                if is_dead:
+                    DBOS._recover_pending_workflows([executor])  # noqa: SLF001 - dbos is pinned to 3.4, a kill test holds it
+                    self._buried(executor)
+                    _logger.warning("executor.dead", executor=executor)
+
+
+def _guarded(stage: Stage, key: str) -> None:
+    """The worker's boundary: nothing that a stage raises may be lost or stop the worker."""
+    try:
+        stage.act(key)
+    except DBAPIError:
+        raise
+    except Exception as error:  # noqa: BLE001 - boundary (habit 25)
+        _logger.error("stage.failed", error=type(error).__name__, stack=log.stack_without_values(error))
+        stage.failed(key, error)
+
+
+def _until_the_database_answers(act: Callable[[], None], stopping: threading.Event) -> None:
+    """A stage is safe to repeat; while the database is away it is repeated, its row cannot say anything else."""
+    wait = 0.5
+    while True:
+        try:
+            return act()
+        except DBAPIError as error:
+            _logger.warning("database.unavailable", error=type(error.orig).__name__, seconds=wait)
+            if stopping.wait(wait):
+                raise
+            wait = min(2 * wait, 30)

@@ -1,0 +1,110 @@
+"""Every error the gateway raises on purpose.
+
+GatewayError
++- Refused                 answered at our door; nothing of the instance is kept
+|  +- OutOfResources       0xA700  disk, database or queue full: the sender tries again
+|  +- Mismatch             0xA900  data set and request name different SOP classes
+|  +- NotUnderstood        0xC000  not a data set, truncated, nested too deep
+|  +- InvalidUid           0x0117  SOP Instance UID malformed, or not the one of the request
+|  +- NotSupported         0x0122  SOP class outside the negotiated context
++- JobError                what keeps a job from its end
+|  +- Unsuitable           the series is not what the pipeline needs (final); `code` names the reason
+|  +- Damaged              a stored instance is not the one that was received (final)
+|  +- BadModelOutput       Triton answered something else than promised (final)
+|  +- BadOutput            our own object is not conformant (final, never sent)
+|  +- ModelUnavailable     Triton or the model did not answer (try again)
++- DeliveryError           a peer did not take an output
+|  +- Unreachable          no association, no answer, out of resources (try again)
+|  +- Rejected             the peer's status says no (final); `status` is that number
++- ConfigError             gateway.toml, rules.yaml or a plug-in file is wrong; `problems` lists all of it
+
+Statuses: PS3.7 Annex C and PS3.4 B.2.3. Texts say what was expected, never a value found in a data set.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+
+class GatewayError(Exception):
+    """Base. `dimse_status` answers C-STORE and STOW-RS alike; `retryable` says whether the same act can succeed later."""
+
+    dimse_status: ClassVar[int] = 0x0110
+    retryable: ClassVar[bool] = False
+
+
+class Refused(GatewayError):
+    """An instance that we do not take."""
+
+
+class OutOfResources(Refused):
+    dimse_status = 0xA700
+    retryable = True
+
+
+class Mismatch(Refused):
+    dimse_status = 0xA900
+
+
+class NotUnderstood(Refused):
+    dimse_status = 0xC000
+
+
+class InvalidUid(Refused):
+    dimse_status = 0x0117
+
+
+class NotSupported(Refused):
+    dimse_status = 0x0122
+
+
+class JobError(GatewayError):
+    """A job that cannot go on. `code` is the one word that lists and metrics show."""
+
+    code: ClassVar[str] = "JOB"
+
+
+class Unsuitable(JobError):
+    """The series is not what the pipeline needs; `code` is GEOMETRY, INCOMPLETE, IMAGE, DECODE, CHARSET or IDENTITY."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code  # type: ignore[misc]
+
+
+class Damaged(JobError):
+    code = "INTEGRITY"
+
+
+class BadModelOutput(JobError):
+    code = "MODEL_OUTPUT"
+
+
+class BadOutput(JobError):
+    code = "OUTPUT"
+
+
+class ModelUnavailable(JobError):
+    code = "MODEL"
+    retryable = True
+
+
+class DeliveryError(GatewayError):
+    """A delivery attempt that did not end with the peer's success."""
+
+
+class Unreachable(DeliveryError):
+    retryable = True
+
+
+class Rejected(DeliveryError):
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class ConfigError(GatewayError):
+    """Everything that is wrong with a configuration, one sentence each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)

@@ -1,0 +1,168 @@
+"""Headers made fit to be copied into results (PS3.5 6.1 and 6.2, PS3.3 C.12.1.1.2): one character set, legal values.
+
+What a sender got wrong is emptied, cut or dropped, on a copy, and told by keyword; the value itself is never told.
+"""
+
+import re
+from collections.abc import Sequence
+from copy import copy
+from datetime import date
+
+from pydicom import DataElement, Dataset
+from pydicom.charset import python_encoding
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataelem import RawDataElement
+from pydicom.valuerep import PersonName
+
+from gateway.errors import Unsuitable
+
+UNICODE = "ISO_IR 192"
+TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+)
+# A result with one of these emptied could land on the wrong patient; elsewhere an unreadable text is only a loss.
+IDENTITY = frozenset({"PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"})
+LONGEST = {"LO": 64, "SH": 16}
+
+_CHECKED = frozenset({"AS", "CS", "DA", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT"})
+_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
+_AGE = re.compile(r"\d{3}[DWMY]")
+_OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
+
+
+def clean(header: Dataset) -> tuple[Dataset, tuple[str, ...]]:
+    """A copy of `header` in ISO_IR 192 without private elements, with legal values, and a note for each coercion.
+
+    Notes are a keyword and what was done. Raises Unsuitable("CHARSET") where the text of an identifying attribute cannot be
+    decoded without doubt. `header` itself stays as it was.
+    """
+    cleaned = _standard_elements(header)
+    notes = _clean(cleaned, plain=True)
+    cleaned.SpecificCharacterSet = UNICODE
+    for keyword in TYPE_2:
+        if keyword not in cleaned:
+            setattr(cleaned, keyword, "")
+            notes.append(f"{keyword}: absent, added empty")
+    return cleaned, tuple(notes)
+
+
+def _standard_elements(header: Dataset) -> Dataset:
+    """A copy without private elements. Raw elements and values are shared: nothing here changes them in place."""
+    standard = Dataset()
+    implicit_vr, little_endian = header.original_encoding
+    standard.set_original_encoding(implicit_vr, little_endian, header.original_character_set)
+    for tag, element in header.items():
+        if tag.is_private:
+            continue
+        standard[tag] = element if isinstance(element, RawDataElement) else copy(element)
+        if element.VR == "SQ" and not isinstance(element, RawDataElement):
+            standard[tag].value = [_standard_elements(item) for item in element.value]
+    if hasattr(header, "file_meta"):
+        standard.file_meta = header.file_meta
+    return standard
+
+
+def _clean(data_set: Dataset, *, plain: bool) -> list[str]:
+    """Clean one data set and its items in place. `plain`: no character set is declared further up."""
+    plain = _is_plain(data_set.SpecificCharacterSet) if "SpecificCharacterSet" in data_set else plain
+    notes = []
+    for tag in list(data_set.keys()):
+        try:
+            element = data_set[tag]
+        except Exception:  # noqa: BLE001 - foreign bytes: whatever a conversion raises, the element is unusable
+            keyword = keyword_for_tag(tag)
+            _refuse_identity(keyword)
+            notes.append(f"{keyword}: not readable, removed")
+            del data_set[tag]
+            continue
+        if tag.is_private or element.keyword == "SpecificCharacterSet":
+            del data_set[tag]
+        elif element.VR == "SQ":
+            notes += [note for item in element.value for note in _clean(item, plain=plain)]
+        elif element.VR in _CHECKED and (done := _decode(element, plain=plain) or _coerce(element)):
+            notes.append(f"{element.keyword}: {done}")
+    return notes
+
+
+def _is_plain(declared: str | Sequence[str] | None) -> bool:
+    """Whether only ASCII can be believed: nothing is declared, or a term that PS3.3 does not define."""
+    terms = [declared or ""] if isinstance(declared, str | None) else [str(term) for term in declared]
+    return all(term in {"", "ISO_IR 6", "ISO 2022 IR 6"} for term in terms) or any(term not in python_encoding for term in terms)
+
+
+def _decode(element: DataElement, *, plain: bool) -> str:
+    """Empty a text that the declared character set does not explain; what was done, or nothing.
+
+    U+FFFD is what pydicom puts for bytes it cannot decode, ESC is left of a code extension it does not know.
+    """
+    values = element.value if element.VM > 1 else [element.value]
+    text = "".join(str(value) for value in values if value)
+    if "\ufffd" not in text and "\x1b" not in text and (text.isascii() or not plain):
+        return ""
+    _refuse_identity(element.keyword)
+    element.value = ""
+    return "not in the declared character set, emptied"
+
+
+def _refuse_identity(keyword: str) -> None:
+    if keyword in IDENTITY:
+        raise Unsuitable("CHARSET", f"expected {keyword} in the declared Specific Character Set")
+
+
+def _coerce(element: DataElement) -> str:
+    """Make one element legal, in place; what was done, or nothing."""
+    if element.VM > 1 or not element.value:
+        return ""
+    if element.VR == "PN":
+        return _coerce_name(element)
+    if element.VR in LONGEST and len(element.value) > LONGEST[element.VR]:
+        element.value = element.value[: LONGEST[element.VR]].rstrip()
+        return f"cut to {LONGEST[element.VR]} characters"
+    if not is_legal(element):
+        element.value = ""
+        return "not a legal value, emptied"
+    return ""
+
+
+def _coerce_name(element: DataElement) -> str:
+    """PS3.5 6.2.1: three component groups of five components and 64 characters."""
+    name = str(element.value)
+    legal = "=".join("^".join(group.split("^")[:5])[:64] for group in name.split("=")[:3])
+    element.value = PersonName(legal)
+    if legal == name:
+        return ""
+    return "cut to three groups of five components and 64 characters"
+
+
+def is_legal(element: DataElement) -> bool:
+    """Whether one value that is not empty obeys its VR (DA, TM, AS) or its defined terms."""
+    value = str(element.value)
+    if element.keyword == "PatientSex":
+        return value in {"M", "F", "O"}
+    if element.keyword == "TimezoneOffsetFromUTC":
+        return _OFFSET.fullmatch(value) is not None
+    match element.VR:
+        case "DA":
+            return _is_date(value)
+        case "TM":
+            return _TIME.fullmatch(value) is not None
+        case "AS":
+            return _AGE.fullmatch(value) is not None
+        case _:
+            return True
+
+
+def _is_date(value: str) -> bool:
+    try:
+        date.fromisoformat(value)
+    except ValueError:
+        return False
+    return len(value) == 8 and value.isdigit()

@@ -1,0 +1,144 @@
+"""The modules that every result shares: General Series, General Equipment, SOP Common (PS3.3 C.7.3.1, C.7.5.1, C.12.1).
+
+highdicom draws UIDs, takes the clock and leaves attributes of the source behind; `arguments` and `finish` stand before and
+after it, so that the same encoding gives the same bytes.
+"""
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import highdicom as hd
+from pydicom import DataElement, Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import UID
+
+from gateway.errors import BadOutput
+from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, Equipment, Output
+from gateway.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+# Viewers open the series of the lowest number first, and that has to stay the scanner's.
+FIRST_SERIES_NUMBER = 9000
+# Of the study module: a modality's references to instances of retired classes, often with half of their attributes.
+DROPPED = ("ReferencedStudySequence", "ReferencedPatientSequence")
+COPIED = ("PatientName", "IssuerOfPatientID", "TimezoneOffsetFromUTC")
+COPIED_BY_IMAGES = ("BodyPartExamined", "Laterality")
+
+
+def make(
+    build: Callable[..., Dataset], *, encoding: Encoding, output: Output, images: Sequence[Dataset], **arguments: Any
+) -> Dataset:
+    """The instance that a class of highdicom makes of `images` (source headers, in order), finished.
+
+    Raises BadOutput where highdicom refuses; its text may hold a value and is kept as the cause only.
+    """
+    try:
+        made = build(_palatable(images), **_arguments(encoding, output), **arguments)
+    except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise BadOutput(f"expected a {type(output).__name__} that highdicom accepts ({type(error).__name__})") from error
+    return _finish(made, encoding)
+
+
+def series_description(what: str) -> str:
+    """At most 64 characters (LO), the warning first because viewers cut the end."""
+    return f"{NOT_FOR_DIAGNOSIS} - {what}"[:64].rstrip()
+
+
+def local_time(encoding: Encoding) -> datetime:
+    """The start of inference in the time zone of the source; where that is not told, in the zone the caller gave."""
+    offset = encoding.source[0].get("TimezoneOffsetFromUTC")
+    if not offset:
+        return encoding.started_at
+    minutes = int(offset[1:3]) * 60 + int(offset[3:5])
+    return encoding.started_at.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
+
+
+def algorithm_equipment(encoding: Encoding) -> Dataset:
+    """IHE AIR 6.5.3.1: each algorithm is Processing Equipment with a Device UID of its own."""
+    algorithm = encoding.algorithm
+    item = _contribution(
+        Equipment(algorithm.manufacturer, algorithm.name, algorithm.version, algorithm.weights),
+        codes.DCM.ProcessingEquipment,
+        f"Algorithm, model {algorithm.model} {algorithm.model_version}. {NOT_FOR_DIAGNOSIS}.",
+    )
+    item.DeviceUID = algorithm.device_uid
+    return item
+
+
+def _arguments(encoding: Encoding, output: Output) -> dict[str, Any]:
+    started, equipment = local_time(encoding), encoding.equipment
+    return {
+        "series_instance_uid": encoding.uid(output, "series"),
+        "series_number": FIRST_SERIES_NUMBER + encoding.ordinal(output),
+        "sop_instance_uid": encoding.uid(output, "instance"),
+        "instance_number": 1,
+        "manufacturer": equipment.manufacturer,
+        "manufacturer_model_name": equipment.model_name,
+        "software_versions": [equipment.version],
+        "device_serial_number": equipment.serial_number,
+        **{f"{ie}_date": started.date() for ie in ("series", "content")},
+        **{f"{ie}_time": started.time() for ie in ("series", "content")},
+    }
+
+
+def _palatable(images: Sequence[Dataset]) -> list[Dataset]:
+    """`images` with a first one that highdicom can take, a shallow copy: it reads patient, study and shared groups there.
+
+    It prints a name without a caret in a Python warning, and warnings end in logs. Of an enhanced image it wants the
+    geometry among the shared functional groups, while several manufacturers repeat it in each frame.
+    """
+    first = Dataset()
+    first.update(images[0])
+    first["PatientName"] = DataElement("PatientName", "PN", "")  # an element of its own: setattr would change the source's
+    if "PerFrameFunctionalGroupsSequence" in first:
+        shared, frame = Dataset(), first.PerFrameFunctionalGroupsSequence[0]
+        shared.update(first.SharedFunctionalGroupsSequence[0])
+        for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+            if keyword not in shared and keyword in frame:
+                shared[keyword] = frame[keyword]
+        first["SharedFunctionalGroupsSequence"] = DataElement("SharedFunctionalGroupsSequence", "SQ", [shared])
+    return [first, *images[1:]]
+
+
+def _finish(made: Dataset, encoding: Encoding) -> Dataset:
+    """A plain Dataset of ours: highdicom's classes hold tables and copies that nobody needs after this."""
+    finished = Dataset()
+    finished.update(made)
+    finished.file_meta = _file_meta(made)
+    source = encoding.source[0]
+    for keyword in (*COPIED, *(COPIED_BY_IMAGES if "Rows" in made else ())):
+        if source.get(keyword):
+            finished[keyword] = deepcopy(source[keyword])
+    for keyword in DROPPED:
+        finished.pop(keyword, None)
+    finished.InstanceCreationDate, finished.InstanceCreationTime = finished.ContentDate, finished.ContentTime
+    acquisition = [item for item in made.ContributingEquipmentSequence if _purpose(item) == codes.DCM.AcquisitionEquipment.value]
+    gateway = _contribution(encoding.equipment, codes.DCM.SynthesizingEquipment, "Gateway that ran the algorithm")
+    finished.ContributingEquipmentSequence = [*acquisition, algorithm_equipment(encoding), gateway]
+    return finished
+
+
+def _purpose(item: Dataset) -> str:
+    return str(item.PurposeOfReferenceCodeSequence[0].CodeValue)
+
+
+def _contribution(equipment: Equipment, purpose: hd.sr.CodedConcept, description: str) -> Dataset:
+    return hd.ContributingEquipment(
+        equipment.manufacturer,
+        purpose,
+        manufacturer_model_name=equipment.model_name,
+        software_versions=[equipment.version],
+        device_serial_number=equipment.serial_number,
+        contribution_description=description,
+    )
+
+
+def _file_meta(made: Dataset) -> FileMetaDataset:
+    meta = FileMetaDataset()
+    meta.FileMetaInformationVersion = b"\0\1"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID
+    meta.TransferSyntaxUID = made.file_meta.TransferSyntaxUID
+    meta.ImplementationClassUID, meta.ImplementationVersionName = UID(IMPLEMENTATION_CLASS_UID), IMPLEMENTATION_VERSION_NAME
+    return meta

@@ -1,0 +1,168 @@
+"""Segmentation, BINARY (PS3.3 A.51, C.8.20): which voxels of the source are which structure."""
+
+import math
+from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from gateway.errors import BadOutput
+from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One structure. `category` is of CID 7150, `type` of CID 7151, `colour` is sRGB, 0 to 255."""
+
+    label: str
+    category: Code
+    type: Code
+    anatomic_region: Code | None
+    laterality: Code | None
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """`labels` is (slices, rows, columns) uint8 on the grid of the source; value n is segments[n - 1], 0 is nothing.
+
+    `label` is the Content Label (CS: capitals, digits, spaces, underscores, at most 16), `description` is for people.
+    """
+
+    labels: hd.Volume
+    segments: tuple[Segment, ...]
+    label: str
+    description: str
+
+    def encode(self, encoding: Encoding) -> Dataset:
+        """One SEG instance, frames of empty planes left out.
+
+        Raises BadOutput where no voxel is labelled (the pipeline should yield a report that says so: viewers hang on a
+        SEG without frames), or where `labels` are not on the grid of `encoding.source`.
+        """
+        self._check(encoding)
+        # Pixel for pixel with single-frame sources, so that positions are the source's own decimal strings.
+        multiframe = "NumberOfFrames" in encoding.source[0]
+        made = modules.make(
+            hd.seg.Segmentation,
+            encoding=encoding,
+            output=self,
+            images=encoding.source,
+            pixel_array=self.labels if multiframe else self.labels.array,
+            segmentation_type="BINARY",
+            segment_descriptions=[self._segment(number, encoding) for number in range(1, len(self.segments) + 1)],
+            content_label=self.label,
+            content_description=f"{NOT_FOR_DIAGNOSIS}. {self.description}"[:64].rstrip(),
+            content_creator_name=_person_name(encoding.algorithm.manufacturer, encoding.algorithm.name),
+            series_description=modules.series_description(self.description),
+        )
+        dimensions = encoding.uid(self, "dimension organization")
+        for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
+            item.DimensionOrganizationUID = dimensions
+        _copy_lossy(made, encoding)
+        _pad(made)
+        return made
+
+    def tracking(self, number: int, encoding: Encoding) -> tuple[str, str]:
+        """Tracking ID and Tracking UID of segment `number` (from 1), the same here and in a report on it."""
+        return f"{self.label} {self.segments[number - 1].label}", encoding.uid(self, f"segment {number}")
+
+    def _check(self, encoding: Encoding) -> None:
+        labels, source = self.labels, encoding.source
+        if labels.array.dtype != np.uint8:
+            raise BadOutput("expected labels of type uint8")
+        if not labels.array.any():
+            raise BadOutput("expected at least one labelled voxel: where there is none, yield a report without segmentation")
+        if "NumberOfFrames" in source[0]:
+            return
+        if labels.spatial_shape != (len(source), source[0].Rows, source[0].Columns):
+            raise BadOutput("expected labels of the shape (source instances, Rows, Columns)")
+        origins = labels.affine[:3, 3] + np.arange(len(source))[:, None] * labels.affine[:3, 0]
+        positions = np.array([instance.ImagePositionPatient for instance in source], dtype=float)
+        if np.abs(origins - positions).max() > labels.spacing[0] / 2:
+            raise BadOutput("expected labels on the planes of the source instances, in their order")
+
+    def _segment(self, number: int, encoding: Encoding) -> hd.seg.SegmentDescription:
+        segment = self.segments[number - 1]
+        tracking_id, tracking_uid = self.tracking(number, encoding)
+        description = hd.seg.SegmentDescription(
+            number,
+            segment.label,
+            segment.category,
+            segment.type,
+            hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            _algorithm(encoding),
+            tracking_uid=tracking_uid,
+            tracking_id=tracking_id,
+            anatomic_regions=None if segment.anatomic_region is None else [segment.anatomic_region],
+            display_color=hd.color.CIELabColor.from_rgb(*segment.colour),
+        )
+        if segment.anatomic_region is not None and segment.laterality is not None:
+            modifier = hd.sr.CodedConcept.from_code(segment.laterality)
+            description.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [modifier]
+        return description
+
+
+def segment_voxels(made: Dataset) -> Counter[int]:
+    """Voxels of each segment, counted in the bits of a native BINARY SEG (PS3.5 8.1.1: no padding between frames)."""
+    pixels = made.Rows * made.Columns
+    packed = np.frombuffer(made.PixelData, np.uint8)
+    if pixels % 8 == 0:
+        frames = np.bitwise_count(packed[: pixels // 8 * made.NumberOfFrames]).reshape(made.NumberOfFrames, -1)
+    else:
+        frames = np.unpackbits(packed, count=pixels * made.NumberOfFrames, bitorder="little").reshape(-1, pixels)
+    voxels: Counter[int] = Counter()
+    for number, count in zip(frame_segments(made), frames.sum(axis=1, dtype=np.int64), strict=True):
+        voxels[number] += int(count)
+    return voxels
+
+
+def voxel_mm3(made: Dataset) -> float:
+    measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    return math.prod(map(float, measures.PixelSpacing)) * float(measures.get("SpacingBetweenSlices", measures.SliceThickness))
+
+
+def frame_segments(made: Dataset) -> list[int]:
+    """The segment number of each frame; a single segment stands among the shared functional groups."""
+    shared = made.SharedFunctionalGroupsSequence[0]
+    frames = made.PerFrameFunctionalGroupsSequence
+    groups = [shared] * len(frames) if "SegmentIdentificationSequence" in shared else frames
+    return [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
+
+
+def _algorithm(encoding: Encoding) -> hd.AlgorithmIdentificationSequence:
+    algorithm = encoding.algorithm
+    return hd.AlgorithmIdentificationSequence(
+        name=algorithm.name,
+        family=codes.DCM.ArtificialIntelligence,
+        version=algorithm.version,
+        source=algorithm.manufacturer,
+        parameters={"model": algorithm.model, "model version": algorithm.model_version},
+    )
+
+
+def _person_name(family: str, given: str) -> str:
+    """Content Creator's Name is a person name, and the creator is a program."""
+    return "^".join(part.translate(dict.fromkeys(map(ord, "^=\\"), " "))[:31] for part in (family, given))
+
+
+def _pad(made: Dataset) -> None:
+    """PS3.5 8.1.1: Pixel Data of odd length ends with 00H, where highdicom puts the digit 0."""
+    size = -(-made.NumberOfFrames * made.Rows * made.Columns // 8)
+    if size % 2:
+        made.PixelData = made.PixelData[:size] + b"\0"
+
+
+def _copy_lossy(made: Dataset, encoding: Encoding) -> None:
+    """PS3.3 C.7.6.1.1.5: lossy once is lossy for ever, whichever source instance it was."""
+    for instance in encoding.source:
+        if instance.get("LossyImageCompression") == "01":
+            for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+                if keyword in instance:
+                    made[keyword] = deepcopy(instance[keyword])
+            return

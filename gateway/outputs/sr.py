@@ -1,0 +1,209 @@
+"""Comprehensive 3D SR, TID 1500 Measurement Report (PS3.3 A.35.13, PS3.16; IHE AIR): what was measured, by whom, on what.
+
+A machine's report is COMPLETE, PRELIMINARY and UNVERIFIED, always.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import highdicom as hd
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
+
+from gateway.errors import BadOutput
+from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
+from gateway.outputs.seg import Segmentation
+
+# Concepts that no public scheme has; every report that uses one declares the scheme (PS3.3 C.12.1.1.3).
+PRIVATE_SCHEME = "99CAIGW"
+ABSENT = Code("272519000", "SCT", "Absent")
+REQUEST = (
+    "AccessionNumber",
+    "PlacerOrderNumberImagingServiceRequest",
+    "FillerOrderNumberImagingServiceRequest",
+    "RequestedProcedureID",
+    "RequestedProcedureDescription",
+)
+
+_GroupItem = hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+_SOURCE = Code("260753009", "SCT", "Source")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number in a UCUM unit. `derivation` is of CID 7464 (mean, ...), `method` says how it was computed."""
+
+    name: Code
+    value: float
+    unit: Code
+    derivation: Code | None = None
+    method: Code | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """What was measured on `segments`, numbers from 1 of the report's segmentation.
+
+    One segment makes a TID 1411 group that shares the segment's tracking identifiers. Several make a TID 1501 group whose
+    source is those segments, because TID 1411 allows a single one. None makes a TID 1501 group on the whole series; without
+    measurements it states that `finding` is absent.
+    """
+
+    label: str
+    segments: tuple[int, ...]
+    finding: Code
+    finding_site: Code | None = None
+    laterality: Code | None = None
+    measurements: tuple[Measurement, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class MeasurementReport:
+    """`procedure` is the imaging procedure (CID 100), `title` of CID 7021, `description` is for people."""
+
+    segmentation: Segmentation | None
+    groups: tuple[Group, ...]
+    procedure: Code
+    description: str
+    title: Code = codes.DCM.ImagingMeasurementReport
+
+    def encode(self, encoding: Encoding) -> Dataset:
+        """One SR instance; its evidence are all source instances and the segmentation.
+
+        Raises BadOutput where there is no group, a group names a segment that is not there, or a number is not finite.
+        """
+        self._check()
+        segmentation = None if self.segmentation is None else encoding.dataset(self.segmentation)
+        report = hd.sr.MeasurementReport(
+            observation_context=_observer(encoding),
+            procedure_reported=self.procedure,
+            imaging_measurements=[self._group(group, segmentation, encoding) for group in self.groups],
+            title=self.title,
+        )
+        report[0].ContentSequence.append(_text(codes.DCM.Comment, f"{NOT_FOR_DIAGNOSIS}. {self.description}"))
+        return modules.make(
+            hd.sr.Comprehensive3DSR,
+            encoding=encoding,
+            output=self,
+            images=[*encoding.source, *([] if segmentation is None else [segmentation])],
+            content=report,
+            is_complete=True,
+            is_final=False,
+            is_verified=False,
+            requested_procedures=_requests(encoding),
+            coding_schemes=self._private_schemes(),
+            series_description=modules.series_description(self.description),
+        )
+
+    def _check(self) -> None:
+        known = 0 if self.segmentation is None else len(self.segmentation.segments)
+        if not self.groups:
+            raise BadOutput("expected at least one group: an empty finding is a group without segments and measurements")
+        for group in self.groups:
+            if any(not 1 <= number <= known for number in group.segments):
+                raise BadOutput("expected each group's segments among the segmentation's")
+            if any(not math.isfinite(measurement.value) for measurement in group.measurements):
+                raise BadOutput("expected finite measurements: leave out what could not be measured")
+
+    def _private_schemes(self) -> list[CodingSchemeIdentificationItem]:
+        measurements = [measurement for group in self.groups for measurement in group.measurements]
+        used = {code.scheme_designator for m in measurements for code in (m.name, m.derivation, m.method) if code is not None}
+        scheme = CodingSchemeIdentificationItem(PRIVATE_SCHEME, name="Clinical AI gateway")
+        return [scheme] if PRIVATE_SCHEME in used else []
+
+    def _group(self, group: Group, segmentation: Dataset | None, encoding: Encoding) -> _GroupItem:
+        arguments: dict[str, Any] = {
+            "finding_type": group.finding,
+            "finding_sites": None if group.finding_site is None else [hd.sr.FindingSite(group.finding_site, group.laterality)],
+            "algorithm_id": _algorithm(encoding),
+            "measurements": [_measurement(measurement) for measurement in group.measurements],
+        }
+        if self.segmentation is not None and segmentation is not None and len(group.segments) == 1:
+            (number,) = group.segments
+            tracking_id, tracking_uid = self.segmentation.tracking(number, encoding)
+            return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
+                hd.sr.TrackingIdentifier(tracking_uid, tracking_id),
+                referenced_segment=_segment(number, segmentation, encoding),
+                **arguments,
+            )
+        whole = hd.sr.MeasurementsAndQualitativeEvaluations(
+            hd.sr.TrackingIdentifier(encoding.uid(self, f"group {group.label}"), group.label),
+            qualitative_evaluations=None if group.measurements else [hd.sr.QualitativeEvaluation(group.finding, ABSENT)],
+            **arguments,
+        )
+        if segmentation is not None and group.segments:
+            whole[0].ContentSequence.append(_segments(group.segments, segmentation))
+        return whole
+
+
+def _observer(encoding: Encoding) -> hd.sr.ObservationContext:
+    """IHE AIR 6.5.3.1: the observer is the algorithm, not the gateway; the values of its Contributing Equipment item."""
+    algorithm = encoding.algorithm
+    device = hd.sr.DeviceObserverIdentifyingAttributes(
+        uid=algorithm.device_uid,
+        name=algorithm.name,
+        manufacturer_name=algorithm.manufacturer,
+        model_name=algorithm.name,
+        serial_number=algorithm.weights,
+    )
+    return hd.sr.ObservationContext(observer_device_context=hd.sr.ObserverContext(codes.DCM.Device, device))
+
+
+def _algorithm(encoding: Encoding) -> hd.sr.AlgorithmIdentification:
+    algorithm = encoding.algorithm
+    return hd.sr.AlgorithmIdentification(
+        name=algorithm.name,
+        version=algorithm.version,
+        manufacturer=algorithm.manufacturer,
+        parameters=[f"model={algorithm.model}", f"model version={algorithm.model_version}"],
+        family=codes.DCM.ArtificialIntelligence,
+    )
+
+
+def _measurement(measurement: Measurement) -> hd.sr.Measurement:
+    """Six significant digits: a decimal string holds them, and no scanner measures more."""
+    return hd.sr.Measurement(
+        measurement.name,
+        float(f"{measurement.value:.6g}"),
+        measurement.unit,
+        derivation=measurement.derivation,
+        method=measurement.method,
+    )
+
+
+def _segment(number: int, segmentation: Dataset, encoding: Encoding) -> hd.sr.ReferencedSegment:
+    """The series stands for its images: one item instead of one for each slice in each group."""
+    series = hd.sr.SourceSeriesForSegmentation(encoding.source[0].SeriesInstanceUID)
+    return hd.sr.ReferencedSegment(segmentation.SOPClassUID, segmentation.SOPInstanceUID, number, source_series=series)
+
+
+def _segments(numbers: tuple[int, ...], segmentation: Dataset) -> hd.sr.ImageContentItem:
+    return hd.sr.ImageContentItem(
+        name=_SOURCE,
+        referenced_sop_class_uid=segmentation.SOPClassUID,
+        referenced_sop_instance_uid=segmentation.SOPInstanceUID,
+        referenced_segment_numbers=list(numbers),
+        relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
+    )
+
+
+def _text(name: Code, value: str) -> hd.sr.TextContentItem:
+    return hd.sr.TextContentItem(name=name, value=value, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS)
+
+
+def _requests(encoding: Encoding) -> list[Dataset] | None:
+    """Referenced Request Sequence (PS3.3 C.17.2), where the source says which request it fulfils."""
+    source = encoding.source[0]
+    requests = []
+    for asked in source.get("RequestAttributesSequence") or []:
+        request = Dataset()
+        request.StudyInstanceUID = source.StudyInstanceUID
+        request.ReferencedStudySequence = []
+        request.RequestedProcedureCodeSequence = asked.get("RequestedProcedureCodeSequence") or []
+        for keyword in REQUEST:
+            setattr(request, keyword, asked.get(keyword) or source.get(keyword) or "")
+        requests.append(request)
+    return requests or None

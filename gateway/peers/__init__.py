@@ -1,0 +1,153 @@
+"""Ways out: one file per protocol, found by its name; the same name stands in gateway.toml (`protocol = "dimse"`).
+
+A file offers `def peer(settings: Mapping[str, object]) -> Peer`: it reads its `[[peers]]` table and raises ConfigError with
+everything that is wrong in it. Files whose name begins with an underscore are no protocols.
+"""
+
+import importlib
+import importlib.util
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
+
+from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
+
+from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
+
+BUILT_IN = Path(__file__).parent
+STORED, DUPLICATE, NOT_UNDERSTOOD, NOT_SUPPORTED, PROCESSING_FAILURE = 0x0000, 0x0111, 0xC000, 0x0122, 0x0110
+SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024))
+"""No 40 ms wait for the peer's delayed acknowledgement; and bytes wait for a slow network here, where timeouts see them move."""
+_RETRIED = (PROCESSING_FAILURE, 0x0213)
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The peer says that it holds the instance: `status` is 0x0000, 0x0111 (it has it already) or Bxxx (a warning, stored)."""
+
+    status: int
+    note: str
+
+
+class Peer(Protocol):
+    """A configured remote system. A peer that sends many better together also has `send_many` as below, without `peer`."""
+
+    def send(self, path: Path) -> Sent:
+        """Deliver the PS3.10 file's bytes as they are; raise Unreachable (try again) or Rejected (final)."""
+        ...
+
+    def echo(self) -> str:
+        """A sentence about how the peer answered; raise Unreachable or Rejected."""
+        ...
+
+
+MakePeer = Callable[[Mapping[str, object]], Peer]
+
+
+def send_many(peer: Peer, paths: Iterable[Path]) -> Iterator[tuple[Path, Sent | DeliveryError]]:
+    """Each path and what became of it, as it goes; one that fails does not stop the others."""
+    together = getattr(peer, "send_many", None)
+    if together is not None:
+        yield from together(paths)
+        return
+    for path in paths:
+        try:
+            yield path, peer.send(path)
+        except DeliveryError as error:
+            yield path, error
+
+
+def judge(status: int) -> Sent:
+    """What the status of a C-STORE-RSP, or a STOW-RS failure reason, means for a delivery (PS3.4 B.2.3, PS3.7 Annex C).
+
+    Out of resources (A7xx, 0x0213) and 0x0110 raise Unreachable: archives answer 0x0110 while their own disk or database is
+    away, and that passes. Every other failure raises Rejected. The peer's error comment is not read: it may quote the data set.
+    """
+    words = f"{STORAGE_SERVICE_CLASS_STATUS.get(status, ('', 'a status that PS3.4 does not list'))[1]} (0x{status:04X})"
+    if status == STORED:
+        return Sent(status, "stored")
+    if status == DUPLICATE:
+        return Sent(status, "the peer has it already")
+    if status >> 12 == 0xB:
+        return Sent(status, f"stored with a warning: {words}")
+    if status >> 8 == 0xA7 or status in _RETRIED:
+        raise Unreachable(f"the peer cannot take it now: {words}")
+    raise Rejected(status, f"the peer does not take it: {words}")
+
+
+def load_protocols(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, MakePeer]:
+    """Every file of `folders` by its name; later folders may not repeat one. Raises ConfigError with the files' paths."""
+    protocols: dict[str, MakePeer] = {}
+    problems = []
+    for path in (path for folder in folders for path in sorted(folder.glob("[!_]*.py"))):
+        try:
+            make = getattr(_load(path), "peer", None)
+        except Exception as error:  # noqa: BLE001 - a protocol is foreign code: whatever it raises, its path must be told
+            problems.append(f"{path}: cannot be loaded: {type(error).__name__}: {error}")
+            continue
+        if not callable(make):
+            problems.append(f"{path}: expected def peer(settings: Mapping[str, object]) -> Peer")
+        elif path.stem in protocols:
+            problems.append(f"{path}: a protocol of this name is there already")
+        else:
+            protocols[path.stem] = make
+    if problems:
+        raise ConfigError(problems)
+    return protocols
+
+
+def make_peer(settings: Mapping[str, object], *, protocols: Mapping[str, MakePeer]) -> Peer:
+    """The peer of one `[[peers]]` table; raises ConfigError with one sentence for each wrong key."""
+    make = protocols.get(str(settings.get("protocol")))
+    if make is None:
+        raise ConfigError([f"peer {settings.get('name')}: protocol: expected one of {', '.join(sorted(protocols))}"])
+    return make(settings)
+
+
+def setting(expected: str, check: Callable[[Any], bool], default: object = MISSING, *, secret: bool = False) -> Any:
+    """A key of a `[[peers]]` table, as a dataclass field. `expected` says what `check` demands; a secret is never shown."""
+    metadata = {"expected": expected, "check": check}
+    return (
+        field(repr=not secret, metadata=metadata)
+        if default is MISSING
+        else field(default=default, repr=not secret, metadata=metadata)
+    )
+
+
+def read_settings(kind: type[S], table: Mapping[str, object]) -> S:
+    """The dataclass `kind` from a `[[peers]]` table; raises ConfigError with all that is wrong, quoting no value."""
+    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
+    given = {key: value for key, value in table.items() if key != "protocol"}
+    problems = [f"{key}: not a key of this protocol, which has {', '.join(known)}" for key in given if key not in known]
+    for name, one in known.items():
+        wrong = not one.metadata["check"](given[name]) if name in given else one.default is MISSING
+        if wrong:
+            problems.append(f"{name}: expected {one.metadata['expected']}")
+    if problems:
+        raise ConfigError([f"peer {table.get('name')}: {problem}" for problem in problems])
+    return kind(**given)
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != "" and value.isprintable()
+
+
+def is_seconds(value: object) -> bool:
+    return type(value) in {int, float} and 0 < value <= 3600  # type: ignore[operator]
+
+
+def _load(path: Path) -> ModuleType:
+    if path.parent == BUILT_IN:
+        return importlib.import_module(f"{__name__}.{path.stem}")
+    spec = importlib.util.spec_from_file_location(f"{__name__}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module

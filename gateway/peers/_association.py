@@ -1,0 +1,199 @@
+"""An association as its requestor (PS3.8 7, PS3.7 9.1), on one socket, in the caller's thread.
+
+pynetdicom encodes and decodes; its reactor is left out. That one queues a whole file in memory, counts the time of sending
+as time without an answer, waits for ever in a send that the peer does not read, and sleeps 50 ms an association. Here every
+PDU has a deadline, memory is one PDU, and no thread can be left behind.
+"""
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydicom import Dataset
+from pydicom.uid import UID, ImplicitVRLittleEndian
+
+from gateway.errors import Rejected, Unreachable
+from gateway.peers import NOT_SUPPORTED, SOCKET_OPTIONS, _pdu
+from gateway.peers._part10 import Part10, unreadable
+from gateway.peers._pdu import Context
+
+T = TypeVar("T")
+MOST_CONTEXTS = 128
+VERIFICATION: Context = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
+_LONGEST_PDU = 128 * 1024
+_PARTING_SECONDS = 2
+_C_STORE, _C_ECHO = 0x0001, 0x0030
+_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+_UNEXPECTED = {
+    _pdu.ABORT: "the peer aborted the association",
+    _pdu.RELEASE_RQ: "the peer released the association before its answer",
+}
+
+
+@dataclass
+class Association:
+    """Established. `accepted` has the ID of each presentation context that the peer took; `fragment` is bytes a PDU."""
+
+    connection: "_Connection"
+    accepted: Mapping[Context, int]
+    fragment: int
+    message_id: int = 0
+
+    def store(self, instance: Part10) -> int:
+        """The status of the C-STORE-RSP. Raises Rejected without a context, Unreachable where no answer came."""
+        context_id = self._context_id((instance.sop_class_uid, instance.transfer_syntax_uid))
+        command = Dataset()
+        command.AffectedSOPClassUID = UID(instance.sop_class_uid)
+        command.CommandField, command.CommandDataSetType, command.Priority = _C_STORE, _DATA_SET, 0
+        command.AffectedSOPInstanceUID = UID(instance.sop_instance_uid)
+        try:
+            self._send(command, context_id)
+            self._send_data_set(instance, context_id)
+            return self._status(command)
+        except Unreachable as error:
+            raise Unreachable(f"{error}; the instance may be stored or not") from error
+
+    def echo(self) -> int:
+        """The status of the C-ECHO-RSP; raises as `store` does."""
+        context_id = self._context_id(VERIFICATION)
+        command = Dataset()
+        command.AffectedSOPClassUID = UID(VERIFICATION[0])
+        command.CommandField, command.CommandDataSetType = _C_ECHO, _NO_DATA_SET
+        self._send(command, context_id)
+        return self._status(command)
+
+    def _context_id(self, context: Context) -> int:
+        if context not in self.accepted:
+            sop_class, transfer_syntax = (UID(uid).name for uid in context)
+            raise Rejected(NOT_SUPPORTED, f"the peer does not accept {sop_class} with {transfer_syntax}")
+        return self.accepted[context]
+
+    def _send(self, command: Dataset, context_id: int) -> None:
+        self.message_id = self.message_id % 0xFFFF + 1
+        command.MessageID = self.message_id
+        self.connection.send(_pdu.p_data(context_id, _pdu.COMMAND | _pdu.LAST, _pdu.command_set(command)))
+
+    def _send_data_set(self, instance: Part10, context_id: int) -> None:
+        """The file's bytes behind its file meta, as they are."""
+        try:
+            with instance.path.open("rb", buffering=0) as file:
+                end = file.seek(0, 2)
+                file.seek(instance.offset)
+                last = False
+                while not last:
+                    data = file.read(self.fragment)
+                    last = not data or file.tell() >= end
+                    self.connection.send(_pdu.p_data(context_id, _pdu.LAST if last else 0, data))
+        except OSError as error:
+            raise unreadable(error) from error
+
+    def _status(self, request: Dataset) -> int:
+        encoded, complete = b"", False
+        while not complete:
+            kind, body = self.connection.receive()
+            if kind != _pdu.P_DATA:
+                raise Unreachable(_UNEXPECTED.get(kind, "the peer sent a PDU that was not expected"))
+            for control, data in _understood(_pdu.fragments, body):
+                encoded += data
+                complete = control & _pdu.LAST != 0
+        field, message_id, status = _understood(_pdu.response, encoded)
+        if (field, message_id) != (request.CommandField | _pdu.RESPONSE, request.MessageID):
+            raise Unreachable("the peer answered another message than ours")
+        return status
+
+
+@contextmanager
+def associate(
+    address: tuple[str, int], contexts: Iterable[Context], *, called: str, calling: str, timeout: float
+) -> Iterator[Association]:
+    """Released at the end, aborted on an exception. `timeout` (seconds) is for the connection and for every PDU.
+
+    Raises Unreachable with the reason, also where the peer rejects the association: its administrator can mend that.
+    """
+    try:
+        opened = socket.create_connection(address, timeout)
+    except OSError as error:
+        raise Unreachable(f"no connection: {_words(error, timeout)}") from error
+    with opened:
+        for option in SOCKET_OPTIONS:
+            opened.setsockopt(*option)
+        connection, parting = _Connection(opened, timeout), _Connection(opened, min(timeout, _PARTING_SECONDS))
+        try:
+            yield _negotiate(connection, list(contexts), called, calling)
+        except BaseException:
+            with suppress(Unreachable):
+                parting.send(_pdu.abort())
+            raise
+        with suppress(Unreachable):  # what was answered stays answered
+            parting.send(_pdu.release_rq())
+            parting.receive()
+
+
+@dataclass(frozen=True)
+class _Connection:
+    socket: socket.socket
+    timeout: float
+
+    def send(self, pdu: bytes) -> None:
+        try:
+            self.socket.settimeout(self.timeout)
+            self.socket.sendall(pdu)
+        except OSError as error:
+            raise Unreachable(f"the connection broke: {_words(error, self.timeout)}") from error
+
+    def receive(self) -> tuple[int, bytes]:
+        """One PDU: its type, and all its bytes."""
+        deadline = time.monotonic() + self.timeout
+        header = self._read(6, deadline)
+        kind, length = struct.unpack(">BxI", header)
+        if length > _LONGEST_PDU:
+            raise Unreachable("the peer sent a PDU longer than agreed")
+        return kind, header + self._read(length, deadline)
+
+    def _read(self, length: int, deadline: float) -> bytes:
+        read = bytearray()
+        while len(read) < length:
+            try:
+                # Peers that write an answer in two pieces (DCMTK, Orthanc) hold the second back until the first is acknowledged.
+                if _QUICKACK is not None:
+                    self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+                self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
+                piece = self.socket.recv(length - len(read))
+            except OSError as error:
+                raise Unreachable(f"the connection broke: {_words(error, self.timeout)}") from error
+            if not piece:
+                raise Unreachable("the peer closed the connection")
+            read += piece
+        return bytes(read)
+
+
+def _negotiate(connection: _Connection, contexts: list[Context], called: str, calling: str) -> Association:
+    connection.send(_pdu.associate_rq(contexts, called=called, calling=calling, maximum_length=_LONGEST_PDU))
+    kind, pdu = connection.receive()
+    if kind == _pdu.ASSOCIATE_RJ:
+        raise Unreachable(f"the peer rejected the association: {_pdu.reason(pdu)}")
+    if kind != _pdu.ASSOCIATE_AC:
+        raise Unreachable(_UNEXPECTED.get(kind, "the peer did not answer the association request"))
+    accepted, longest = _understood(_pdu.accepted, pdu, contexts)
+    # Six bytes of a PDU are the fragment's own header (PS3.8 9.3.5.1); a fragment is of even length.
+    return Association(connection, accepted, max(min(longest or _LONGEST_PDU, _LONGEST_PDU) - 6, 2) & ~1)
+
+
+def _understood(read: Callable[..., T], *arguments: object) -> T:
+    try:
+        return read(*arguments)
+    except Exception as error:  # a reader of foreign bytes
+        raise Unreachable("the peer's answer is not understood") from error
+
+
+def _words(error: OSError, timeout: float) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {timeout:g} s"
+    if isinstance(error, socket.gaierror):
+        return "the host name is not known"
+    return (error.strerror or type(error).__name__).lower()

@@ -1,0 +1,111 @@
+"""Storage SCU (PS3.4 B): C-STORE of stored files, and C-ECHO, to a PACS."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.errors import DeliveryError, Rejected, Unreachable
+from gateway.peers import Sent, is_seconds, is_text, judge, read_settings, setting
+from gateway.peers._association import MOST_CONTEXTS, VERIFICATION, Association, associate
+from gateway.peers._part10 import Part10, read_part10
+from gateway.peers._pdu import Context
+
+_GROUP = 500
+_BREAKS = 3
+
+
+def _is_ae_title(value: object) -> bool:
+    return is_text(value) and str(value).isascii() and "\\" not in str(value) and len(str(value)) <= 16
+
+
+_AE_TITLE = "1 to 16 ASCII characters without backslash"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimse:
+    """`timeout_seconds` is for the connection and for every PDU, so a slow network does not end a large instance."""
+
+    name: str = setting("a name", is_text)
+    host: str = setting("a host name or an address", is_text)
+    port: int = setting("a whole number from 1 to 65535", lambda value: type(value) is int and 0 < value < 65536)
+    ae_title: str = setting(_AE_TITLE, _is_ae_title)
+    calling_ae_title: str = setting(_AE_TITLE, _is_ae_title, "AIGATEWAY")
+    timeout_seconds: float = setting("seconds, more than 0 and at most 3600", is_seconds, 60)
+
+    def send(self, path: Path) -> Sent:
+        instance = read_part10(path)
+        with self._associate([_context(instance)]) as association:
+            outcome = _outcome(association, instance)
+        if isinstance(outcome, DeliveryError):
+            raise outcome
+        return outcome
+
+    def send_many(self, paths: Iterable[Path]) -> Iterator[tuple[Path, Sent | DeliveryError]]:
+        """Over one association for up to 500 instances and 128 presentation contexts, and a new one after a break."""
+        group: list[Part10] = []
+        for path in paths:
+            try:
+                instance = read_part10(path)
+            except DeliveryError as error:
+                yield path, error
+                continue
+            if len(group) == _GROUP or len(_contexts([*group, instance])) > MOST_CONTEXTS:
+                yield from self._send_group(group)
+                group = []
+            group.append(instance)
+        yield from self._send_group(group)
+
+    def echo(self) -> str:
+        with self._associate([VERIFICATION]) as association:
+            started = time.perf_counter()
+            status = association.echo()
+            took = time.perf_counter() - started
+        judge(status)
+        return f"answered C-ECHO in {took * 1000:.0f} ms"
+
+    def _send_group(self, group: list[Part10]) -> Iterator[tuple[Path, Sent | DeliveryError]]:
+        """A break costs the instance on the way; three in a row without an answer, and the rest is given up too."""
+        pending, breaks = deque(group), 0
+        while pending:
+            try:
+                with self._associate(_contexts(pending)) as association:
+                    while pending:
+                        outcome = _outcome(association, pending[0])
+                        breaks = 0
+                        yield pending.popleft().path, outcome
+            except Unreachable as error:
+                breaks += 1
+                for _ in range(1 if breaks < _BREAKS else len(pending)):
+                    yield pending.popleft().path, error
+
+    def _associate(self, contexts: Iterable[Context]) -> AbstractContextManager[Association]:
+        return associate(
+            (self.host, self.port), contexts, called=self.ae_title, calling=self.calling_ae_title, timeout=self.timeout_seconds
+        )
+
+
+def peer(settings: Mapping[str, object]) -> Dimse:
+    return read_settings(Dimse, settings)
+
+
+def _outcome(association: Association, instance: Part10) -> Sent | DeliveryError:
+    """Raises Unreachable only where the association is of no more use; a status that asks to try again is returned."""
+    try:
+        status = association.store(instance)
+    except Rejected as error:
+        return error
+    try:
+        return judge(status)
+    except DeliveryError as error:
+        return error
+
+
+def _contexts(instances: Iterable[Part10]) -> list[Context]:
+    return list(dict.fromkeys(_context(instance) for instance in instances))
+
+
+def _context(instance: Part10) -> Context:
+    return instance.sop_class_uid, instance.transfer_syntax_uid

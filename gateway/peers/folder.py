@@ -1,0 +1,110 @@
+"""A folder: StudyInstanceUID/SeriesInstanceUID/SOPInstanceUID.dcm, whole and durable or not there at all."""
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from pydicom import dcmread
+
+from gateway.errors import Rejected, Unreachable
+from gateway.peers import DUPLICATE, NOT_UNDERSTOOD, STORED, Sent, is_text, read_settings, setting
+from gateway.peers._part10 import raw_uid, unreadable
+
+_KEYWORDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """`path` must exist: a share that is not mounted is waited for, not written beside."""
+
+    name: str = setting("a name", is_text)
+    path: str = setting("the path of a folder", is_text)
+
+    def send(self, path: Path) -> Sent:
+        """Raises Rejected(0x0111) where another instance has this SOP Instance UID: it is neither replaced nor called delivered.
+
+        That number is what PS3.7 Annex C has for a UID that is already given to another; the bytes never change, so
+        trying again is of no use, and which of the two is right is for a person to say.
+        """
+        target = self._target(path)
+        try:
+            source = path.open("rb")
+        except OSError as error:
+            raise unreadable(error) from error
+        with source, _writing():
+            return self._write(source, target)
+
+    def echo(self) -> str:
+        probe = Path(self.path) / f".{secrets.token_hex(8)}.part"
+        with _writing():
+            try:
+                probe.write_bytes(b"\0" * 4096)
+            finally:
+                probe.unlink(missing_ok=True)
+        return "the folder can be written"
+
+    def _target(self, path: Path) -> Path:
+        try:
+            ds = dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
+        except OSError as error:
+            raise unreadable(error) from error
+        except Exception as error:  # a reader of foreign bytes
+            raise Rejected(NOT_UNDERSTOOD, "expected a PS3.10 file") from error
+        study, series, instance = (raw_uid(ds, keyword) for keyword in _KEYWORDS)
+        return Path(self.path) / study / series / f"{instance}.dcm"
+
+    def _write(self, source: BufferedReader, target: Path) -> Sent:
+        root, study, series = Path(self.path), target.parent.parent, target.parent
+        for folder in (study, series):
+            folder.mkdir(exist_ok=True)
+        if target.exists():
+            if not _same(source, target):
+                raise Rejected(DUPLICATE, "another instance with this SOP Instance UID is there; it was not replaced")
+        else:
+            _copy(source, target)
+        for folder in (series, study, root):  # also for what an earlier attempt left: it may have died before this
+            _sync(folder)
+        return Sent(STORED, "stored")
+
+
+def peer(settings: Mapping[str, object]) -> Folder:
+    return read_settings(Folder, settings)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unreachable(f"the folder cannot be written: {error.strerror or type(error).__name__}") from error
+
+
+def _copy(source: BufferedReader, target: Path) -> None:
+    part = target.with_name(f".{target.stem}.part")  # what a killed attempt left is written over
+    try:
+        with part.open("wb") as written:
+            shutil.copyfileobj(source, written, 1024 * 1024)
+            written.flush()
+            os.fsync(written.fileno())
+        part.rename(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _same(source: BufferedReader, target: Path) -> bool:
+    with target.open("rb") as file:
+        return hashlib.file_digest(source, "sha256").digest() == hashlib.file_digest(file, "sha256").digest()

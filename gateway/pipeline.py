@@ -1,0 +1,81 @@
+"""What a file in pipelines/ offers, and how such files are found.
+
+A pipeline is one file: `PIPELINE = Pipeline(version, model, needs, run)`; `run(study, infer)` yields outputs. The file's
+name is the pipeline's name in rules.yaml. A file without PIPELINE stops the start with its path.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+from pydicom import Dataset
+
+from gateway.errors import ConfigError
+from gateway.outputs import Output
+
+Arrays = Mapping[str, np.ndarray]
+Infer = Callable[[Arrays], Arrays]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the series must be, checked before the model is asked."""
+
+    modality: str
+    slices_at_least: int = 1
+    spacing_at_most_mm: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a pipeline works on.
+
+    `volume` is (slices, rows, columns) float32 after the modality LUT, Hounsfield units for CT; its affine is mm in LPS
+    (PS3.3 C.7.6.2). `source` are the headers of the slices, in the volume's order, without pixels.
+    """
+
+    volume: hd.Volume
+    source: Sequence[Dataset]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """`run(study, infer)` yields outputs; `infer` sends named arrays to the Triton model `model` and returns named arrays."""
+
+    version: str
+    model: str
+    needs: Needs
+    run: Callable[[Study, Infer], Iterable[Output]]
+
+
+def load_pipelines(folders: Iterable[Path]) -> dict[str, Pipeline]:
+    """Every file of `folders` by its name; later folders may not repeat a name. Raises ConfigError with the file's path."""
+    pipelines: dict[str, Pipeline] = {}
+    problems = []
+    for path in (path for folder in folders for path in sorted(folder.glob("[!_]*.py"))):
+        try:
+            pipeline = _load(path)
+        except Exception as error:  # noqa: BLE001 - a pipeline is foreign code: whatever it raises, its path must be told
+            problems.append(f"{path}: cannot be loaded: {type(error).__name__}: {error}")
+            continue
+        if not isinstance(pipeline, Pipeline):
+            problems.append(f"{path}: expected PIPELINE = gateway.pipeline.Pipeline(...)")
+        elif path.stem in pipelines:
+            problems.append(f"{path}: a pipeline of this name is there already")
+        else:
+            pipelines[path.stem] = pipeline
+    if problems:
+        raise ConfigError(problems)
+    return pipelines
+
+
+def _load(path: Path) -> object:
+    spec = importlib.util.spec_from_file_location(f"pipelines.{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError("not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, "PIPELINE", None)

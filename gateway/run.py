@@ -1,0 +1,231 @@
+"""Run: one job. Files to a volume, pipeline, Triton, DICOM objects encoded once and stored, deliveries made.
+
+Until the last transaction nothing is visible; after it the bytes of every object are fixed for ever. A job that is run
+again before that makes the same UIDs, because they come from the job key.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from io import BytesIO
+from typing import Any, Protocol
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from gateway import audit, conformance
+from gateway.audit import Act
+from gateway.crash import crash_point
+from gateway.db import Database, insert_once
+from gateway.engine import DELIVER, RUN, Queues, backoff, model_lane, peer_lane
+from gateway.errors import BadOutput, JobError, Unsuitable
+from gateway.header import clean
+from gateway.outputs import Algorithm, Encoding, Equipment
+from gateway.pipeline import Infer, Needs, Pipeline, Study
+from gateway.pixels import pixels
+from gateway.store import Store
+from gateway.tables import Delivery, Job, JobInstance, JobState, OutputInstance
+from gateway.uids import job_key
+from gateway.volume import Stack, arrange, volume
+
+CRASHES_AT_MOST = 3
+_RETRY_FIRST, _RETRY_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
+
+Clock = Callable[[], datetime]
+Inputs = Sequence[tuple[str, str]]
+
+
+class Models(Protocol):
+    """What run wants of Triton (triton.py)."""
+
+    def infer(self, model: str) -> Infer: ...
+    def identity(self, model: str) -> "Identity": ...
+
+
+class Identity(Protocol):
+    """Which model answered: `weights` is the SHA-256 (hex) of its files."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def weights(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class _Result:
+    objects: Sequence[tuple[Dataset, bytes]]
+    encoding: Encoding
+    notes: Sequence[str]
+    inferred_at: datetime
+    encoded_at: datetime
+
+
+def run(
+    job_id: int,
+    *,
+    clock: Clock,
+    pipelines: Mapping[str, Pipeline],
+    models: Models,
+    equipment: Equipment,
+    store: Store,
+    db: Database,
+    queues: Queues,
+) -> None:
+    """Do one attempt of a job and write down how it ended: done, to be tried again, or failed with its reason."""
+    job = _start(job_id, clock(), db)
+    if job is None:
+        return
+    crash_point("run.started")
+    try:
+        with db() as session:
+            found = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
+            inputs = [(uid, sha256) for uid, sha256 in session.execute(found)]
+        result = _work(job, inputs, pipelines[job.pipeline], models, equipment, store, clock)
+        crash_point("run.encoded")
+        stored = [(dataset, store.put([part10])) for dataset, part10 in result.objects]
+        crash_point("run.stored")
+    except JobError as error:
+        _ended_badly(job, error, clock(), db, queues)
+        return
+    with db.begin() as session:
+        if _end(session, job, state=JobState.DONE, ended_at=clock(), reason="", code="", job_key=result.encoding.key):
+            _write(session, job, result, clock())
+            for dataset, file in stored:
+                _write_output(session, job, dataset, file.sha256, file.size, clock(), queues)
+    crash_point("run.committed")
+
+
+def run_failed(job_id: int, error: Exception, now: datetime, *, db: Database, queues: Queues) -> None:
+    """What nobody expected: the job fails where a person sees it."""
+    with db() as session:
+        job = session.get_one(Job, job_id)
+    failure = JobError(f"unexpected {type(error).__name__}; the log has where it was raised")
+    _ended_badly(job, failure, now, db, queues)
+
+
+def _start(job_id: int, now: datetime, db: Database) -> Job | None:
+    """None when there is nothing (more) to do. A job whose process died too often is given up, not tried for ever."""
+    with db.begin() as session:
+        job = session.get_one(Job, job_id)
+        if job.state not in (JobState.QUEUED, JobState.RUNNING):
+            return None
+        is_new = job.state == JobState.QUEUED
+        job.crashes = 0 if is_new else job.crashes + 1
+        if job.crashes >= CRASHES_AT_MOST:
+            reason = f"the gateway's process ended {CRASHES_AT_MOST} times while it worked on this job"
+            job.state, job.code, job.reason, job.ended_at = JobState.FAILED, "CRASH", reason, now
+            _audit(session, Act.JOB_FAILED, job, now, outcome=audit.SERIOUS, code=job.code, reason=reason)
+            return None
+        job.state, job.started_at, job.attempts = JobState.RUNNING, now, job.attempts + is_new
+        _audit(session, Act.JOB_STARTED, job, now, attempt=job.attempts)
+    return job
+
+
+def _work(
+    job: Job, inputs: Inputs, pipeline: Pipeline, models: Models, equipment: Equipment, store: Store, clock: Clock
+) -> _Result:
+    identity = models.identity(pipeline.model)
+    algorithm = Algorithm(
+        job.pipeline, pipeline.version, equipment.manufacturer, pipeline.model, identity.version, identity.weights
+    )
+    study, notes = _study(inputs, pipeline.needs, store)
+    started_at = clock()
+    outputs = tuple(pipeline.run(study, models.infer(pipeline.model)))
+    inferred_at = clock()
+    crash_point("run.inferred")
+    key = job_key(
+        pipeline=job.pipeline, version=pipeline.version, model=pipeline.model, model_version=identity.version,
+        weights=identity.weights, inputs=inputs,
+    )  # fmt: skip
+    encoding = Encoding(study.source, outputs, algorithm, equipment, key, started_at)
+    del study
+    objects = [(dataset, _part10(dataset)) for dataset in map(encoding.dataset, outputs)]
+    problems = conformance.problems([dataset for dataset, _ in objects], encoding=encoding)
+    if problems:
+        raise BadOutput("; ".join(problems))
+    return _Result(objects, encoding, notes, inferred_at, clock())
+
+
+def _study(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
+    """Headers first, then the pixels of one slice after the other: never more than one file in memory beside the volume."""
+    keys = dict(inputs)
+    headers = [dcmread(store.path(sha256), stop_before_pixels=True) for sha256 in keys.values()]
+    if any(header.get("Modality") != needs.modality for header in headers):
+        raise Unsuitable("IMAGE", f"expected modality {needs.modality}")
+    stack = arrange(headers)
+    _check_needs(stack, needs)
+
+    def decoded(header: Dataset) -> np.ndarray:
+        return pixels(dcmread(BytesIO(store.read(keys[header.SOPInstanceUID]))))
+
+    filled = volume(stack, map(decoded, stack.headers))
+    cleaned = [clean(header) for header in stack.headers]
+    notes = [*stack.notes, *dict.fromkeys(note for _, found in cleaned for note in found)]
+    return Study(filled, tuple(header for header, _ in cleaned)), notes
+
+
+def _check_needs(stack: Stack, needs: Needs) -> None:
+    if len(stack.headers) < needs.slices_at_least:
+        raise Unsuitable("INCOMPLETE", f"expected at least {needs.slices_at_least} slices, there are {len(stack.headers)}")
+    if stack.spacing_mm > needs.spacing_at_most_mm:
+        raise Unsuitable(
+            "GEOMETRY", f"expected slices at most {needs.spacing_at_most_mm:g} mm apart, they are {stack.spacing_mm:g}"
+        )
+
+
+def _part10(dataset: Dataset) -> bytes:
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _ended_badly(job: Job, error: JobError, now: datetime, db: Database, queues: Queues) -> None:
+    with db.begin() as session:
+        if not error.retryable:
+            if _end(session, job, state=JobState.FAILED, ended_at=now, code=error.code, reason=str(error)):
+                _audit(session, Act.JOB_FAILED, job, now, outcome=audit.SERIOUS, code=error.code, reason=str(error))
+            return
+        delay = backoff(job.attempts, first=_RETRY_FIRST, at_most=_RETRY_AT_MOST)
+        again = {"state": JobState.QUEUED, "due_at": now + delay, "ticket": str(job.attempts)}
+        if _end(session, job, code=error.code, reason=str(error), **again):
+            queues.enqueue(
+                session, RUN, str(job.id), attempt=str(job.attempts), lane=model_lane(job.model), delay=delay,
+                priority=job.priority,
+            )  # fmt: skip
+            _audit(session, Act.JOB_RETRIED, job, now, outcome=audit.MINOR, code=error.code, reason=str(error))
+
+
+def _end(session: Session, job: Job, **values: object) -> bool:
+    """Compare-and-swap: only the attempt that still holds the job may end it."""
+    mine = (Job.id == job.id) & (Job.state == JobState.RUNNING) & (Job.attempts == job.attempts)
+    ended = session.execute(update(Job).where(mine).values(crashes=0, **values))
+    return bool(ended.rowcount)  # type: ignore[attr-defined]
+
+
+def _write(session: Session, job: Job, result: _Result, now: datetime) -> None:
+    row = session.get_one(Job, job.id, populate_existing=True)
+    row.notes, row.inferred_at, row.encoded_at = list(result.notes), result.inferred_at, result.encoded_at
+    row.provenance = {**asdict(result.encoding.algorithm), "device_uid": result.encoding.algorithm.device_uid}
+    uids = [dataset.SOPInstanceUID for dataset, _ in result.objects]
+    _audit(session, Act.JOB_DONE, job, now, outputs=uids, job_key=result.encoding.key, notes=row.notes, **row.provenance)
+
+
+def _write_output(session: Session, job: Job, dataset: Dataset, sha256: str, size: int, now: datetime, queues: Queues) -> None:
+    insert_once(
+        session, OutputInstance, sop_instance_uid=dataset.SOPInstanceUID, job=job.id, sha256=sha256, size=size, created_at=now,
+        study_instance_uid=dataset.StudyInstanceUID, series_instance_uid=dataset.SeriesInstanceUID,
+        sop_class_uid=dataset.SOPClassUID, modality=dataset.Modality,
+    )  # fmt: skip
+    for peer in job.send_to:
+        uid = str(dataset.SOPInstanceUID)
+        if insert_once(session, Delivery, sop_instance_uid=uid, job=job.id, peer=peer, created_at=now, due_at=now):
+            made = session.scalars(select(Delivery.id).where(Delivery.sop_instance_uid == uid, Delivery.peer == peer)).one()
+            queues.enqueue(session, DELIVER, str(made), attempt="0", lane=peer_lane(peer), priority=job.priority)
+
+
+def _audit(session: Session, act: Act, job: Job, now: datetime, *, outcome: int = 0, **detail: Any) -> None:
+    audit.record(
+        session, act, at=now, outcome=outcome, series=job.series_instance_uid, job=job.id, pipeline=job.pipeline, **detail
+    )

@@ -1,0 +1,193 @@
+"""Settle: when is a series complete, and which rules want it? Decides by evidence and writes down why.
+
+A job is made for every pipeline that a matching rule names; two rules that name the same pipeline share one job, whose
+results go to the peers of both. The same instances never make the job of a pipeline twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from pydicom import Dataset, dcmread
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
+
+from gateway import audit, facts
+from gateway.audit import Act
+from gateway.completeness import Evidence, Policy, Verdict, verdict
+from gateway.crash import crash_point
+from gateway.db import Database, insert_once
+from gateway.engine import RUN, SETTLE, Queues, model_lane, settle_attempt
+from gateway.outputs import Equipment
+from gateway.pipeline import Pipeline
+from gateway.rules import PRIORITIES, Outcome, RuleSet, match
+from gateway.store import Store
+from gateway.tables import Association, Instance, Job, JobInstance, JobState, OutputInstance, RuleOutcome, Series, SeriesState
+from gateway.uids import digest
+
+
+def settle(
+    series_instance_uid: str,
+    now: datetime,
+    *,
+    policy: Policy,
+    rules: RuleSet,
+    pipelines: Mapping[str, Pipeline],
+    equipment: Equipment,
+    store: Store,
+    db: Database,
+    queues: Queues,
+) -> None:
+    """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat."""
+    with db.begin() as session:
+        series = session.get_one(Series, series_instance_uid)
+        if series.state != SeriesState.RECEIVING:
+            return
+        evidence = _evidence(session, series)
+        found = verdict(evidence, now=now, policy=policy)
+        if not found.complete:
+            _come_back(session, series, found, now, queues)
+            return
+        instances = _instances(session, series_instance_uid)
+        origin = session.get_one(Association, instances[-1].association)
+    headers = [dcmread(store.path(instance.sha256), stop_before_pixels=True) for instance in instances]
+    outcomes = _outcomes(headers, origin, rules, equipment)
+    crash_point("settle.evaluated")
+    with db.begin() as session:
+        if not _is_still(session, series, evidence):
+            _come_back(session, session.get_one(Series, series_instance_uid), found, now, queues)
+            return
+        series = session.get_one(Series, series_instance_uid)
+        outcomes = () if _is_ours(session, instances) else outcomes
+        _write(session, series, found, outcomes, now, rules)
+        _make_jobs(session, series, instances, outcomes, now, pipelines, queues)
+    crash_point("settle.committed")
+
+
+def settle_failed(series_instance_uid: str, error: Exception, now: datetime, *, db: Database) -> None:
+    """A series that could not be evaluated is held where a person sees it; it is never dropped."""
+    reason = f"held: its headers could not be evaluated ({type(error).__name__})"
+    with db.begin() as session:
+        series = session.get_one(Series, series_instance_uid)
+        series.state, series.complete_at, series.reason = SeriesState.COMPLETE, now, reason
+        audit.record(session, Act.SERIES_COMPLETE, at=now, series=series_instance_uid, outcome=audit.SERIOUS, reason=reason)
+
+
+def _evidence(session: Session, series: Series) -> Evidence:
+    mine = select(Instance.association).where(Instance.series_instance_uid == series.series_instance_uid).distinct()
+    count = select(func.count()).select_from(Association).where(Association.id.in_(mine))
+    instances = select(func.count()).select_from(Instance).where(Instance.series_instance_uid == series.series_instance_uid)
+    return Evidence(
+        instances=session.scalar(instances) or 0,
+        associations=session.scalar(count) or 0,
+        open_associations=session.scalar(count.where(Association.ended_at.is_(None))) or 0,
+        first_received_at=series.first_received_at,
+        last_received_at=series.last_received_at,
+    )
+
+
+def _come_back(session: Session, series: Series, found: Verdict, now: datetime, queues: Queues) -> None:
+    due_at = max(found.due or now, now + timedelta(milliseconds=50))
+    series.due_at, series.reason = due_at, found.reason
+    attempt = settle_attempt(series.revision, due_at)
+    queues.enqueue(session, SETTLE, series.series_instance_uid, attempt=attempt, lane=SETTLE, delay=due_at - now)
+
+
+def _instances(session: Session, series_instance_uid: str) -> Sequence[Instance]:
+    mine = select(Instance).where(Instance.series_instance_uid == series_instance_uid)
+    return session.scalars(mine.order_by(Instance.received_at, Instance.sop_instance_uid)).all()
+
+
+def _outcomes(headers: Sequence[Dataset], origin: Association, rules: RuleSet, equipment: Equipment) -> tuple[Outcome, ...]:
+    found = facts.facts(
+        headers, equipment=equipment, calling_ae_title=origin.calling_ae_title, called_ae_title=origin.called_ae_title,
+        ingest=origin.ingest,
+    )  # fmt: skip
+    return match(rules, facts.attributes(headers, rules.keywords), found)
+
+
+def _is_still(session: Session, series: Series, evidence: Evidence) -> bool:
+    """Compare-and-swap: nothing arrived since the evidence was taken, and nobody else settled the series."""
+    this = (
+        (Series.series_instance_uid == series.series_instance_uid)
+        & (Series.state == SeriesState.RECEIVING)
+        & (Series.revision == series.revision)
+        & (Series.last_received_at == evidence.last_received_at)
+    )
+    swapped = session.execute(update(Series).where(this).values(state=SeriesState.COMPLETE))
+    return bool(swapped.rowcount)  # type: ignore[attr-defined]
+
+
+def _is_ours(session: Session, instances: Sequence[Instance]) -> bool:
+    """The loop guard that needs no header: what we made never starts a job."""
+    uids = [instance.sop_instance_uid for instance in instances[:500]]
+    return session.scalar(select(OutputInstance.job).where(OutputInstance.sop_instance_uid.in_(uids)).limit(1)) is not None
+
+
+def _write(session: Session, series: Series, found: Verdict, outcomes: Sequence[Outcome], now: datetime, rules: RuleSet) -> None:
+    matched = [outcome.rule.name for outcome in outcomes if outcome.matched]
+    consequence = f"matched {', '.join(matched)}" if matched else "no rule matched"
+    series.state, series.complete_at = SeriesState.COMPLETE, now
+    series.reason = f"{found.reason}; {consequence if outcomes else 'made by this gateway, starts no job'}"
+    for outcome in outcomes:
+        insert_once(
+            session, RuleOutcome, series_instance_uid=series.series_instance_uid, revision=series.revision,
+            rule=outcome.rule.name, matched=outcome.matched, explanation=outcome.as_json(), rules_digest=rules.digest, at=now,
+        )  # fmt: skip
+    audit.record(
+        session, Act.SERIES_COMPLETE, at=now, study=series.study_instance_uid, series=series.series_instance_uid,
+        revision=series.revision, reason=found.reason, rules=matched, rules_digest=rules.digest,
+    )  # fmt: skip
+
+
+def _make_jobs(
+    session: Session,
+    series: Series,
+    instances: Sequence[Instance],
+    outcomes: Sequence[Outcome],
+    now: datetime,
+    pipelines: Mapping[str, Pipeline],
+    queues: Queues,
+) -> None:
+    matched = [outcome.rule for outcome in outcomes if outcome.matched]
+    for name in dict.fromkeys(rule.pipeline for rule in matched):
+        chosen = [rule for rule in matched if rule.pipeline == name]
+        pipeline = pipelines[name]
+        earlier = _supersede(session, series, name, now)
+        inputs = sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)
+        made = insert_once(
+            session, Job, input_key=digest(name, pipeline.version, inputs), series_instance_uid=series.series_instance_uid,
+            revision=series.revision, supersedes=earlier, rules=[rule.name for rule in chosen], pipeline=name,
+            model=pipeline.model, send_to=list(dict.fromkeys(peer for rule in chosen for peer in rule.send_to)),
+            priority=min((rule.priority for rule in chosen), key=PRIORITIES.index), created_at=now, due_at=now,
+        )  # fmt: skip
+        if made:
+            _enqueue_job(session, digest(name, pipeline.version, inputs), inputs, series, now, queues)
+
+
+def _enqueue_job(
+    session: Session, input_key: str, inputs: Sequence[tuple[str, str]], series: Series, now: datetime, queues: Queues
+) -> None:
+    job = session.scalars(select(Job).where(Job.input_key == input_key)).one()
+    session.add_all(JobInstance(job=job.id, sop_instance_uid=uid, sha256=sha256) for uid, sha256 in inputs)
+    queues.enqueue(session, RUN, str(job.id), attempt="0", lane=model_lane(job.model), priority=job.priority)
+    audit.record(
+        session, Act.JOB_CREATED, at=now, study=series.study_instance_uid, series=series.series_instance_uid, job=job.id,
+        pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes,
+    )  # fmt: skip
+
+
+def _supersede(session: Session, series: Series, pipeline: str, now: datetime) -> int | None:
+    """The job of the revision before; where it has not started yet it never will."""
+    earlier = session.scalars(
+        select(Job)
+        .where(Job.series_instance_uid == series.series_instance_uid, Job.pipeline == pipeline, Job.revision < series.revision)
+        .order_by(Job.revision.desc())
+    ).first()
+    if earlier is None:
+        return None
+    waiting = update(Job).where(Job.id == earlier.id, Job.state == JobState.QUEUED)
+    reason = f"superseded by revision {series.revision} of the series"
+    cancelled = session.execute(waiting.values(state=JobState.CANCELLED, ended_at=now, reason=reason))
+    if cancelled.rowcount:  # type: ignore[attr-defined]
+        audit.record(session, Act.JOB_CANCELLED, at=now, series=series.series_instance_uid, job=earlier.id, reason=reason)
+    return earlier.id

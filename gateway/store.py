@@ -1,0 +1,101 @@
+"""Our files on disk: PS3.10 files, named by the SHA-256 of their bytes. With table `study` the only place of patient data.
+
+A file is written under a temporary name, synced, renamed, and its folder synced: when `put` returns, it survives a power
+cut. The name tells whether the bytes are still the ones that were written.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from gateway.crash import crash_point
+from gateway.errors import Damaged, OutOfResources
+
+
+@dataclass(frozen=True)
+class Stored:
+    """`sha256` (hex) is the key; `size` is in bytes."""
+
+    sha256: str
+    size: int
+
+
+class Store:
+    def __init__(self, root: Path, *, keep_free_bytes: int = 0) -> None:
+        self._root, self._keep_free = root, keep_free_bytes
+        self._incoming = root / "incoming"
+        self._incoming.mkdir(parents=True, exist_ok=True)
+
+    def put(self, parts: Iterable[bytes | memoryview]) -> Stored:
+        """Write `parts` as one file, durably; raise OutOfResources where the disk does not take it.
+
+        After a failed sync nothing is retried as if the pages were still dirty: the file is given up.
+        """
+        temporary = self._incoming / uuid4().hex
+        sha256, size = hashlib.sha256(), 0
+        try:
+            if shutil.disk_usage(self._incoming).free < self._keep_free:
+                raise OutOfResources("the store's disk is nearly full")
+            with temporary.open("xb", buffering=0) as file:
+                for part in parts:
+                    sha256.update(part)
+                    size += _write(file.fileno(), part)
+                os.fsync(file.fileno())
+            crash_point("store.written")
+            path = self.path(sha256.hexdigest())
+            _make_folder(path.parent)
+            temporary.replace(path)
+            crash_point("store.renamed")
+            _sync_folder(path.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise OutOfResources("the store cannot be written") from error
+        return Stored(sha256.hexdigest(), size)
+
+    def path(self, sha256: str) -> Path:
+        return self._root / sha256[:2] / f"{sha256}.dcm"
+
+    def read(self, sha256: str) -> bytes:
+        """The file's bytes; raise Damaged where they are missing or not the ones that were written."""
+        try:
+            data = self.path(sha256).read_bytes()
+        except OSError as error:
+            raise Damaged("a stored instance cannot be read") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise Damaged("a stored instance is not the one that was received")
+        return data
+
+    def discard(self, sha256: str) -> None:
+        self.path(sha256).unlink(missing_ok=True)
+
+    def forget_unfinished(self) -> int:
+        """Remove what a killed process left half written; nobody was told that it was received."""
+        left = list(self._incoming.iterdir())
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+
+def _write(descriptor: int, part: bytes | memoryview) -> int:
+    left = memoryview(part)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    return len(part)
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,67 @@
+"""Sweep: what was left behind goes, and what was forgotten goes on.
+
+Every row that is not at its end has an attempt in the engine. Where that is missing (a restored backup, an engine's row
+deleted by hand) the sweep enqueues it again, so that no job and no delivery stays for ever.
+"""
+
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gateway.db import Database
+from gateway.engine import DELIVER, RUN, SETTLE, SWEEP, Queues, model_lane, peer_lane, settle_attempt, ticket
+from gateway.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
+
+PERIOD = timedelta(seconds=60)
+_OVERDUE = timedelta(minutes=2)
+_ENGINE_KEEPS = timedelta(days=7)
+
+_logger = structlog.get_logger()
+
+
+def sweep(now: datetime, *, db: Database, queues: Queues) -> None:
+    """One round; it enqueues the next one first, so that a round that fails is not the last."""
+    schedule(now + PERIOD, PERIOD, db=db, queues=queues)
+    with db.begin() as session:
+        again = _series(session, now, queues) + _jobs(session, now, queues) + _deliveries(session, now, queues)
+    if again:
+        _logger.warning("work.enqueued_again", count=again)
+    queues.prune(now - _ENGINE_KEEPS)
+
+
+def schedule(at: datetime, delay: timedelta, *, db: Database, queues: Queues) -> None:
+    """One round a minute, however many processes ask for it."""
+    with db.begin() as session:
+        queues.enqueue(session, SWEEP, SWEEP, attempt=str(int(at.timestamp() // PERIOD.total_seconds())), lane=SWEEP, delay=delay)
+
+
+def _series(session: Session, now: datetime, queues: Queues) -> int:
+    overdue = select(Series).where(Series.state == SeriesState.RECEIVING, Series.due_at < now - _OVERDUE)
+    again = 0
+    for series in session.scalars(overdue.limit(1000)):
+        key = series.series_instance_uid
+        if not queues.is_alive(SETTLE, key, settle_attempt(series.revision, series.due_at)):
+            series.due_at, again = now, again + 1
+            queues.enqueue(session, SETTLE, key, attempt=settle_attempt(series.revision, now), lane=SETTLE)
+    return again
+
+
+def _jobs(session: Session, now: datetime, queues: Queues) -> int:
+    overdue = select(Job).where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)), Job.due_at < now - _OVERDUE)
+    lost = [job for job in session.scalars(overdue.limit(1000)) if not queues.is_alive(RUN, str(job.id), job.ticket)]
+    for job in lost:
+        job.due_at, job.ticket = now, ticket(job.attempts, now)
+        queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=model_lane(job.model), priority=job.priority)
+    return len(lost)
+
+
+def _deliveries(session: Session, now: datetime, queues: Queues) -> int:
+    waiting = (DeliveryState.QUEUED, DeliveryState.SENDING)
+    overdue = session.scalars(select(Delivery).where(Delivery.state.in_(waiting), Delivery.due_at < now - _OVERDUE).limit(1000))
+    lost = [delivery for delivery in overdue if not queues.is_alive(DELIVER, str(delivery.id), delivery.ticket)]
+    for delivery in lost:
+        delivery.due_at, delivery.ticket = now, ticket(delivery.attempts, now)
+        queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=peer_lane(delivery.peer))
+    return len(lost)

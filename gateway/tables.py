@@ -1,0 +1,255 @@
+"""The rows. Between two verbs of the conveyor lies a committed row of one of these tables and nothing else.
+
+State diagrams (a row only ever moves along these arrows):
+
+    series     receiving -> complete -> receiving (a late instance, revision + 1)
+    job        queued -> running -> done | failed; running -> queued (try again); queued -> cancelled; failed -> queued (a person)
+    delivery   queued -> sending -> sent | failed; sending -> queued (try again); queued -> cancelled; failed -> queued (a person)
+
+Patient name, ID, birth date and accession number are columns of `study` and of no other table.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+PREFIX = "gw_"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware in Python, UTC in the database; a naive datetime raises."""
+
+    impl = DateTime
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("expected an aware datetime")
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else value.replace(tzinfo=UTC)
+
+
+class SeriesState(StrEnum):
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class DeliveryState(StrEnum):
+    QUEUED = "queued"
+    SENDING = "sending"
+    SENT = "sent"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+Uid = String(64)
+Digest = String(64)
+BigKey = BigInteger().with_variant(Integer, "sqlite")
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON, str: String}  # noqa: RUF012 - SQLAlchemy's own form
+
+
+class Study(Table):
+    __tablename__ = f"{PREFIX}study"
+    study_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    patient_name: Mapped[str]
+    patient_id: Mapped[str] = mapped_column(index=True)
+    patient_birth_date: Mapped[str]
+    accession_number: Mapped[str] = mapped_column(index=True)
+    first_received_at: Mapped[datetime]
+
+
+class Series(Table):
+    __tablename__ = f"{PREFIX}series"
+    series_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(Study.study_instance_uid), index=True)
+    modality: Mapped[str]
+    state: Mapped[str] = mapped_column(default=SeriesState.RECEIVING, index=True)
+    revision: Mapped[int] = mapped_column(default=1)
+    first_received_at: Mapped[datetime]
+    last_received_at: Mapped[datetime] = mapped_column(index=True)
+    due_at: Mapped[datetime]
+    """When settle looks next, while receiving."""
+    complete_at: Mapped[datetime | None]
+    reason: Mapped[str] = mapped_column(default="")
+    """Why it is held to be complete, and what follows from that."""
+
+
+class Association(Table):
+    __tablename__ = f"{PREFIX}association"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    ingest: Mapped[str]
+    calling_ae_title: Mapped[str]
+    called_ae_title: Mapped[str]
+    address: Mapped[str]
+    executor: Mapped[str]
+    """The process that holds the connection; when that has died the association has ended."""
+    began_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class Instance(Table):
+    __tablename__ = f"{PREFIX}instance"
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(Series.series_instance_uid), index=True)
+    association: Mapped[str] = mapped_column(ForeignKey(Association.id))
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    transfer_syntax_uid: Mapped[str] = mapped_column(Uid)
+    sha256: Mapped[str] = mapped_column(Digest)
+    size: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[datetime]
+
+
+class Version(Table):
+    """Other bytes under a SOP Instance UID that we hold already: kept apart, never the input of a job."""
+
+    __tablename__ = f"{PREFIX}version"
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    sha256: Mapped[str] = mapped_column(Digest, primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(Uid, index=True)
+    size: Mapped[int] = mapped_column(BigInteger)
+    received_at: Mapped[datetime]
+
+
+class RuleOutcome(Table):
+    """What each condition of a rule said of a series: the answer to "why"."""
+
+    __tablename__ = f"{PREFIX}rule_outcome"
+    series_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(Series.series_instance_uid), primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    rule: Mapped[str] = mapped_column(primary_key=True)
+    matched: Mapped[bool]
+    explanation: Mapped[dict[str, Any]]
+    rules_digest: Mapped[str] = mapped_column(Digest)
+    at: Mapped[datetime]
+
+
+class Job(Table):
+    __tablename__ = f"{PREFIX}job"
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    input_key: Mapped[str] = mapped_column(Digest, unique=True)
+    """Pipeline, its version and the bytes it works on: a resend finds its job here and makes no second one."""
+    job_key: Mapped[str] = mapped_column(Digest, default="")
+    """The same with the model's version and weights (uids.job_key), known when the model was asked."""
+    series_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(Series.series_instance_uid), index=True)
+    revision: Mapped[int]
+    supersedes: Mapped[int | None] = mapped_column(BigKey)
+    rules: Mapped[list[Any]]
+    pipeline: Mapped[str]
+    model: Mapped[str]
+    send_to: Mapped[list[Any]]
+    priority: Mapped[str]
+    state: Mapped[str] = mapped_column(default=JobState.QUEUED, index=True)
+    attempts: Mapped[int] = mapped_column(default=0)
+    crashes: Mapped[int] = mapped_column(default=0)
+    """Starts of the present attempt that did not come to an end."""
+    code: Mapped[str] = mapped_column(default="")
+    reason: Mapped[str] = mapped_column(default="")
+    notes: Mapped[list[Any]] = mapped_column(default=list)
+    provenance: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    ticket: Mapped[str] = mapped_column(default="0")
+    """Names the engine's attempt that this row waits for or is held by."""
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    started_at: Mapped[datetime | None]
+    inferred_at: Mapped[datetime | None]
+    encoded_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class JobInstance(Table):
+    """The exact input of a job."""
+
+    __tablename__ = f"{PREFIX}job_instance"
+    job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    sha256: Mapped[str] = mapped_column(Digest)
+
+
+class OutputInstance(Table):
+    """A DICOM object of ours: encoded once, these bytes for ever."""
+
+    __tablename__ = f"{PREFIX}output_instance"
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(Uid)
+    series_instance_uid: Mapped[str] = mapped_column(Uid)
+    sop_class_uid: Mapped[str] = mapped_column(Uid)
+    modality: Mapped[str]
+    sha256: Mapped[str] = mapped_column(Digest)
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime]
+
+
+class Delivery(Table):
+    __tablename__ = f"{PREFIX}delivery"
+    __table_args__ = (UniqueConstraint("sop_instance_uid", "peer"),)
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(OutputInstance.sop_instance_uid))
+    job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), index=True)
+    peer: Mapped[str] = mapped_column(index=True)
+    state: Mapped[str] = mapped_column(default=DeliveryState.QUEUED, index=True)
+    attempts: Mapped[int] = mapped_column(default=0)
+    status: Mapped[int | None]
+    """The peer's answer to the last attempt (PS3.4 B.2.3)."""
+    reason: Mapped[str] = mapped_column(default="")
+    ticket: Mapped[str] = mapped_column(default="0")
+    created_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+
+
+class AuditEvent(Table):
+    """Append only; written in the transaction of the act it tells of. Details carry UIDs and numbers, no patient data."""
+
+    __tablename__ = f"{PREFIX}audit_event"
+    __table_args__ = (Index(None, "series_instance_uid"), Index(None, "job"))
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    at: Mapped[datetime]
+    act: Mapped[str] = mapped_column(index=True)
+    actor: Mapped[str]
+    """An AE title, a user, or the process itself."""
+    outcome: Mapped[int]
+    """0 success, 4 minor failure, 8 serious failure, 12 major failure (PS3.15 A.5)."""
+    study_instance_uid: Mapped[str] = mapped_column(Uid, default="")
+    series_instance_uid: Mapped[str] = mapped_column(Uid, default="")
+    sop_instance_uid: Mapped[str] = mapped_column(Uid, default="")
+    job: Mapped[int | None] = mapped_column(BigKey)
+    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)

@@ -1,0 +1,93 @@
+"""Fixtures that many tests share: databases of both kinds, the real PACS, the real Triton, the developers' data."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def _folder(variable: str, default: str, what: str) -> Path:
+    path = Path(os.environ.get(variable) or ROOT / default)
+    if not path.is_dir():
+        pytest.skip(f"{variable} names no folder with {what}: these tests are for those who have it")
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folders of real DICOM files (SOURCES.md in it says what each is)."""
+    return _folder("GATEWAY_TEST_DATA", "../shared/data", "the developers' DICOM data")
+
+
+@pytest.fixture(scope="session")
+def weights() -> Path:
+    return _folder("GATEWAY_TEST_WEIGHTS", "../shared/weights", "the developers' model weights")
+
+
+def _postgres_programs() -> Path | None:
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    return found[0].parent if found else None
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The URL of a PostgreSQL cluster of our own, on a socket in a folder of our own."""
+    programs = _postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="gateway-pg-"))
+    as_user = []
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+        as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    data = folder / "data"
+    subprocess.run([*as_user, programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"], check=True, capture_output=True)
+    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c max_connections=300"
+    start = [*as_user, programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options]
+    subprocess.run([*start, "start"], check=True, capture_output=True)
+    try:
+        yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+    finally:
+        subprocess.run([*as_user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=False, capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An empty database, on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'gateway.db'}"
+        return
+    import psycopg
+
+    server = request.getfixturevalue("postgres")
+    name = f"gateway_{uuid4().hex[:12]}"
+    plain = server.replace("+psycopg", "")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    yield server.replace("/postgres?", f"/{name}?")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The gRPC address of a real Triton that serves our models and the tests' own."""
+    from gateway.errors import ConfigError
+    from gateway.tritonserver import TritonServer
+
+    log = tmp_path_factory.mktemp("triton") / "triton.log"
+    server = TritonServer([ROOT / "triton_models", ROOT / "tests" / "models"], log_file=log, environment=ROOT / ".venv-triton")
+    try:
+        server.start()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    yield server.url
+    server.stop()

@@ -1,0 +1,124 @@
+"""A folder as a peer: whole and durable, or not there at all."""
+
+import resource
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import Rejected, Unreachable
+from gateway.peers import load_protocols, make_peer, send_many
+from tests.peers_fixture import stored
+from tests.synthetic import ct_series, part10
+
+PROTOCOLS = load_protocols()
+
+
+@pytest.fixture
+def instances(tmp_path):
+    """Paths of four small stored instances of one series."""
+    return stored(tmp_path, ct_series(4, 32, 32))
+
+
+def folder(path):
+    return make_peer({"name": "share", "protocol": "folder", "path": str(path)}, protocols=PROTOCOLS)
+
+
+def test_an_instance_is_written_under_its_uids_byte_for_byte(tmp_path, instances):
+    ds = ct_series(4, 32, 32)[0]
+    share = tmp_path / "share"
+    share.mkdir()
+
+    outcomes = [folder(share).send(instances[0]).status for _ in range(2)]
+
+    written = share / ds.StudyInstanceUID / ds.SeriesInstanceUID / f"{ds.SOPInstanceUID}.dcm"
+    assert outcomes == [0x0000, 0x0000]
+    assert [path for path in share.rglob("*") if path.is_file()] == [written]
+    assert written.read_bytes() == instances[0].read_bytes()
+
+
+def test_other_bytes_under_the_same_uid_are_neither_replaced_nor_called_delivered(tmp_path, instances):
+    share = tmp_path / "share"
+    share.mkdir()
+    other = stored(tmp_path, ct_series(1, 32, 32, SeriesDescription="Other"))[0]
+    first = tmp_path / "first"
+    first.write_bytes(part10(ct_series(4, 32, 32)[0]))
+    folder(share).send(first)
+
+    with pytest.raises(Rejected) as raised:
+        folder(share).send(other)
+
+    assert raised.value.status == 0x0111
+    assert [path.read_bytes() for path in share.rglob("*.dcm")] == [first.read_bytes()]
+
+
+@pytest.mark.parametrize("uid", ["../../../etc", "1..2", "1.2." + "3" * 70, ""])
+def test_a_malformed_uid_never_becomes_a_path(tmp_path, uid):
+    share = tmp_path / "share"
+    share.mkdir()
+    content = part10(ct_series(1, 8, 8)[0])
+    ours = ct_series(1, 8, 8)[0].StudyInstanceUID.encode()
+    element = struct.pack("<HH2sH", 0x0020, 0x000D, b"UI", len(ours) + len(ours) % 2) + ours + b"\0" * (len(ours) % 2)
+    value = uid.encode() + b"\0" * (len(uid) % 2)
+    path = tmp_path / "bad"
+    path.write_bytes(content.replace(element, struct.pack("<HH2sH", 0x0020, 0x000D, b"UI", len(value)) + value))
+
+    with pytest.raises(Rejected, match="expected a valid StudyInstanceUID"):
+        folder(share).send(path)
+
+    assert list(share.iterdir()) == []
+
+
+def test_a_folder_that_is_not_mounted_is_waited_for(tmp_path, instances):
+    with pytest.raises(Unreachable, match="the folder cannot be written: No such file or directory"):
+        folder(tmp_path / "share").send(instances[0])
+    with pytest.raises(Unreachable, match="the folder cannot be written"):
+        folder(tmp_path / "share").echo()
+
+
+def test_a_disk_that_is_full_leaves_nothing_and_is_tried_again(tmp_path, instances):
+    share = tmp_path / "share"
+    share.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(Unreachable, match="the folder cannot be written"):
+            folder(share).send(instances[0])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert [path for path in share.rglob("*") if path.is_file()] == []
+    assert folder(share).send(instances[0]).status == 0x0000
+
+
+def test_a_folder_that_can_be_written_passes_the_echo_and_stays_empty(tmp_path):
+    assert folder(tmp_path).echo() == "the folder can be written"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_is_synced_before_its_name_and_the_folders_after(tmp_path, instances):
+    share = tmp_path / "share"
+    share.mkdir()
+    code = f"from gateway.peers.folder import Folder; from pathlib import Path\nFolder(name='s', path={str(share)!r}).send(Path({str(instances[0])!r}))"
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-y", "-o", str(trace), "-e", "trace=fsync,rename,renameat,renameat2", sys.executable, "-c", code]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, timeout=60, check=False)
+    except FileNotFoundError:
+        pytest.skip("needs strace")
+    if done.returncode and b"ptrace" in done.stderr:
+        pytest.skip("tracing is not allowed here")
+
+    calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines() if str(share) in line]
+
+    assert [line.split("(")[0] for line in calls] == ["fsync", "rename", "fsync", "fsync", "fsync"]
+    assert ".part>" in calls[0]
+
+
+def test_sending_many_tells_of_each_what_became_of_it(instances):
+    outcomes = list(send_many(folder("/no/such/folder"), instances[:2]))
+
+    assert [(path, type(outcome)) for path, outcome in outcomes] == [(path, Unreachable) for path in instances[:2]]

@@ -48,8 +48,8 @@ system-test:
 	@deploy/system-packages orthanc orthanc-dicomweb dcmtk dicom3tools libpixelmed-java default-jre-headless postgresql strace nodejs npm
 
 ohif: tests/ohif/node_modules/.installed
-tests/ohif/node_modules/.installed: tests/ohif/package.json
-	@if command -v npm >/dev/null; then cd tests/ohif && npm install --no-audit --no-fund --silent && touch node_modules/.installed; \
+tests/ohif/node_modules/.installed: tests/ohif/package-lock.json
+	@if command -v npm >/dev/null; then cd tests/ohif && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.installed; \
 	else echo "npm is not here: the tests with OHIF's loader will be skipped"; fi
 
 bench-timeline: $(VENV)/.installed-dev triton

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from gateway import audit
@@ -61,6 +62,15 @@ class JobStory:
     deliveries: Sequence[Delivery]
 
 
+@dataclass(frozen=True)
+class DeliveryStory:
+    """One output on its way to one peer; `events` are its attempts, the oldest first."""
+
+    delivery: Delivery
+    output: OutputInstance
+    events: Sequence[AuditEvent]
+
+
 def list_series(db: Database, *, limit: int = 50) -> list[SeriesLine]:
     with db() as session:
         found = session.scalars(select(Series).order_by(Series.last_received_at.desc()).limit(limit)).all()
@@ -90,9 +100,10 @@ def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
 
 
 def list_jobs(db: Database, *, state: str | None = None, limit: int = 50) -> list[Job]:
-    query = select(Job).order_by(Job.id.desc()).limit(limit)
+    """The latest jobs. Raises ConfigError where no job can be in that state."""
+    query = _in_state(select(Job).order_by(Job.id.desc()).limit(limit), Job.state, state, JobState)
     with db() as session:
-        return list(session.scalars(query.where(Job.state == state) if state else query))
+        return list(session.scalars(query))
 
 
 def show_job(db: Database, job_id: int) -> JobStory:
@@ -101,9 +112,19 @@ def show_job(db: Database, job_id: int) -> JobStory:
 
 
 def list_deliveries(db: Database, *, state: str | None = None, limit: int = 50) -> list[Delivery]:
-    query = select(Delivery).order_by(Delivery.id.desc()).limit(limit)
+    """The latest deliveries. Raises ConfigError where no delivery can be in that state."""
+    query = _in_state(select(Delivery).order_by(Delivery.id.desc()).limit(limit), Delivery.state, state, DeliveryState)
     with db() as session:
-        return list(session.scalars(query.where(Delivery.state == state) if state else query))
+        return list(session.scalars(query))
+
+
+def show_delivery(db: Database, delivery_id: int) -> DeliveryStory:
+    with db() as session:
+        delivery = _known(session, Delivery, delivery_id)
+        output = session.get_one(OutputInstance, delivery.sop_instance_uid)
+        told = select(AuditEvent).where(AuditEvent.job == delivery.job, AuditEvent.sop_instance_uid == output.sop_instance_uid)
+        events = [event for event in session.scalars(told.order_by(AuditEvent.id)) if event.detail.get("peer") == delivery.peer]
+        return DeliveryStory(delivery, output, events)
 
 
 def list_audit(db: Database, *, limit: int = 50, series: str | None = None, job: int | None = None) -> list[AuditEvent]:
@@ -123,6 +144,7 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
         job = _known(session, Job, job_id, lock=True)
         if job.state == JobState.QUEUED:
             queues.start_now(RUN, str(job.id), job.ticket)
+            audit.record(session, Act.JOB_RETRIED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
             return f"job {job_id} was waiting and starts now"
         if job.state not in (JobState.FAILED, JobState.CANCELLED):
             raise ConfigError([f"job {job_id} is {job.state}: expected one that failed, was cancelled or waits"])
@@ -149,11 +171,14 @@ def retry_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: str
         delivery = _known(session, Delivery, delivery_id, lock=True)
         if delivery.state == DeliveryState.QUEUED:
             queues.start_now(DELIVER, str(delivery.id), delivery.ticket)
+            _audit_delivery(session, Act.DELIVERY_RETRIED, delivery, actor, now)
             return f"delivery {delivery_id} was waiting and starts now"
         if delivery.state not in (DeliveryState.FAILED, DeliveryState.CANCELLED):
             raise ConfigError([f"delivery {delivery_id} is {delivery.state}: expected one that failed, was cancelled or waits"])
         delivery.state, delivery.ticket, delivery.due_at = DeliveryState.QUEUED, ticket(delivery.attempts, now), now
-        queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=peer_lane(delivery.peer))
+        priority = session.get_one(Job, delivery.job).priority
+        lane = peer_lane(delivery.peer)
+        queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=lane, priority=priority)
         _audit_delivery(session, Act.DELIVERY_RETRIED, delivery, actor, now)
     return f"delivery {delivery_id} is queued again"
 
@@ -183,6 +208,14 @@ def _story(session: Session, job: Job) -> JobStory:
     outputs = session.scalars(select(OutputInstance).where(OutputInstance.job == job.id)).all()
     deliveries = session.scalars(select(Delivery).where(Delivery.job == job.id).order_by(Delivery.id)).all()
     return JobStory(job, inputs, outputs, deliveries)
+
+
+def _in_state(query: Select[Any], column: Any, state: str | None, states: type[StrEnum]) -> Select[Any]:
+    if state is None:
+        return query
+    if state not in list(states):
+        raise ConfigError([f"expected one of the states {', '.join(states)}"])
+    return query.where(column == state)
 
 
 def _known(session: Session, table: Any, key: object, *, lock: bool = False) -> Any:

@@ -169,7 +169,9 @@ class Gateway:
                 quiet=self._quiet,
                 executor=self.worker.executor,
             ),
-            association_ended=lambda association: association_ended(association, now(), db=self.db),
+            association_ended=lambda association: association_ended(
+                association, now(), db=self.db, queues=self.queues, quiet=self._quiet
+            ),
             association_rejected=lambda origin, reason: association_rejected(origin, reason, now(), db=self.db),
         )
 
@@ -221,7 +223,7 @@ class Gateway:
             return list(session.scalars(select(Association.executor).where(Association.ended_at.is_(None)).distinct()))
 
     def _buried(self, executor: str) -> None:
-        executor_died(executor, now(), db=self.db)
+        executor_died(executor, now(), db=self.db, queues=self.queues, quiet=self._quiet)
 
     def _record(self, act: Act) -> None:
         with self.db.begin() as session:

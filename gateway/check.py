@@ -3,18 +3,28 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import make_url
 
+from gateway import migrations
 from gateway.app import Plan, plan
-from gateway.config import Config, load
+from gateway.config import Config, GatewaySection, RulesSection, load
 from gateway.db import open_engine
 from gateway.errors import ConfigError, GatewayError
+from gateway.migrations import Schema
 from gateway.peers import Peer
 from gateway.triton import Triton
 from gateway.tritonserver import problems
+
+_SCHEMAS = {
+    Schema.MISSING: "has no tables yet, `gateway serve` makes them",
+    Schema.OLDER: "has older tables, `gateway serve` brings them up to date",
+    Schema.CURRENT: "has the tables of this version",
+    Schema.NEWER: "was made by a newer gateway: use that version",
+}
 
 
 @dataclass(frozen=True)
@@ -24,42 +34,85 @@ class Finding:
 
 
 def check_all(path: Path | None) -> list[Finding]:
-    """Keys first; where they hold, pipelines, rules, database, peers and models, each of them whatever the others say."""
+    """Keys first; where they hold, data folder, database, pipelines, rules, peers and models, each whatever the others say."""
     try:
         config = load(path)
     except ConfigError as error:
         return [Finding(good=False, text=problem) for problem in error.problems]
-    return [Finding(good=True, text=f"{path or 'defaults'}: every key is known"), *_parts(config)]
+    known = Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")
+    return [known, _data_dir(config.gateway.data_dir), _database(config.database_url), *_planned(config)]
 
 
-def _parts(config: Config) -> Iterator[Finding]:
-    yield _database(config.database_url)
+def rules_in_words(ready: Plan) -> Finding:
+    """A gateway without rules keeps everything and does nothing: that is told as wrong."""
+    file, rules = ready.config.rules.file, ready.rules.rules
+    if not rules:
+        missing = "has no rules" if file.exists() else "there is no such file"
+        return Finding(good=False, text=f"{file}: {missing}: series are kept, none is worked on")
+    return Finding(good=True, text=f"{file}: {len(rules)} rules: {', '.join(rule.name for rule in rules)}")
+
+
+def _data_dir(folder: Path) -> Finding:
+    """The folder, or the nearest one above it where it would be made."""
+    near = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not near.is_dir():
+        return Finding(good=False, text=f"data_dir {folder}: {near} is no folder")
     try:
-        ready = plan(config)
+        with TemporaryFile(dir=near):
+            pass
+    except OSError as error:
+        return Finding(good=False, text=f"data_dir {folder}: {near} cannot be written: {error.strerror}")
+    return Finding(good=True, text=f"data_dir {folder}: can be written{'' if folder.exists() else ', will be made'}")
+
+
+def _database(url: str) -> Finding:
+    engine, kind = open_engine(url), "PostgreSQL"
+    try:
+        if engine.dialect.name == "sqlite":
+            file = Path(make_url(url).database or "")
+            kind = f"SQLite in {file}"
+            if not file.exists():
+                beside = _data_dir(file.parent)
+                return Finding(beside.good, f"database: {kind}, will be made" if beside.good else f"database: {beside.text}")
+        found = migrations.state(engine)
     except ConfigError as error:
-        yield from (Finding(good=False, text=problem) for problem in error.problems)
+        return Finding(good=False, text=str(error))
+    finally:
+        engine.dispose()
+    return Finding(found is not Schema.NEWER, f"database: {kind} {_SCHEMAS[found]}")
+
+
+def _planned(config: Config) -> Iterator[Finding]:
+    wrong, ready = _survey(config)
+    yield from (Finding(good=False, text=problem) for problem in wrong)
+    if ready is None:
         return
     yield Finding(good=True, text=f"pipelines: {', '.join(ready.pipelines)}")
-    rules = ready.rules.rules
-    file = config.rules.file
-    names = ", ".join(rule.name for rule in rules)
-    yield Finding(bool(rules), f"{file}: {names}" if rules else f"{file}: there are no rules: series are kept, none is worked on")
+    if ready.config.rules == config.rules:
+        yield rules_in_words(ready)
     with ThreadPoolExecutor(8) as pool:
         yield from pool.map(_echo, ready.peers.items())
     yield from _models(ready)
 
 
-def _database(url: str) -> Finding:
-    if url.startswith("sqlite"):
-        folder = Path(url.removeprefix("sqlite:///")).parent
-        near = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-        return Finding(good=near.is_dir(), text=f"database: SQLite in {folder}")
+def _survey(config: Config) -> tuple[tuple[str, ...], Plan | None]:
+    """What is wrong, and the plan; one that is refused is made again from the parts that are good by themselves."""
+    wrong, ready = _tried(config)
+    if ready is not None:
+        return wrong, ready
+    bare = config.model_copy(update={"peers": (), "rules": RulesSection(file=config.gateway.data_dir / "without rules")})
+    if _tried(bare)[1] is None:
+        bare = bare.model_copy(update={"gateway": GatewaySection(data_dir=config.gateway.data_dir)})
+    good = tuple(table for table in config.peers if _tried(bare.model_copy(update={"peers": (table,)}))[1] is not None)
+    rest = bare.model_copy(update={"peers": good})
+    return wrong, _tried(rest.model_copy(update={"rules": config.rules}))[1] or _tried(rest)[1]
+
+
+def _tried(config: Config) -> tuple[tuple[str, ...], Plan | None]:
     try:
-        with open_engine(url).connect() as connection:
-            connection.execute(text("SELECT 1"))
-    except SQLAlchemyError as error:
-        return Finding(good=False, text=f"database: cannot be reached ({type(error).__name__}): check [database] url")
-    return Finding(good=True, text="database: PostgreSQL answers")
+        return (), plan(config)
+    except ConfigError as error:
+        return error.problems, None
 
 
 def _echo(named: tuple[str, Peer]) -> Finding:
@@ -71,21 +124,23 @@ def _echo(named: tuple[str, Peer]) -> Finding:
 
 
 def _models(ready: Plan) -> Iterator[Finding]:
-    wanted = {pipeline.model: name for name, pipeline in ready.pipelines.items()}
-    section = ready.config.triton
+    section, place = ready.config.triton, "the model folders"
     if section.url == "embedded":
-        yield from (Finding(good=False, text=problem) for problem in problems(section.environment))
+        missing = problems(section.environment)
+        yield from map(partial(Finding, False), missing or ())  # noqa: FBT003 - good=False
+        if not missing:
+            yield Finding(good=True, text="NVIDIA Triton is installed")
         served = {folder.name for repository in ready.model_folders for folder in repository.glob("*/")}
     else:
+        place = f"Triton at {section.url}"
         triton = Triton(section.url, timeout_seconds=5)
         try:
             served = {name for name, is_ready in triton.models().items() if is_ready}
         except GatewayError as error:
-            yield Finding(good=False, text=f"Triton at {section.url}: {error}")
+            yield Finding(good=False, text=f"{place}: {error}")
             return
         finally:
             triton.close()
-    for model, pipeline in wanted.items():
-        where = "the model folders" if section.url == "embedded" else f"Triton at {section.url}"
-        good = model in served
-        yield Finding(good, f"model {model}: {'served' if good else f'missing in {where}; pipeline {pipeline} needs it'}")
+    for name, pipeline in ready.pipelines.items():
+        good = pipeline.model in served
+        yield Finding(good, f"model {pipeline.model}: " + ("served" if good else f"missing in {place}; pipeline {name} needs it"))

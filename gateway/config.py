@@ -1,26 +1,53 @@
 """gateway.toml: every key, its default and its limits; environment variables override the file (GATEWAY_DIMSE__PORT=11113).
 
 Untrusted text enters here, so this is one of the two places where pydantic is used. Whatever is wrong is told at once.
+Relative paths start at the working directory. The keys of a peer are its protocol's own; app.plan has them checked.
 """
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.errors import ConfigError
 
 _PREFIX = "GATEWAY_"
-AE_TITLE = r"^[\x21-\x5B\x5D-\x7E]([\x20-\x5B\x5D-\x7E]{0,14}[\x21-\x5B\x5D-\x7E])?$"
-"""PS3.5 6.2: up to 16 characters of the default repertoire, no backslash, no spaces at the ends."""
+_AE_TITLE = re.compile(r"[\x21-\x5B\x5D-\x7E]([\x20-\x5B\x5D-\x7E]{0,14}[\x21-\x5B\x5D-\x7E])?")
+_DATABASE = re.compile(r"|sqlite:///.+|postgresql(\+psycopg)?://.+", re.DOTALL)
+_TRITON = re.compile(r"embedded|[^\s/]+:[0-9]{1,5}")
+
+
+def _matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if pattern.fullmatch(value) is None:
+            raise ValueError(expected)
+        return value
+
+    return AfterValidator(check)
+
+
+def _each_name_once(peers: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    names = [str(peer["name"]) for peer in peers if "name" in peer]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"expected names that no two peers share: {', '.join(twice)}")
+    return peers
+
+
+AeTitle = Annotated[
+    str, _matching(_AE_TITLE, "expected 1 to 16 printable ASCII characters, no backslash, no space at an end (PS3.5 6.2)")
+]
+DatabaseUrl = Annotated[str, _matching(_DATABASE, "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")]
+TritonUrl = Annotated[str, _matching(_TRITON, 'expected "embedded", or HOST:PORT of a Triton\'s gRPC endpoint')]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GatewaySection(Section):
@@ -30,11 +57,11 @@ class GatewaySection(Section):
 
 
 class DimseSection(Section):
-    ae_title: str = Field(default="AIGATEWAY", pattern=AE_TITLE)
+    ae_title: AeTitle = "AIGATEWAY"
     host: str = "127.0.0.1"
     """Address to listen on. The default is this machine only; "0.0.0.0" lets scanners in."""
     port: int = Field(default=11112, ge=0, le=65535)
-    calling_ae_titles: tuple[str, ...] = ()
+    calling_ae_titles: tuple[AeTitle, ...] = ()
     """Who may send. Empty: everybody who can reach the port."""
     maximum_associations: int = Field(default=32, ge=1, le=512)
     maximum_instance_bytes: int = Field(default=2 * 1024**3, ge=1024)
@@ -48,14 +75,15 @@ class WebSection(Section):
 
 
 class DatabaseSection(Section):
-    url: str = ""
+    url: DatabaseUrl = ""
     """Empty: SQLite in data_dir. PostgreSQL: postgresql://user@host/database."""
 
 
 class TritonSection(Section):
-    url: str = "embedded"
+    url: TritonUrl = "embedded"
     """"embedded" starts NVIDIA Triton on this machine; host:port is the gRPC address of a Triton elsewhere."""
-    environment: Path = Path(".venv-triton")
+    environment: Path | None = None
+    """Where the embedded Triton is installed; by default beside the gateway's own environment, whatever the working directory."""
     models: tuple[Path, ...] = ()
     """Folders with Triton models of your own, beside the built-in ones (embedded only)."""
     shared_memory: bool = False
@@ -102,7 +130,7 @@ class Config(Section):
     delivery: DeliverySection = DeliverySection()
     store: StoreSection = StoreSection()
     log: LogSection = LogSection()
-    peers: tuple[dict[str, Any], ...] = ()
+    peers: Annotated[tuple[dict[str, Any], ...], AfterValidator(_each_name_once)] = ()
     """One table a peer: name, protocol, and the keys of that protocol (peers/<protocol>.py says which)."""
 
     @property
@@ -114,48 +142,63 @@ class Config(Section):
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
     """Read `path` (None: defaults only); raise ConfigError with one sentence for each thing that is wrong."""
     try:
-        values = tomllib.loads(path.read_text()) if path else {}
+        values = tomllib.loads(path.read_text("utf-8")) if path else {}
     except OSError as error:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: expected TOML: {error}"]) from error
-    return parse(_overridden(values, environment), where=str(path or "defaults"))
+        raise ConfigError([f"{path}: expected TOML: {_lowered(str(error))}"]) from error
+    overrides = _overrides(environment)
+    for (section, key), (_, value) in overrides.items():
+        table = values.get(section)
+        values[section] = {**(table if isinstance(table, dict) else {}), key: value}
+    return parse(values, where=str(path or "defaults"), names={place: name for place, (name, _) in overrides.items()})
 
 
-def parse(values: Mapping[str, Any], *, where: str) -> Config:
+def parse(values: Mapping[str, Any], *, where: str, names: Mapping[tuple[str, str], str] | None = None) -> Config:
+    """`where` the values are from opens every problem; `names` are the variables that set (section, key), told instead."""
     try:
-        config = Config.model_validate(dict(values))
+        return Config.model_validate(dict(values))
     except ValidationError as error:
-        raise ConfigError([f"{where}: {_problem(found)}" for found in error.errors()]) from error
-    names = [str(peer.get("name", "")) for peer in config.peers]
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise ConfigError([f"{where}: [[peers]] {name!r}: expected a name that no other peer has" for name in sorted(twice)])
-    return config
+        raise ConfigError([_problem(found, where, names or {}) for found in error.errors(include_input=False)]) from error
 
 
-def _overridden(values: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    """GATEWAY_SECTION__KEY=value, read as TOML where it is TOML (numbers, lists), else as text."""
-    merged: dict[str, Any] = {key: dict(value) if isinstance(value, dict) else value for key, value in values.items()}
-    for name, value in environment.items():
+def _overrides(environment: Mapping[str, str]) -> dict[tuple[str, str], tuple[str, Any]]:
+    """The variable's name and its value, by the section and key that it sets: GATEWAY_SECTION__KEY=value."""
+    found = {}
+    for name, text in environment.items():
         section, _, key = name.removeprefix(_PREFIX).lower().partition("__")
-        if not name.startswith(_PREFIX) or not key:
-            continue
-        try:
-            merged.setdefault(section, {})[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            merged[section][key] = value
-    return merged
+        if name.startswith(_PREFIX) and section and key:
+            found[section, key] = (name, _value(text))
+    return found
 
 
-def _problem(found: Any) -> str:
-    *sections, key = [str(part) for part in found["loc"]] or ["file"]
-    where = f"[{'.'.join(sections)}] {key}" if sections else f"[{key}]"
-    if found["type"] != "extra_forbidden":
-        return f"{where}: {found['msg'][0].lower()}{found['msg'][1:]}"
+def _value(text: str) -> Any:
+    """Lists are written as in TOML; everything else is text that the key's type reads."""
+    if not text.lstrip().startswith("["):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _problem(found: Any, where: str, names: Mapping[tuple[str, str], str]) -> str:
+    place = [str(part) for part in found["loc"]]
+    expected = _unknown(place) if found["type"] == "extra_forbidden" else _lowered(found["msg"].removeprefix("Value error, "))
+    section, *keys = place
+    for place_set, name in names.items():
+        if place_set == (section, keys[0] if keys else place_set[1]):
+            return f"{name}: {expected}"
+    return f"{where}: [{section}]{''.join(f' {key}' for key in keys)}: {expected}"
+
+
+def _unknown(place: list[str]) -> str:
     known = Config.model_fields
-    section = known.get(sections[0]) if sections else None
-    if section is not None and isinstance(section.default, Section):
-        known = type(section.default).model_fields
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"{where}: unknown key" + (f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}")
+    if len(place) > 1:
+        known = type(known[place[0]].default).model_fields
+    near = difflib.get_close_matches(place[-1], known, n=1)
+    return "unknown key" + (f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}")
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]

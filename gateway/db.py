@@ -1,8 +1,8 @@
 """The database: SQLite (one machine) or PostgreSQL (many); how a session begins, and how a row is inserted at most once."""
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, update
 from sqlalchemy import Table as Rows
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session, sessionmaker
 from gateway.tables import Table
 
 Database = sessionmaker[Session]
+Row = TypeVar("Row", bound=Table)
 
 
 def open_engine(url: str) -> Engine:
@@ -37,3 +38,15 @@ def insert_once(session: Session, table: type[Table], /, **values: Any) -> bool:
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     statement = insert(rows).values(**values).on_conflict_do_nothing().returning(*rows.primary_key.columns)
     return session.execute(statement).first() is not None
+
+
+def lock(session: Session, table: type[Row], key: object) -> Row:
+    """The row as it is now; nobody else changes it before this transaction ends. Raises NoResultFound where there is none.
+
+    It is a write that changes nothing, because SQLite holds others off from a transaction's first write on, not from its
+    first look.
+    """
+    rows = cast("Rows", table.__table__)
+    (column,) = rows.primary_key.columns
+    session.execute(update(rows).where(column == key).values({column.name: key}))
+    return session.get_one(table, key, populate_existing=True)

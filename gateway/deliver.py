@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from gateway import audit
 from gateway.audit import Act
 from gateway.crash import crash_point
-from gateway.db import Database
+from gateway.db import Database, lock
 from gateway.engine import DELIVER, Queues, backoff, peer_lane
 from gateway.errors import Damaged, DeliveryError, Rejected
 from gateway.peers import Peer, Sent
@@ -35,7 +35,7 @@ def deliver(
 ) -> None:
     """Make one attempt and write down how it ended: sent, to be tried again, or failed with the peer's status."""
     with db.begin() as session:
-        delivery = session.get_one(Delivery, delivery_id)
+        delivery = lock(session, Delivery, delivery_id)
         if delivery.state not in (DeliveryState.QUEUED, DeliveryState.SENDING):
             return
         output = session.get_one(OutputInstance, delivery.sop_instance_uid)
@@ -71,10 +71,10 @@ def _send(delivery: Delivery, output: OutputInstance, peers: Mapping[str, Peer],
     if peer is None:
         raise DeliveryError("expected a peer of this name in the configuration")
     try:
-        store.read(output.sha256)
+        path = store.check(output.sha256)
     except Damaged as error:
         raise DeliveryError(str(error)) from error
-    return peer.send(store.path(output.sha256))
+    return peer.send(path)
 
 
 def _ended_badly(

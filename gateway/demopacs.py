@@ -19,8 +19,11 @@ from gateway.errors import ConfigError
 class Pacs(Protocol):
     """`name` is for the person who watches, `peer` is its table in gateway.toml."""
 
-    name: str
-    peer: dict[str, Any]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def peer(self) -> dict[str, Any]: ...
 
     def instances(self, study_instance_uid: str) -> list[bytes]:
         """The PS3.10 files that the PACS holds of a study."""

@@ -4,7 +4,7 @@ What a sender got wrong is emptied, cut or dropped, on a copy, and told by keywo
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from copy import copy
 from datetime import date
 
@@ -12,6 +12,7 @@ from pydicom import DataElement, Dataset
 from pydicom.charset import python_encoding
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
+from pydicom.tag import BaseTag
 from pydicom.valuerep import PersonName
 
 from gateway.errors import Unsuitable
@@ -38,14 +39,26 @@ _AGE = re.compile(r"\d{3}[DWMY]")
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 
 
-def clean(header: Dataset) -> tuple[Dataset, tuple[str, ...]]:
+Known = dict[Hashable, tuple[DataElement | None, str]]
+"""What became of an element with these bytes: most are the same in all instances of a series."""
+
+
+def clean_series(headers: Iterable[Dataset]) -> tuple[tuple[Dataset, ...], tuple[str, ...]]:
+    """`clean` for the headers of one series, each element of the same bytes once; and every note once."""
+    known: Known = {}
+    cleaned = [clean(header, known) for header in headers]
+    notes = dict.fromkeys(note for _, found in cleaned for note in found)
+    return tuple(header for header, _ in cleaned), tuple(notes)
+
+
+def clean(header: Dataset, known: Known | None = None) -> tuple[Dataset, tuple[str, ...]]:
     """A copy of `header` in ISO_IR 192 without private elements, with legal values, and a note for each coercion.
 
     Notes are a keyword and what was done. Raises Unsuitable("CHARSET") where the text of an identifying attribute cannot be
-    decoded without doubt. `header` itself stays as it was.
+    decoded without doubt. `header` itself stays as it was. Copies made with the same `known` share elements.
     """
     cleaned = _standard_elements(header)
-    notes = _clean(cleaned, plain=True)
+    notes = _clean(cleaned, plain=True, known={} if known is None else known)
     cleaned.SpecificCharacterSet = UNICODE
     for keyword in TYPE_2:
         if keyword not in cleaned:
@@ -70,26 +83,44 @@ def _standard_elements(header: Dataset) -> Dataset:
     return standard
 
 
-def _clean(data_set: Dataset, *, plain: bool) -> list[str]:
+def _clean(data_set: Dataset, *, plain: bool, known: Known) -> list[str]:
     """Clean one data set and its items in place. `plain`: no character set is declared further up."""
-    plain = _is_plain(data_set.SpecificCharacterSet) if "SpecificCharacterSet" in data_set else plain
+    declared = data_set.get("SpecificCharacterSet")
+    plain = _is_plain(declared) if declared is not None else plain
     notes = []
     for tag in list(data_set.keys()):
-        try:
-            element = data_set[tag]
-        except Exception:  # noqa: BLE001 - foreign bytes: whatever a conversion raises, the element is unusable
-            keyword = keyword_for_tag(tag)
-            _refuse_identity(keyword)
-            notes.append(f"{keyword}: not readable, removed")
+        raw = data_set.get_item(tag)
+        key = (tag, raw.VR, raw.value, str(declared), plain) if isinstance(raw, RawDataElement) else None
+        if key is None or key not in known:
+            element, note = _clean_element(data_set, tag, plain=plain, known=known)
+            if key is not None and (element is None or element.VR != "SQ"):
+                known[key] = element, note
+        else:
+            element, note = known[key]
+        if element is None:
             del data_set[tag]
-            continue
-        if tag.is_private or element.keyword == "SpecificCharacterSet":
-            del data_set[tag]
-        elif element.VR == "SQ":
-            notes += [note for item in element.value for note in _clean(item, plain=plain)]
-        elif element.VR in _CHECKED and (done := _decode(element, plain=plain) or _coerce(element)):
-            notes.append(f"{element.keyword}: {done}")
+        elif key is not None:
+            data_set[tag] = element
+        if note:
+            notes.append(note)
     return notes
+
+
+def _clean_element(data_set: Dataset, tag: BaseTag, *, plain: bool, known: Known) -> tuple[DataElement | None, str]:
+    """The element made legal (None: to be removed), and the note of what was done."""
+    try:
+        element = data_set[tag]
+    except Exception:  # noqa: BLE001 - foreign bytes: whatever a conversion raises, the element is unusable
+        keyword = keyword_for_tag(tag)
+        _refuse_identity(keyword)
+        return None, f"{keyword}: not readable, removed"
+    if tag.is_private or element.keyword == "SpecificCharacterSet":
+        return None, ""
+    if element.VR == "SQ":
+        return element, "; ".join(note for item in element.value for note in _clean(item, plain=plain, known=known))
+    if element.VR in _CHECKED and (done := _decode(element, plain=plain) or _coerce(element)):
+        return element, f"{element.keyword}: {done}"
+    return element, ""
 
 
 def _is_plain(declared: str | Sequence[str] | None) -> bool:

@@ -1,13 +1,16 @@
 """Logs without patient data: the event's name is a constant, data are keys of an allow-list, every other key is dropped.
 
-Foreign loggers (pynetdicom, pydicom, highdicom, the engine) and Python warnings are cut to logger and level, because
-their texts carry values. Context (association, series_instance_uid, job) is bound once by structlog.contextvars.
+Foreign loggers (pynetdicom, pydicom, highdicom, the engine) are cut to logger and level, Python warnings are dropped, and an
+exception that nobody caught is told by type and place, because their texts carry values. Context (association,
+series_instance_uid, job) is bound once by structlog.contextvars.
 """
 
 import logging
 import sys
+import threading
 import traceback
 import warnings
+from types import TracebackType
 from typing import Any
 
 import structlog
@@ -20,8 +23,6 @@ KEYS = frozenset(
         "instances", "bytes", "seconds", "port", "host", "url", "path", "error", "stack", "count", "executor", "version", "pid",
     }
 )  # fmt: skip
-
-OURS = "gateway"
 
 
 def drop_unknown_keys(_logger: Any, _method: str, event: Any) -> Any:
@@ -68,3 +69,12 @@ def configure(level: str = "info", form: str = "console") -> None:
     logging.captureWarnings(capture=True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    sys.excepthook = _uncaught
+    sys.unraisablehook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _uncaught(kind: type[BaseException], error: BaseException | None, _trace: TracebackType | None) -> None:
+    """Python would print the message, and with it whatever value it quotes."""
+    stack = stack_without_values(error) if error is not None else []
+    structlog.get_logger().error("exception.uncaught", error=kind.__name__, stack=stack)

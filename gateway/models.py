@@ -12,15 +12,17 @@ from gateway.pipeline import Infer
 from gateway.triton import ModelIdentity, Triton
 from gateway.tritonserver import TritonServer
 
+Progress = Callable[[str], None]
+
 _logger = structlog.get_logger()
 
 
 class Models:
-    """`infer` and `identity` by model name; raises ModelUnavailable while there is no Triton."""
+    """`infer` and `identity` by model name; raises ModelUnavailable while there is no Triton, and once stopped."""
 
     def __init__(self, section: TritonSection, *, folders: Sequence[Path], log_file: Path) -> None:
         self._section, self._folders = section, tuple(folders)
-        self._lock = threading.Lock()
+        self._lock, self._stopping = threading.Lock(), threading.Event()
         self._triton: Triton | None = None
         self._server: TritonServer | None = None
         if section.url == "embedded":
@@ -36,16 +38,19 @@ class Models:
         """Every model that Triton knows, and whether it answers."""
         return self._asked().models()
 
-    def start(self, progress: Callable[[str], None] = lambda _: None) -> None:
+    def start(self, progress: Progress = lambda _: None) -> None:
         """Start the embedded Triton now, so that the first job need not wait for it. Raises ConfigError, ModelUnavailable."""
         with self._lock:
             self._open(progress)
 
     def stop(self) -> None:
+        """For good. A Triton that is just starting is ended too: its start does not hold up the gateway's end."""
+        self._stopping.set()
+        if self._server is not None:
+            self._server.stop()
         with self._lock:
             if self._triton is not None:
                 self._triton.close()
-                self._triton = None
             if self._server is not None:
                 self._server.stop()
 
@@ -56,19 +61,28 @@ class Models:
         except ConfigError as error:
             raise ModelUnavailable(str(error)) from error
 
-    def _open(self, progress: Callable[[str], None]) -> Triton:
+    def _open(self, progress: Progress) -> Triton:
+        """A Triton that died comes back under its address, so those who ask it in other threads keep their channel."""
+        if self._stopping.is_set():
+            raise ModelUnavailable("expected a gateway that is not about to end")
         server, timeout = self._server, self._section.timeout_seconds
-        if server is not None and not server.alive:
-            if self._triton is not None:
-                self._triton.close()
-                self._triton = None
-                _logger.warning("triton.died")
+        if self._triton is None and server is None:
+            self._triton = Triton(self._section.url, timeout_seconds=timeout, shared_memory=self._section.shared_memory)
+        elif self._triton is None and server is not None:
             server.start(progress)
             _logger.info("triton.started", url=server.url, pid=server.pid)
-        if self._triton is None:
-            self._triton = (
-                Triton(server.url, timeout_seconds=timeout, shared_memory=True, repositories=self._folders)
-                if server is not None
-                else Triton(self._section.url, timeout_seconds=timeout, shared_memory=self._section.shared_memory)
-            )
+            self._triton = Triton(server.url, timeout_seconds=timeout, shared_memory=True, repositories=self._folders)
+        elif self._triton is not None and server is not None and server.revive():
+            _logger.warning("triton.revived", url=server.url, pid=server.pid)
+            self._triton.reloaded()
+        assert self._triton is not None
         return self._triton
+
+
+def versions(section: TritonSection, *, folders: Sequence[Path], log_file: Path) -> dict[str, str]:
+    """The version of every model that Triton knows, empty where it does not answer. Raises ModelUnavailable."""
+    models = Models(section, folders=folders, log_file=log_file)
+    try:
+        return {name: models.identity(name).version if is_ready else "" for name, is_ready in models.ready().items()}
+    finally:
+        models.stop()

@@ -7,7 +7,7 @@ from datetime import datetime
 import numpy as np
 from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from gateway.anatomy import LEFT, RIGHT, Anatomy
 from gateway.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
@@ -45,7 +45,7 @@ class Grid:
 
     @staticmethod
     def _centres(count: int, extent: float) -> np.ndarray:
-        return ((np.arange(count, dtype=np.float32) + 0.5) / count - 0.5) * np.float32(extent)
+        return np.asarray(((np.arange(count) + 0.5) / count - 0.5) * extent, dtype=np.float32)
 
 
 def chest_ct(*, slices: int = 90, rows: int = 512, columns: int = 512, now: datetime, seed: int = 0) -> Iterator[Dataset]:
@@ -68,9 +68,9 @@ def lung_volumes_ml(*, slices: int = 90, rows: int = 512, columns: int = 512, se
 
 
 def _scanned(hounsfield: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """int16 HU as a scanner with a soft kernel shows it: edges a pixel wide, noise that neighbours share, more in the middle."""
+    """int16 HU as a scanner with a soft kernel shows it: edges a pixel wide, noise that neighbours share."""
     noise = generator.standard_normal(hounsfield.shape, dtype=np.float32) * np.float32(NOISE_HU * 2.2)
-    return np.clip(np.rint(_blurred(hounsfield + noise)), INTERCEPT, 3071).astype(np.int16)
+    return np.asarray(np.clip(np.rint(_blurred(hounsfield + noise)), INTERCEPT, 3071), dtype=np.int16)
 
 
 def _blurred(image: np.ndarray) -> np.ndarray:
@@ -87,7 +87,8 @@ def _instance(n: int, hounsfield: np.ndarray, grid: Grid, now: datetime, seed: i
     ds.SpecificCharacterSet = "ISO_IR 192"
     _patient_and_study(ds, now, seed)
     _series(ds, now, seed)
-    ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, _uid(now, seed, "instance", n)
+    ds.SOPClassUID = CTImageStorage
+    ds.SOPInstanceUID = _uid(now, seed, "instance", n)
     ds.InstanceNumber, ds.AcquisitionNumber = n + 1, 1
     ds.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
     thickness, row_mm, column_mm = grid.spacing
@@ -137,7 +138,9 @@ def _decimal(value: float) -> str:
 
 def _file_meta(ds: Dataset) -> FileMetaDataset:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID, meta.ImplementationVersionName = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     return meta

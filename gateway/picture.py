@@ -60,8 +60,9 @@ def _panel(
 
 def _outline(mask: np.ndarray) -> np.ndarray:
     """The mask's own border, two pixels wide."""
-    inner = mask
+    inner: np.ndarray = mask
     for _ in range(2):
         padded = np.pad(inner, 1)
         inner = padded[1:-1, 1:-1] & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask & ~inner
+    border: np.ndarray = mask & ~inner
+    return border

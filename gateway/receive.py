@@ -8,14 +8,14 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, case, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from gateway import audit
 from gateway.audit import Act
 from gateway.crash import crash_point
-from gateway.db import Database, insert_once
+from gateway.db import Database, insert_once, lock
 from gateway.engine import SETTLE, Queues, settle_attempt
 from gateway.errors import NotUnderstood, OutOfResources, Refused
 from gateway.instance import Identity, Incoming, Origin, identify, part10_header
@@ -55,19 +55,16 @@ def receive(
     return receipt
 
 
-def association_ended(association: str, now: datetime, *, db: Database) -> None:
+def association_ended(association: str, now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
     """The sender released or lost the association; safe to repeat."""
     with db.begin() as session:
-        session.execute(
-            update(Association).where(Association.id == association, Association.ended_at.is_(None)).values(ended_at=now)
-        )
+        _end(session, Association.id == association, now, queues, quiet)
 
 
-def executor_died(executor: str, now: datetime, *, db: Database) -> None:
+def executor_died(executor: str, now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
     """A process that died took its associations with it."""
     with db.begin() as session:
-        is_its = (Association.executor == executor) & Association.ended_at.is_(None)
-        session.execute(update(Association).where(is_its).values(ended_at=now))
+        _end(session, Association.executor == executor, now, queues, quiet)
 
 
 def association_rejected(origin: Origin, reason: str, now: datetime, *, db: Database) -> None:
@@ -95,6 +92,25 @@ def _index(
         attempt = settle_attempt(series.revision, series.due_at)
         queues.enqueue(session, SETTLE, series.series_instance_uid, attempt=attempt, lane=SETTLE, delay=quiet)
     return receipt
+
+
+def _end(session: Session, these: ColumnElement[bool], now: datetime, queues: Queues, quiet: timedelta) -> None:
+    """What came over them need not wait for more: settle looks as soon as it is quiet, not at the deadline.
+
+    The series are locked here and in settle: so either settle sees that the associations have ended, or this sees when
+    settle wants to come back.
+    """
+    open_ones = update(Association).where(these, Association.ended_at.is_(None)).values(ended_at=now)
+    ended = session.scalars(open_ones.returning(Association.id)).all()
+    mine = select(Instance.series_instance_uid).where(Instance.association.in_(ended)).distinct()
+    for uid in sorted(session.scalars(mine)):
+        series = lock(session, Series, uid)
+        due_at = max(now, series.last_received_at + quiet)
+        if series.state == SeriesState.RECEIVING and due_at < series.due_at:
+            series.due_at = due_at
+            queues.enqueue(
+                session, SETTLE, uid, attempt=settle_attempt(series.revision, due_at), lane=SETTLE, delay=due_at - now
+            )  # fmt: skip
 
 
 def _insert_parents(session: Session, origin: Origin, identity: Identity, now: datetime, quiet: timedelta, executor: str) -> bool:
@@ -142,7 +158,8 @@ def _insert_instance(session: Session, incoming: Incoming, identity: Identity, s
 def _reopen_series(session: Session, identity: Identity, now: datetime, quiet: timedelta) -> bool:
     """A series that grows is younger; one that was complete is received again, as a new revision that settle looks at."""
     this = Series.series_instance_uid == identity.series_instance_uid
-    session.execute(update(Series).where(this, Series.last_received_at < now).values(last_received_at=now))
+    latest = case((Series.last_received_at < now, now), else_=Series.last_received_at)
+    session.execute(update(Series).where(this).values(last_received_at=latest))  # always: settle must wait for our commit
     reopened = session.execute(
         update(Series)
         .where(this, Series.state == SeriesState.COMPLETE)

@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 from gateway import audit, conformance
 from gateway.audit import Act
 from gateway.crash import crash_point
-from gateway.db import Database, insert_once
+from gateway.db import Database, insert_once, lock
 from gateway.engine import DELIVER, RUN, Queues, backoff, model_lane, peer_lane
 from gateway.errors import BadOutput, JobError, Unsuitable
-from gateway.header import clean
+from gateway.header import clean_series
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Needs, Pipeline, Study
 from gateway.pixels import pixels
@@ -31,6 +31,7 @@ from gateway.uids import job_key
 from gateway.volume import Stack, arrange, volume
 
 CRASHES_AT_MOST = 3
+_DEFERRED_BYTES = 64 * 1024
 _RETRY_FIRST, _RETRY_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
 
 Clock = Callable[[], datetime]
@@ -108,7 +109,7 @@ def run_failed(job_id: int, error: Exception, now: datetime, *, db: Database, qu
 def _start(job_id: int, now: datetime, db: Database) -> Job | None:
     """None when there is nothing (more) to do. A job whose process died too often is given up, not tried for ever."""
     with db.begin() as session:
-        job = session.get_one(Job, job_id)
+        job = lock(session, Job, job_id)
         if job.state not in (JobState.QUEUED, JobState.RUNNING):
             return None
         is_new = job.state == JobState.QUEUED
@@ -149,21 +150,22 @@ def _work(
 
 
 def _study(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
-    """Headers first, then the pixels of one slice after the other: never more than one file in memory beside the volume."""
-    keys = dict(inputs)
-    headers = [dcmread(store.path(sha256), stop_before_pixels=True) for sha256 in keys.values()]
+    """Every file is read once: its digest is checked, its header kept, its pixels loaded when their slice is filled."""
+    headers = [dcmread(store.check(sha256), defer_size=_DEFERRED_BYTES) for _, sha256 in inputs]
     if any(header.get("Modality") != needs.modality for header in headers):
         raise Unsuitable("IMAGE", f"expected modality {needs.modality}")
     stack = arrange(headers)
     _check_needs(stack, needs)
+    filled = volume(stack, map(_take_pixels, stack.headers))
+    source, notes = clean_series(stack.headers)
+    return Study(filled, source), [*stack.notes, *notes]
 
-    def decoded(header: Dataset) -> np.ndarray:
-        return pixels(dcmread(BytesIO(store.read(keys[header.SOPInstanceUID]))))
 
-    filled = volume(stack, map(decoded, stack.headers))
-    cleaned = [clean(header) for header in stack.headers]
-    notes = [*stack.notes, *dict.fromkeys(note for _, found in cleaned for note in found)]
-    return Study(filled, tuple(header for header, _ in cleaned)), notes
+def _take_pixels(header: Dataset) -> np.ndarray:
+    """Load the pixels of one slice; its header goes on without them."""
+    frame = pixels(header)
+    del header.PixelData
+    return frame
 
 
 def _check_needs(stack: Stack, needs: Needs) -> None:

@@ -15,7 +15,7 @@ from gateway import audit, facts
 from gateway.audit import Act
 from gateway.completeness import Evidence, Policy, Verdict, verdict
 from gateway.crash import crash_point
-from gateway.db import Database, insert_once
+from gateway.db import Database, insert_once, lock
 from gateway.engine import RUN, SETTLE, Queues, model_lane, settle_attempt
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
@@ -39,7 +39,7 @@ def settle(
 ) -> None:
     """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat."""
     with db.begin() as session:
-        series = session.get_one(Series, series_instance_uid)
+        series = lock(session, Series, series_instance_uid)  # against new instances, and associations that end meanwhile
         if series.state != SeriesState.RECEIVING:
             return
         evidence = _evidence(session, series)
@@ -53,12 +53,15 @@ def settle(
     outcomes = _outcomes(headers, origin, rules, equipment)
     crash_point("settle.evaluated")
     with db.begin() as session:
-        if not _is_still(session, series, evidence):
-            _come_back(session, session.get_one(Series, series_instance_uid), found, now, queues)
+        series = lock(session, Series, series_instance_uid)
+        if series.state != SeriesState.RECEIVING:  # somebody else settled it
             return
-        series = session.get_one(Series, series_instance_uid)
-        outcomes = () if _is_ours(session, instances) else outcomes
-        _write(session, series, found, outcomes, now, rules)
+        if _evidence(session, series) != evidence:  # something came while the headers were read
+            _come_back(session, series, found, now, queues)
+            return
+        is_ours = _is_ours(session, instances)
+        outcomes = () if is_ours else outcomes
+        _write(session, series, found, outcomes, now, rules, is_ours=is_ours)
         _make_jobs(session, series, instances, outcomes, now, pipelines, queues)
     crash_point("settle.committed")
 
@@ -105,29 +108,26 @@ def _outcomes(headers: Sequence[Dataset], origin: Association, rules: RuleSet, e
     return match(rules, facts.attributes(headers, rules.keywords), found)
 
 
-def _is_still(session: Session, series: Series, evidence: Evidence) -> bool:
-    """Compare-and-swap: nothing arrived since the evidence was taken, and nobody else settled the series."""
-    this = (
-        (Series.series_instance_uid == series.series_instance_uid)
-        & (Series.state == SeriesState.RECEIVING)
-        & (Series.revision == series.revision)
-        & (Series.last_received_at == evidence.last_received_at)
-    )
-    swapped = session.execute(update(Series).where(this).values(state=SeriesState.COMPLETE))
-    return bool(swapped.rowcount)  # type: ignore[attr-defined]
-
-
 def _is_ours(session: Session, instances: Sequence[Instance]) -> bool:
     """The loop guard that needs no header: what we made never starts a job."""
     uids = [instance.sop_instance_uid for instance in instances[:500]]
     return session.scalar(select(OutputInstance.job).where(OutputInstance.sop_instance_uid.in_(uids)).limit(1)) is not None
 
 
-def _write(session: Session, series: Series, found: Verdict, outcomes: Sequence[Outcome], now: datetime, rules: RuleSet) -> None:
+def _write(
+    session: Session,
+    series: Series,
+    found: Verdict,
+    outcomes: Sequence[Outcome],
+    now: datetime,
+    rules: RuleSet,
+    *,
+    is_ours: bool,
+) -> None:
     matched = [outcome.rule.name for outcome in outcomes if outcome.matched]
     consequence = f"matched {', '.join(matched)}" if matched else "no rule matched"
     series.state, series.complete_at = SeriesState.COMPLETE, now
-    series.reason = f"{found.reason}; {consequence if outcomes else 'made by this gateway, starts no job'}"
+    series.reason = f"{found.reason}; {'made by this gateway, starts no job' if is_ours else consequence}"
     for outcome in outcomes:
         insert_once(
             session, RuleOutcome, series_instance_uid=series.series_instance_uid, revision=series.revision,

@@ -59,15 +59,21 @@ class Store:
     def path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / f"{sha256}.dcm"
 
-    def read(self, sha256: str) -> bytes:
-        """The file's bytes; raise Damaged where they are missing or not the ones that were written."""
+    def check(self, sha256: str) -> Path:
+        """The path of a file whose bytes are the ones that were written; raise Damaged where they are not."""
+        path = self.path(sha256)
         try:
-            data = self.path(sha256).read_bytes()
+            with path.open("rb", buffering=0) as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise Damaged("a stored instance cannot be read") from error
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if found != sha256:
             raise Damaged("a stored instance is not the one that was received")
-        return data
+        return path
+
+    def read(self, sha256: str) -> bytes:
+        """The file's bytes; raise Damaged where they are missing or not the ones that were written."""
+        return self.check(sha256).read_bytes()
 
     def discard(self, sha256: str) -> None:
         self.path(sha256).unlink(missing_ok=True)

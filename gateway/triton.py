@@ -70,6 +70,10 @@ class Triton:
     def close(self) -> None:
         self._channel.close()
 
+    def reloaded(self) -> None:
+        """The server has started again and read its models' folders anew: identities are taken anew."""
+        self._digests.clear()
+
     def models(self) -> dict[str, bool]:
         """Every model that the server knows, and whether it can be asked. Raises ModelUnavailable."""
         index = self._ask(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest())
@@ -88,9 +92,10 @@ class Triton:
     def identity(self, model: str) -> ModelIdentity:
         """Which version answers now, and a digest that changes with the model.
 
-        Where the model's folder is on this machine, the digest is over the path and bytes of every file of it: a retrained model
-        under an old version number is another model. It is taken once per version, at the first question, so ask when the
-        server has just started: Triton loads a model once, and what happens to the folder later says nothing about what it runs.
+        Where the model's folder is on this machine, the digest is over the path and bytes of every file of it but compiled
+        Python: a retrained model under an old version number is another model. It is taken once per version, at the first
+        question, so ask when the server has just started: Triton loads a model once, and what happens to the folder later says
+        nothing about what it runs.
         Elsewhere the digest is over the configuration that the server reports, the most that the protocol tells; whoever
         retrains a model there must give it a new version number. Raises ModelUnavailable.
         """

@@ -26,6 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import psutil  # type: ignore[import-untyped]
+
 from gateway import sharedmemory
 from gateway.errors import ConfigError, ModelUnavailable
 
@@ -98,7 +100,6 @@ class _Installation:
             "PATH": f"{self.environment / 'bin'}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
             "PYTHONPATH": str(self.site),
-            "PYTHONDONTWRITEBYTECODE": "1",  # a model's folder is what its digest says, and maybe read-only
         }
 
 
@@ -114,6 +115,15 @@ def _installation(environment: Path) -> _Installation:
     if problems := installation.problems():
         raise ConfigError(problems)
     return installation
+
+
+def problems(environment: Path | None) -> list[str]:
+    """What keeps an embedded Triton from starting, in words; `environment` None: default_environment()."""
+    try:
+        _installation(environment or default_environment())
+    except ConfigError as error:
+        return list(error.problems)
+    return []
 
 
 class TritonServer:
@@ -132,6 +142,7 @@ class TritonServer:
         self._log_file = log_file
         self._timeout_seconds = timeout_seconds
         self._regions = f"{sharedmemory.prefix()}server{id(self)}_"
+        self._stubs: list[psutil.Process] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._backends = log_file.with_suffix(".backends").resolve()
 
@@ -141,13 +152,19 @@ class TritonServer:
 
     @property
     def alive(self) -> bool:
+        """False too when a model's process has ended: this Triton never starts it again, and says that the model is ready."""
+        return self._running and all(_runs(stub) for stub in self._stubs)
+
+    @property
+    def _running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def start(self, progress: Progress = lambda _: None) -> None:
         """Returns when every model was loaded or has failed to. Raises ConfigError (not installed), ModelUnavailable (ended)."""
         installation = _installation(self._environment)
         sharedmemory.forget_the_dead()
-        self.url, self.http_url = (f"127.0.0.1:{port}" for port in _free_ports(2))
+        if not self.url:
+            self.url, self.http_url = (f"127.0.0.1:{port}" for port in _free_ports(2))
         _lay_out_backends(installation, self._backends / "python")
         self._launch(self._command(installation), installation.variables())
         try:
@@ -155,6 +172,18 @@ class TritonServer:
         except BaseException:
             self.stop()
             raise
+        self._stubs = psutil.Process(self.pid).children()
+
+    def revive(self) -> bool:
+        """Start it again, under the same addresses, if it or a model's process has ended; whether that was needed.
+
+        The models are then read anew from their folders: tell Triton.reloaded(). Raises what start() raises.
+        """
+        if self.alive:
+            return False
+        self.stop()
+        self.start()
+        return True
 
     def stop(self) -> None:
         """Ask, wait, insist; nothing of the server is left behind. Safe to repeat."""
@@ -207,7 +236,7 @@ class TritonServer:
         began = time.monotonic()
         while not _answers(f"http://{self.http_url}/v2/health/ready"):
             seconds = time.monotonic() - began
-            if not self.alive:
+            if not self._running:
                 raise ModelUnavailable(f"NVIDIA Triton ended while it started (see {self._log_file})")
             if seconds > self._timeout_seconds:
                 raise ModelUnavailable(f"NVIDIA Triton was not ready in {self._timeout_seconds:.0f} s (see {self._log_file})")
@@ -221,6 +250,13 @@ def _lay_out_backends(installation: _Installation, folder: Path) -> None:
     folder.mkdir(parents=True)
     for path in (*(installation.root / "backends" / "python").iterdir(), installation.stub):
         (folder / path.name).symlink_to(path)
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _free_ports(count: int) -> list[int]:

@@ -7,7 +7,6 @@ turned so and its labels are turned back. What is measured is the whole lung or 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import highdicom as hd
 import numpy as np
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -15,24 +14,24 @@ from pydicom.sr.coding import Code
 from gateway.errors import BadModelOutput, Unsuitable
 from gateway.outputs import Output
 from gateway.outputs.seg import Segment, Segmentation
-from gateway.outputs.sr import Group, Measurement, MeasurementReport
+from gateway.outputs.sr import PRIVATE_SCHEME, Group, Measurement, MeasurementReport
 from gateway.pipeline import Infer, Needs, Pipeline, Study
 
 AXIAL = "HPL"
 # A lung that goes on beyond the series ends on a broad face; the recesses behind the diaphragm end on slivers.
 CUT_FACE = 0.04
 EDGE_MM2 = 200.0
+LOWEST = -32768  # of int16
 
-LUNG = Code("39607008", "SCT", "Lung structure")
-AERATED_LUNG = Code("LUNG-AERATED", "99CLINAIGW", "Aerated lung")
-PROCEDURE = Code("169069000", "SCT", "CT of chest")
-MILLILITRE = Code("mL", "UCUM", "milliliter")
+LUNG = codes.SCT.Lung
+AERATED_LUNG = Code("AERATEDLUNG", PRIVATE_SCHEME, "Aerated lung")
+PROCEDURE = Code("25045-6", "LN", "CT unspecified body region")  # CID 100 has no code for the chest
+MILLILITRE = Code("ml", "UCUM", "ml")
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
-PERCENT = Code("%", "UCUM", "percent")
-ATTENUATION = Code("112031", "DCM", "Attenuation Coefficient")
-PERCENTILE_15 = Code("LUNG-PERC15", "99CLINAIGW", "15th percentile of attenuation")
-LAA_950 = Code("LUNG-LAA950", "99CLINAIGW", "Low attenuation area below -950 HU")
-LAA_910 = Code("LUNG-LAA910", "99CLINAIGW", "Low attenuation area below -910 HU")
+PERCENT = Code("%", "UCUM", "%")
+PERCENTILE_15 = Code("PERC15", PRIVATE_SCHEME, "15th percentile of attenuation")
+LAA_950 = Code("LAA950", PRIVATE_SCHEME, "Share of voxels below -950 HU")
+LAA_910 = Code("LAA910", PRIVATE_SCHEME, "Share of voxels below -910 HU")
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,14 @@ SIDES = (Side("Right lung", codes.SCT.Right, (224, 97, 76)), Side("Left lung", c
 def run(study: Study, infer: Infer) -> Iterable[Output]:
     """Raises Unsuitable where a lung is cut off by the first or last slice or by the edge of the picture."""
     axial = study.volume.to_patient_orientation(AXIAL)
-    hounsfield = np.clip(np.rint(axial.array), -32768, 32767).astype(np.int16)
+    hounsfield = _whole_numbers(axial.array)
     labels = infer({"volume": hounsfield, "spacing": np.array(axial.spacing, np.float32)})["labels"]
     if labels.max() > len(SIDES):
         raise BadModelOutput("expected labels 0, 1 and 2")
     _refuse_parts(labels, axial.spacing)
     # Viewers hang on a segment without voxels: only the lungs that are there get one.
-    present = [value for value in range(1, len(SIDES) + 1) if (labels == value).any()]
+    counts = _histograms(hounsfield, labels)
+    present = [value for value in range(1, len(SIDES) + 1) if counts[value].any()]
     if not present:
         yield MeasurementReport(
             None, (Group("Lungs", (), AERATED_LUNG, LUNG),), PROCEDURE, "No aerated lung found in this series"
@@ -72,10 +72,28 @@ def run(study: Study, infer: Infer) -> Iterable[Output]:
         "Right and left lung",
     )
     yield segmentation
-    densities = {SIDES[value - 1]: hounsfield[labels == value] for value in present}
-    yield MeasurementReport(
-        segmentation, _groups(densities, float(np.prod(axial.spacing)) / 1000), PROCEDURE, "Volume and density of the lungs"
-    )
+    densities = {SIDES[value - 1]: counts[value] for value in present}
+    groups = _groups(densities, float(np.prod(axial.spacing)) / 1000)
+    yield MeasurementReport(segmentation, groups, PROCEDURE, "Volume and density of the lungs")
+
+
+def _whole_numbers(volume: np.ndarray) -> np.ndarray:
+    """int16 Hounsfield units, plane by plane: no second float volume is made."""
+    hounsfield = np.empty(volume.shape, np.int16)
+    for plane, whole in zip(volume, hounsfield, strict=True):
+        whole[...] = np.rint(plane).clip(LOWEST, -LOWEST - 1)
+    return hounsfield
+
+
+def _histograms(hounsfield: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(labels, 65536) voxel counts: how often each label has each Hounsfield unit, from LOWEST up."""
+    counts = np.zeros((len(SIDES) + 1, -2 * LOWEST), np.int64)
+    for plane, marks in zip(hounsfield, labels, strict=True):
+        for value in range(1, len(counts)):
+            found = plane[marks == value]
+            if found.size:
+                counts[value] += np.bincount(found.astype(np.int32) - LOWEST, minlength=counts.shape[1])
+    return counts
 
 
 def _refuse_parts(labels: np.ndarray, spacing: tuple[float, float, float]) -> None:
@@ -94,30 +112,33 @@ def _segment(side: Side) -> Segment:
 
 
 def _groups(densities: Mapping[Side, np.ndarray], voxel_ml: float) -> tuple[Group, ...]:
-    """One for each lung, and one for both where there are two."""
+    """One for each lung, and one for both where there are two; a density is a histogram of Hounsfield units."""
     groups = [
-        Group(side.label, (number,), LUNG, LUNG, side.laterality, _measurements(values, voxel_ml))
-        for number, (side, values) in enumerate(densities.items(), start=1)
+        Group(side.label, (number,), LUNG, LUNG, side.laterality, _measurements(counts, voxel_ml))
+        for number, (side, counts) in enumerate(densities.items(), start=1)
     ]
     if len(densities) == len(SIDES):
-        both = _measurements(np.concatenate(list(densities.values())), voxel_ml)
+        both = _measurements(sum(densities.values(), np.zeros(1, np.int64)), voxel_ml)
         groups.append(Group("Both lungs", (1, 2), LUNG, LUNG, codes.SCT.RightAndLeft, both))
     return tuple(groups)
 
 
-def _measurements(values: np.ndarray, voxel_ml: float) -> tuple[Measurement, ...]:
-    """`values` are the int16 Hounsfield units of one structure's voxels, at least one."""
+def _measurements(counts: np.ndarray, voxel_ml: float) -> tuple[Measurement, ...]:
+    """`counts` is the histogram of one structure, at least one voxel. The percentile is the lowest unit that reaches it."""
+    voxels = counts.sum()
+    mean = counts @ np.arange(LOWEST, -LOWEST) / voxels
+    percentile = LOWEST + int(np.searchsorted(counts.cumsum(), 0.15 * voxels))
     return (
-        Measurement(codes.SCT.Volume, values.size * voxel_ml, MILLILITRE),
-        Measurement(ATTENUATION, float(values.mean(dtype=np.float64)), HOUNSFIELD, derivation=codes.SCT.Mean),
-        Measurement(PERCENTILE_15, float(np.percentile(values, 15)), HOUNSFIELD),
-        Measurement(LAA_950, _percent_below(values, -950), PERCENT),
-        Measurement(LAA_910, _percent_below(values, -910), PERCENT),
+        Measurement(codes.SCT.Volume, voxels * voxel_ml, MILLILITRE, method=codes.DCM.SumOfSegmentedVoxelMethodForVolume),
+        Measurement(codes.DCM.AttenuationCoefficient, float(mean), HOUNSFIELD, derivation=codes.SCT.Mean),
+        Measurement(PERCENTILE_15, float(percentile), HOUNSFIELD),
+        Measurement(LAA_950, _percent_below(counts, -950), PERCENT),
+        Measurement(LAA_910, _percent_below(counts, -910), PERCENT),
     )
 
 
-def _percent_below(values: np.ndarray, limit: int) -> float:
-    return 100.0 * np.count_nonzero(values < limit) / values.size
+def _percent_below(counts: np.ndarray, limit: int) -> float:
+    return float(100 * counts[: limit - LOWEST].sum() / counts.sum())
 
 
 PIPELINE = Pipeline(

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
+
+from gateway.app import upgrade
+from gateway.db import open_database
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,8 +52,13 @@ def postgres() -> Iterator[str]:
         shutil.chown(folder, "postgres", "postgres")
         as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
     data = folder / "data"
-    subprocess.run([*as_user, programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"], check=True, capture_output=True)
-    options = f"-c listen_addresses= -c unix_socket_directories={folder} -c max_connections=300"
+    subprocess.run(
+        [*as_user, programs / "initdb", "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8"],
+        check=True,
+        capture_output=True,
+    )
+    # Our processes are killed, this server is not: what it has not synced yet is not lost.
+    options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={folder} -c max_connections=300"
     start = [*as_user, programs / "pg_ctl", "-D", data, "-w", "-l", folder / "log", "-o", options]
     subprocess.run([*start, "start"], check=True, capture_output=True)
     try:
@@ -59,22 +68,47 @@ def postgres() -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database file at the present schema, to be copied."""
+    path = tmp_path_factory.mktemp("migrated") / "gateway.db"
+    _migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres: str) -> str:
+    """The name of a database at the present schema, to be a template."""
+    with _administrator(postgres) as connection:
+        connection.execute("CREATE DATABASE migrated")
+    _migrate(postgres.replace("/postgres?", "/migrated?"))
+    return "migrated"
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database, on SQLite and on PostgreSQL."""
+    """A database at the present schema without rows, on SQLite and on PostgreSQL."""
     if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), tmp_path / "gateway.db")
         yield f"sqlite:///{tmp_path / 'gateway.db'}"
         return
-    import psycopg
-
-    server = request.getfixturevalue("postgres")
+    server, template = request.getfixturevalue("postgres"), request.getfixturevalue("migrated_postgres")
     name = f"gateway_{uuid4().hex[:12]}"
-    plain = server.replace("+psycopg", "")
-    with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
+    with _administrator(server) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
     yield server.replace("/postgres?", f"/{name}?")
-    with psycopg.connect(plain, autocommit=True) as connection:
+    with _administrator(server) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def _administrator(server: str) -> psycopg.Connection:
+    return psycopg.connect(server.replace("+psycopg", ""), autocommit=True)
+
+
+def _migrate(url: str) -> None:
+    db = open_database(url)
+    upgrade(url, db)
+    db.kw["bind"].dispose()
 
 
 @pytest.fixture(scope="session")

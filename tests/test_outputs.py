@@ -266,7 +266,7 @@ def test_private_coding_scheme_is_declared_where_it_is_used(sr):
     silent = encoding(headers(ct_series()), (NOTHING_FOUND,)).dataset(NOTHING_FOUND)
 
     assert [item.CodingSchemeDesignator for item in sr.CodingSchemeIdentificationSequence] == ["99CAIGW"]
-    assert not silent.get("CodingSchemeIdentificationSequence")
+    assert "CodingSchemeIdentificationSequence" not in silent
 
 
 def test_nothing_found_is_said():

@@ -1,25 +1,29 @@
 """A whole gateway for tests: real listener, real engine, real Triton; in this process, or in one that can be killed."""
 
+import json
 import os
 import signal
 import socket
+import socketserver
 import subprocess
 import sys
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
-from pynetdicom import AE
-from pynetdicom.sop_class import CTImageStorage
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.sop_class import Verification
 
 from gateway import admin
 from gateway.db import Database, open_database
+from gateway.store import Store
 from gateway.tables import DeliveryState, JobState, SeriesState
+from tests.peers_fixture import ScriptedScp
 
 HERE = Path(__file__).parent
 RULES = """\
@@ -81,6 +85,14 @@ class World:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        return [line for line in lines if line["event"] == event]
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "var" / "store")
+
     @contextmanager
     def database(self) -> Iterator[Database]:
         db = open_database(self.database_url.replace("postgresql://", "postgresql+psycopg://"))
@@ -114,7 +126,7 @@ class World:
         return self.process.wait(60)
 
     def wait_for_death(self) -> int:
-        """Until a crash point has ended the process."""
+        """Until the process has ended by itself; the number of the signal that ended it, negative."""
         assert self.process is not None
         return self.process.wait(60)
 
@@ -128,7 +140,9 @@ class World:
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`gateway ARGUMENTS` with this world's configuration."""
         command = [sys.executable, "-m", "gateway", *arguments, "--config", str(self.config)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "400"}, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "400"}, check=False
+        )
 
     def send(self, series: Sequence[Dataset], *, calling: str = "CT1", called: str = "AIGATEWAY") -> list[int]:
         return send(series, self.port, calling=calling, called=called)
@@ -139,6 +153,10 @@ class World:
             assert time.monotonic() < end, f"waited {seconds} s in vain\n{self.log[-4000:]}"
             time.sleep(0.05)
 
+    def story(self, series: Sequence[Dataset]) -> admin.SeriesStory:
+        with self.database() as db:
+            return admin.show_series(db, series[0].SeriesInstanceUID)
+
     def jobs(self) -> list[Any]:
         with self.database() as db:
             return admin.list_jobs(db)
@@ -148,21 +166,39 @@ class World:
             return admin.list_deliveries(db)
 
     def settled(self, series: int = 1) -> bool:
-        """Everything that arrived was settled, and everything that followed has ended."""
+        """So many series have arrived, each was settled, and everything that followed has ended."""
         with self.database() as db:
-            found = admin.list_series(db)
-            if len(found) < series or any(line.series.state != SeriesState.COMPLETE for line in found):
-                return False
-            jobs, deliveries = admin.list_jobs(db), admin.list_deliveries(db)
-        ended = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-        sent = (DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.CANCELLED)
-        return all(job.state in ended for job in jobs) and all(delivery.state in sent for delivery in deliveries)
+            lines = admin.list_series(db)
+            return len(lines) >= series and all(_ended(admin.show_series(db, line.series.series_instance_uid)) for line in lines)
 
     def wait_settled(self, series: int = 1, seconds: float = 90) -> None:
         self.wait_until(lambda: self.settled(series), seconds)
 
+    def wait_ended(self, series: Sequence[Dataset], *, instances: int | None = None) -> admin.SeriesStory:
+        """What became of one series, once it holds all `instances` and everything that followed has ended."""
+        expected = len(series) if instances is None else instances
+        uid = series[0].SeriesInstanceUID
+
+        def ended() -> bool:
+            with self.database() as db:
+                known = uid in {line.series.series_instance_uid for line in admin.list_series(db, limit=1000)}
+                return known and _ended(admin.show_series(db, uid)) and admin.show_series(db, uid).instances == expected
+
+        self.wait_until(ended)
+        return self.story(series)
+
     def pacs_files(self) -> list[Path]:
         return sorted((self.folder / "pacs").rglob("*.dcm"))
+
+
+def _ended(story: admin.SeriesStory) -> bool:
+    jobs = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+    deliveries = (DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.CANCELLED)
+    return (
+        story.series.state == SeriesState.COMPLETE
+        and all(job.job.state in jobs for job in story.jobs)
+        and all(delivery.state in deliveries for job in story.jobs for delivery in job.deliveries)
+    )
 
 
 def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: str = "AIGATEWAY") -> list[int]:
@@ -174,10 +210,59 @@ def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: 
     association = ae.associate("127.0.0.1", port, ae_title=called)
     if not association.is_established:
         raise ConnectionError("no association")
+    statuses = []
+    for ds in series:
+        statuses.append(association.send_c_store(ds).get("Status", -1))
+        if statuses[-1] == -1:  # the other end is gone, and a release would wait for its answer
+            association.abort()
+            return statuses + [-1] * (len(series) - len(statuses))
+    association.release()
+    return statuses
+
+
+@contextmanager
+def pacs(port: int, *statuses: int) -> Iterator[ScriptedScp]:
+    """A PACS that comes up on `port`; `statuses` are its next answers to C-STORE, 0x0000 when there are no more."""
+    scp = ScriptedScp(list(statuses), port=port)
+    ae = AE("SCP")
+    ae.supported_contexts = AllStoragePresentationContexts
+    ae.add_supported_context(Verification)
+    server = ae.start_server(
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, scp.on_c_store), (evt.EVT_ACCEPTED, scp.on_accepted)]
+    )
     try:
-        return [association.send_c_store(ds).get("Status", -1) if association.is_established else -1 for ds in series]
+        yield scp
     finally:
-        association.release()
+        server.shutdown()
+
+
+@contextmanager
+def relay(port: int, target: str) -> Iterator[None]:
+    """From now on what comes to `port` goes to `target` (host:port), and back: a server that comes up late."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            host, _, number = target.rpartition(":")
+            with socket.create_connection((host, int(number))) as onward:
+                back = threading.Thread(target=_pour, args=(onward, self.request), daemon=True)
+                back.start()
+                _pour(self.request, onward)
+                back.join()
+
+    class Server(socketserver.ThreadingTCPServer):
+        allow_reuse_address, daemon_threads, block_on_close = True, True, False
+
+    with Server(("127.0.0.1", port), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield
+        server.shutdown()
+
+
+def _pour(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
 
 
 def free_port() -> int:

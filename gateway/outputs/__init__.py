@@ -60,7 +60,7 @@ class Encoding:
     key gives the same UIDs. `started_at` is the start of inference, aware.
     """
 
-    source: Sequence[Dataset]
+    source: Sequence[Dataset] = field(repr=False)
     outputs: Sequence[Output]
     algorithm: Algorithm
     equipment: Equipment

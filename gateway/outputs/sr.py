@@ -108,11 +108,11 @@ class MeasurementReport:
             if any(not math.isfinite(measurement.value) for measurement in group.measurements):
                 raise BadOutput("expected finite measurements: leave out what could not be measured")
 
-    def _private_schemes(self) -> list[CodingSchemeIdentificationItem]:
+    def _private_schemes(self) -> list[CodingSchemeIdentificationItem] | None:
         measurements = [measurement for group in self.groups for measurement in group.measurements]
         used = {code.scheme_designator for m in measurements for code in (m.name, m.derivation, m.method) if code is not None}
         scheme = CodingSchemeIdentificationItem(PRIVATE_SCHEME, name="Clinical AI gateway")
-        return [scheme] if PRIVATE_SCHEME in used else []
+        return [scheme] if PRIVATE_SCHEME in used else None
 
     def _group(self, group: Group, segmentation: Dataset | None, encoding: Encoding) -> _GroupItem:
         arguments: dict[str, Any] = {

@@ -22,7 +22,10 @@ def run(study: Study, infer: Infer) -> Iterable[Output]:
     yield segmentation
     measured = Measurement(codes.SCT.Volume, millilitres, MILLILITRE)
     yield MeasurementReport(
-        segmentation, (Group("Tissue", (1,), codes.SCT.Tissue, None, None, (measured,)),), Code("169069000", "SCT", "CT of chest"), "Tissue"
+        segmentation,
+        (Group("Tissue", (1,), codes.SCT.Tissue, None, None, (measured,)),),
+        Code("169069000", "SCT", "CT of chest"),
+        "Tissue",
     )
 
 

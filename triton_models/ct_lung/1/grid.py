@@ -96,10 +96,20 @@ def connected_to(mask, seed, axes=AXES):
 
 
 def fill_planes(mask):
-    """Per plane: what cannot reach the plane's edge without crossing the mask belongs to it."""
-    edge = torch.ones_like(mask)
-    edge[:, 1:-1, 1:-1] = False
+    """Per plane: what cannot reach the plane's edge without crossing the mask belongs to it.
+
+    An edge counts as closed between two voxels of the mask: a lung that the edge cuts lies inside the body all the same.
+    """
+    edge = torch.zeros_like(mask)
+    for axis, other in ((1, 2), (2, 1)):
+        for line, seed in zip(_ends(mask, axis), _ends(edge, axis)):
+            before, after = (line.cummax(other).values, line.flip(other).cummax(other).values.flip(other))
+            seed |= ~(before & after)
     return ~connected_to(~mask, edge & ~mask, IN_PLANE)
+
+
+def _ends(mask, axis):
+    return mask.narrow(axis, 0, 1), mask.narrow(axis, mask.shape[axis] - 1, 1)
 
 
 def grow(label, into, rounds):

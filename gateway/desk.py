@@ -1,0 +1,122 @@
+"""Where a person asks and acts at the command line: a gateway's database, what admin says of it, and the screen."""
+
+import getpass
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.console import Console
+from sqlalchemy import make_url
+
+from gateway import admin, app, migrations
+from gateway.config import Config
+from gateway.db import Database, open_database, open_engine
+from gateway.engine import Queues
+from gateway.errors import ConfigError
+from gateway.migrations import Schema
+from gateway.screen import Screen
+
+_UNREADY = {
+    Schema.MISSING: "database: there are no tables yet: run `gateway serve`, or `gateway db upgrade`",
+    Schema.OLDER: "database: made by an older gateway: stop that one and run `gateway db upgrade`",
+    Schema.NEWER: "database: made by a newer gateway: use that version",
+}
+
+
+class Desk:
+    """Open until closed. A database that `gateway serve` has not prepared is refused in words and left as it is."""
+
+    def __init__(self, config: Config, out: Console) -> None:
+        self._url, self._screen = config.database_url, Screen(out)
+        self._db = _opened(config.database_url)
+
+    def close(self) -> None:
+        self._db.kw["bind"].dispose()
+
+    def series_list(self, limit: int) -> None:
+        self._screen.series_list(admin.list_series(self._db, limit=limit))
+
+    def series_show(self, series_instance_uid: str) -> None:
+        self._screen.series_story(admin.show_series(self._db, series_instance_uid))
+
+    def jobs_list(self, state: str | None, limit: int) -> None:
+        self._screen.jobs(admin.list_jobs(self._db, state=state, limit=limit))
+
+    def jobs_show(self, job: int) -> None:
+        self._screen.job_story(admin.show_job(self._db, job))
+
+    def jobs_retry(self, job: int) -> None:
+        self._act(lambda queues: admin.retry_job(self._db, queues, job, actor=_actor(), now=_now()))
+
+    def jobs_cancel(self, job: int) -> None:
+        self._act(lambda _: admin.cancel_job(self._db, job, actor=_actor(), now=_now()))
+
+    def deliveries_list(self, state: str | None, limit: int) -> None:
+        self._screen.deliveries(admin.list_deliveries(self._db, state=state, limit=limit))
+
+    def deliveries_show(self, delivery: int) -> None:
+        self._screen.delivery_story(admin.show_delivery(self._db, delivery))
+
+    def deliveries_retry(self, delivery: int) -> None:
+        self._act(lambda queues: admin.retry_delivery(self._db, queues, delivery, actor=_actor(), now=_now()))
+
+    def deliveries_cancel(self, delivery: int) -> None:
+        self._act(lambda _: admin.cancel_delivery(self._db, delivery, actor=_actor(), now=_now()))
+
+    def audit_list(self, limit: int, series: str | None, job: int | None) -> None:
+        self._screen.events(admin.list_audit(self._db, limit=limit, series=series, job=job))
+
+    def _act(self, act: Callable[[Queues], str]) -> None:
+        queues = Queues(self._url)
+        try:
+            self._screen.line(act(queues))
+        finally:
+            queues.close()
+
+
+def reach(config: Config) -> None:
+    """Make the data folder where it is missing, and see that the database answers. Raises ConfigError, OSError."""
+    config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(config.database_url)
+    try:
+        migrations.state(engine)
+    finally:
+        engine.dispose()
+
+
+def upgrade(config: Config) -> None:
+    """Bring the database's tables up to date, ours and the engine's."""
+    reach(config)
+    db = open_database(config.database_url)
+    try:
+        app.upgrade(config.database_url, db)
+    finally:
+        db.kw["bind"].dispose()
+
+
+def _opened(url: str) -> Database:
+    """Raises ConfigError where the database is not there, does not answer, or is not one of this version."""
+    if url.startswith("sqlite") and not Path(make_url(url).database or "").is_file():
+        raise ConfigError([_UNREADY[Schema.MISSING]])
+    db = open_database(url)
+    try:
+        found = migrations.state(db.kw["bind"])
+        if found is not Schema.CURRENT:
+            raise ConfigError([_UNREADY[found]])
+    except ConfigError:
+        db.kw["bind"].dispose()
+        raise
+    return db
+
+
+def _actor() -> str:
+    """The person's name on this machine; in a container there may be only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,189 @@
+"""`gateway check` tells everything that is wrong, and says ok of everything that is in order."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from gateway.check import check_all
+from gateway.db import open_engine
+from gateway.migrations import upgrade
+from tests.peers_fixture import running_orthanc, running_scp, running_storescp
+from tests.world import HERE, free_port
+
+RULES = """\
+rules:
+  - name: chest CT
+    when:
+      all:
+        - {attribute: Modality, is: CT}
+    pipeline: ct_lung
+    send_to: [pacs]
+"""
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is in order and what is wrong with a text as gateway.toml, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def check(text: str, *, rules: str | None = RULES) -> tuple[list[str], list[str]]:
+        Path("gateway.toml").write_text(text)
+        if rules is not None:
+            Path("rules.yaml").write_text(rules)
+        found = check_all(Path("gateway.toml"))
+        return [one.text for one in found if one.good], [one.text for one in found if not one.good]
+
+    return check
+
+
+def dimse(name: str, port: int, ae_title: str = "SCP") -> str:
+    return f'[[peers]]\nname = "{name}"\nprotocol = "dimse"\nhost = "127.0.0.1"\nport = {port}\nae_title = "{ae_title}"\ntimeout_seconds = 5\n'
+
+
+def test_a_configuration_in_order_is_ok_in_every_part_and_nothing_is_made(checked, triton: str, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    with running_scp() as scp:
+        text = f'[triton]\nurl = "{triton}"\n' + dimse("pacs", scp.port)
+        good, wrong = checked(text + '[[peers]]\nname = "disk"\nprotocol = "folder"\npath = "results"\n')
+
+    assert wrong == []
+    assert good[:5] == [
+        "gateway.toml: every key is known",
+        "data_dir var: can be written, will be made",
+        "database: SQLite in var/gateway.db, will be made",
+        "pipelines: ct_lung",
+        "rules.yaml: 1 rules: chest CT",
+    ]
+    assert good[5].startswith("peer pacs: answered C-ECHO in")
+    assert good[6:] == ["peer disk: the folder can be written", "model ct_lung: served"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.toml", "results", "rules.yaml"]
+
+
+def test_everything_that_is_wrong_is_told_at_once(checked, tmp_path: Path) -> None:
+    rules = RULES.replace("Modality, is", "Modalitee, is").replace("[pacs]", "[pacs, nowhere]")
+    text = (
+        f'[gateway]\npipelines = ["{HERE / "pipelines"}"]\ndata_dir = "{tmp_path / "gateway.toml" / "var"}"\n'
+        f'[database]\nurl = "postgresql:///d?host={tmp_path}"\n[triton]\nenvironment = "nowhere"\n'
+        f'{dimse("pacs", free_port())}[[peers]]\nname = "badly"\nprotocol = "dimse"\nhots = "x"\n'
+    )
+
+    good, wrong = checked(text, rules=rules)
+
+    expected = (
+        "data_dir", "database: PostgreSQL does not answer", "peer badly: hots: not a key", "peer badly: host: expected", "line 5",
+        "line 7", "peer pacs: no connection: connection refused", "NVIDIA Triton is not installed",
+        "model bright: missing in the model folders; pipeline bright needs it",
+    )  # fmt: skip
+    for sentence in expected:
+        assert any(sentence in problem for problem in wrong), (sentence, wrong)
+    assert "model ct_lung: served" in good
+
+
+def test_an_unknown_key_ends_the_check_there(checked) -> None:
+    good, wrong = checked("[dimse]\nprot = 1\nae_title = ''\n")
+
+    assert good == []
+    assert len(wrong) == 2
+    assert "gateway.toml: [dimse] prot: unknown key, did you mean 'port'?" in wrong
+
+
+def test_a_rule_is_told_by_file_line_and_name_and_the_rest_is_checked_all_the_same(checked, triton: str) -> None:
+    with running_scp() as scp:
+        good, wrong = checked(f'[triton]\nurl = "{triton}"\n' + dimse("pacs", scp.port), rules=RULES.replace("ct_lung", "ct_lungs"))
+
+    assert len(wrong) == 1
+    assert wrong[0].startswith("rules.yaml: line 6, rule 'chest CT': expected pipeline")
+    assert any(text.startswith("peer pacs: answered") for text in good)
+    assert "model ct_lung: served" in good
+
+
+def test_without_rules_nothing_is_worked_on_and_that_is_told(checked) -> None:
+    _, wrong = checked("", rules=None)
+
+    assert wrong[0] == "rules.yaml: there is no such file: series are kept, none is worked on"
+
+
+def test_a_pipeline_that_cannot_be_loaded_is_told_and_the_others_stay(checked, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "broken.py").write_text("import nothing_of_this_name\n")
+
+    good, wrong = checked('[gateway]\npipelines = ["mine"]\n', rules=None)
+
+    assert any("mine/broken.py" in problem for problem in wrong)
+    assert "pipelines: ct_lung" in good
+
+
+def test_real_peers_answer(checked, tmp_path: Path) -> None:
+    (tmp_path / "storescp").mkdir()
+    (tmp_path / "orthanc").mkdir()
+    with running_storescp(tmp_path / "storescp") as storescp, running_orthanc(tmp_path / "orthanc", DicomAlwaysAllowEcho=True) as orthanc:
+        web = f'[[peers]]\nname = "web"\nprotocol = "dicomweb"\nurl = "{orthanc.dicomweb}"\n'
+        good, wrong = checked(dimse("pacs", storescp) + dimse("orthanc", orthanc.dicom_port, "ORTHANC") + web)
+
+    told = [text for text in good if text.startswith("peer ")]
+    assert [text.split(":")[0] for text in told] == ["peer pacs", "peer orthanc", "peer web"]
+    assert not any(text.startswith("peer") for text in wrong)
+
+
+def test_a_triton_that_is_not_there_is_told(checked) -> None:
+    url = f"127.0.0.1:{free_port()}"
+
+    _, wrong = checked(f'[triton]\nurl = "{url}"\n', rules=None)
+
+    assert any(problem.startswith(f"Triton at {url}: ") for problem in wrong)
+
+
+def test_a_model_that_triton_does_not_serve_is_told(checked, triton: str, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.py").write_text((HERE / "pipelines" / "bright.py").read_text().replace('model="bright"', 'model="absent"'))
+
+    _, wrong = checked(f'[gateway]\npipelines = ["mine"]\n[triton]\nurl = "{triton}"\n', rules=None)
+
+    assert f"model absent: missing in Triton at {triton}; pipeline mine needs it" in wrong
+
+
+def test_a_postgresql_that_answers_is_ok_with_the_state_of_its_tables(checked, postgres: str) -> None:
+    good, _ = checked(f'[database]\nurl = "{postgres}"\n')
+
+    assert any(text.startswith("database: PostgreSQL has ") for text in good)
+
+
+def test_a_database_of_a_newer_gateway_is_wrong(checked, tmp_path: Path) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'gateway.db'}")
+    upgrade(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE gw_schema_version SET version_num = '9999'")
+    engine.dispose()
+
+    _, wrong = checked(f'[database]\nurl = "sqlite:///{tmp_path / "gateway.db"}"\n')
+
+    assert f"database: SQLite in {tmp_path / 'gateway.db'} was made by a newer gateway: use that version" in wrong
+
+
+def test_a_file_that_is_no_database_is_wrong(checked, tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear reader, " * 100)
+
+    _, wrong = checked(f'[database]\nurl = "sqlite:///{tmp_path / "letter"}"\n')
+
+    assert "database: this file is no database, or cannot be used (DatabaseError): check [database] url" in wrong
+
+
+def test_a_data_folder_that_cannot_be_written_is_wrong(checked) -> None:
+    _, wrong = checked('[gateway]\ndata_dir = "/proc/gateway/var"\n')
+
+    assert any(text.startswith("data_dir /proc/gateway/var: /proc cannot be written: ") for text in wrong)
+
+
+def test_a_data_folder_below_a_file_is_wrong(checked) -> None:
+    _, wrong = checked('[gateway]\ndata_dir = "gateway.toml/var"\n')
+
+    assert any(text.startswith("data_dir gateway.toml/var: ") and text.endswith("is no folder") for text in wrong)
+
+
+def test_the_embedded_triton_is_looked_for_beside_our_own_environment_whatever_the_folder(checked, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "prefix", "/opt/gateway/.venv")
+
+    _, wrong = checked("", rules=None)
+
+    assert any("/opt/gateway/.venv-triton" in problem for problem in wrong)

@@ -1,0 +1,427 @@
+"""Every command as its user runs it: what is printed, where, and with which exit code."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from getpass import getuser
+from pathlib import Path
+
+import pytest
+
+from gateway import cli
+from gateway.db import open_database
+from gateway.engine import Queues
+from tests.peers_fixture import running_scp, stored
+from tests.rows_fixture import OUTPUT, SERIES, STUDY, a_delivery, a_job, a_series
+from tests.synthetic import ct_series
+from tests.world import World, free_port
+
+COMMANDS = (
+    "serve", "demo", "check", "send", "series list", "series show", "jobs list", "jobs show", "jobs retry", "jobs cancel",
+    "deliveries list", "deliveries show", "deliveries retry", "deliveries cancel", "peers list", "peers echo", "audit list",
+    "models list", "models install-server", "rules check", "db upgrade",
+)  # fmt: skip
+ASKING = ("series list", "series show 1.2", "jobs list", "jobs show 1", "jobs retry 1", "jobs cancel 1", "deliveries list",
+          "deliveries show 1", "deliveries retry 1", "deliveries cancel 1", "audit list")  # fmt: skip
+
+
+@dataclass
+class Ran:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """`gateway ARGUMENTS` in a folder of its own, at 80 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run(arguments: str, *more: str) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["gateway", *arguments.split(), *more])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        printed = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture
+def db(database_url: str, tmp_path: Path):
+    """The database of the gateway.toml in that folder."""
+    (tmp_path / "gateway.toml").write_text(f'[database]\nurl = "{database_url}"\n')
+    db = open_database(database_url)
+    yield db
+    db.kw["bind"].dispose()
+
+
+@pytest.fixture
+def queues(database_url: str):
+    queues = Queues(database_url)
+    yield queues
+    queues.close()
+
+
+def write(path: Path, text: str) -> None:
+    (path / "gateway.toml").write_text(text)
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS, "series", "jobs", "deliveries", "peers", "audit", "models", "rules", "db"])
+def test_every_command_explains_itself(gateway, command: str) -> None:
+    ran = gateway(f"{command} --help")
+
+    assert (ran.code, ran.err) == (0, "")
+    assert f"Usage: gateway {command}".strip() in ran.out
+    assert max(map(len, ran.out.splitlines())) <= 80
+
+
+def test_the_version_is_told(gateway) -> None:
+    assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", gateway("--version").out)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["serv", "jobs shw 1", "jobs show", "jobs show one", "jobs list --limit 0", "send", "send absent", "jobs list --stat x"],
+)
+def test_a_wrong_command_is_refused_without_a_traceback(gateway, command: str) -> None:
+    ran = gateway(command)
+
+    assert ran.code == 2
+    assert "Usage: gateway" in ran.err
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_where_no_gateway_ever_served_that_is_told_and_nothing_is_made(gateway, command: str, tmp_path: Path) -> None:
+    ran = gateway(command)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "database: there are no tables yet: run `gateway serve`, or `gateway db upgrade`\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ASKING)
+def test_a_database_that_does_not_answer_is_told(gateway, command: str, tmp_path: Path) -> None:
+    write(tmp_path, f'[database]\nurl = "postgresql://user:SECRET@/d?host={tmp_path}"\n')
+
+    ran = gateway(command)
+
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "database: PostgreSQL does not answer (OperationalError): check [database] url\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "db upgrade"])
+def test_serving_with_a_database_that_does_not_answer_is_told(gateway, command: str, tmp_path: Path) -> None:
+    write(tmp_path, f'[database]\nurl = "postgresql://user:SECRET@/d?host={tmp_path}"\n')
+
+    ran = _subprocess(command, tmp_path)
+
+    assert (ran.code, ran.err) == (1, "database: PostgreSQL does not answer (OperationalError): check [database] url\n")
+
+
+def _subprocess(command: str, folder: Path, **environment: str) -> Ran:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway", *command.split()], capture_output=True, text=True, timeout=60, cwd=folder, check=False,
+        env=os.environ | {"COLUMNS": "80"} | environment,
+    )  # fmt: skip
+    return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("series list", "nothing has arrived yet"),
+        ("jobs list", "no jobs"),
+        ("deliveries list", "no deliveries"),
+        ("audit list", "the trail is empty"),
+    ],
+)
+def test_an_empty_gateway_says_so(gateway, db, command: str, said: str) -> None:
+    assert gateway(command) == Ran(0, f"{said}\n", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["series show", "jobs show", "jobs retry", "jobs cancel", "deliveries show", "deliveries retry", "deliveries cancel"],
+)
+def test_what_does_not_exist_is_told(gateway, db, command: str) -> None:
+    what = {"series": "series", "jobs": "job", "deliveries": "delivery"}[command.split(maxsplit=1)[0]]
+
+    assert gateway(f"{command} 4711") == Ran(1, "", f"there is no {what} 4711\n")
+
+
+def test_a_state_that_does_not_exist_is_told(gateway, db) -> None:
+    assert gateway("jobs list --state finished").err == "expected one of the states queued, running, done, failed, cancelled\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["series list", f"series show {SERIES}", "jobs list", "jobs show 1", "deliveries list", "deliveries show 1", "audit list"],
+)
+def test_uids_can_be_copied_from_80_columns(gateway, db, command: str) -> None:
+    a_series(db)
+    a_delivery(db, a_job(db, state="failed", code="GEOMETRY", reason="expected slices that lie on one line, " * 4))
+
+    ran = gateway(command)
+
+    uids = {uid for uid in (STUDY, SERIES, OUTPUT) if any(uid in line for line in ran.out.splitlines())}
+    assert ran.code == 0
+    assert uids, ran.out
+    assert re.sub(r"\s", "", ran.out).count(SERIES) == ran.out.count(SERIES)
+    assert re.sub(r"\s", "", ran.out).count(OUTPUT) == ran.out.count(OUTPUT)
+
+
+def test_a_series_is_told_with_why(gateway, db) -> None:
+    a_series(db)
+    a_job(db, state="failed", code="GEOMETRY", reason="expected [slices] on one line")
+
+    lines = [line.strip() for line in gateway(f"series show {SERIES}").out.splitlines()]
+
+    assert lines[:4] == [
+        f"CT series {SERIES}",
+        f"of study {STUDY}",
+        "1 instances, 2.5 MB, revision 1: complete",
+        "why: the association ended, 12 of 12",
+    ]
+    assert lines[4:8] == [
+        "rule chest CT did not match",
+        "line 4: all does not hold: 1 of 2 holds",
+        "line 5: Modality is CT holds: it is",
+        "line 6: fact slices at least 20 does not hold: there are [12]",
+    ]
+    assert lines[8:11] == [
+        "job 1 bright: failed for chest CT",
+        f"series {SERIES}, 1 instances",
+        "GEOMETRY: expected [slices] on one line",
+    ]
+
+
+def test_lists_have_a_line_each_that_fits(gateway, db) -> None:
+    a_series(db)
+    a_delivery(db, a_job(db, state="done"), status=0xA700, reason="the peer cannot take it now")
+
+    for command, line in (
+        ("series list", r"2026-01-0\d \d\d:\d\d:\d\d  CT        1          complete"),
+        ("jobs list", r"1    2026-01-0\d \d\d:\d\d:\d\d  bright    done   0"),
+        ("deliveries list", r"1         1    pacs  queued  0         0xA700  2026-01-0\d \d\d:\d\d:\d\d"),
+    ):
+        lines = gateway(command).out.splitlines()
+        assert re.fullmatch(line, lines[1]), lines
+        assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize("command", ["series list", f"series show {SERIES}", "jobs show 1", "deliveries show 1", "audit list"])
+def test_no_list_or_story_names_the_patient(gateway, db, command: str) -> None:
+    a_series(db)
+    a_delivery(db, a_job(db))
+
+    assert "CANARY" not in gateway(command).out
+
+
+def test_jobs_are_cancelled_and_retried(gateway, db, queues) -> None:
+    a_series(db)
+    job = a_job(db, queues)
+
+    assert gateway(f"jobs retry {job}") == Ran(0, f"job {job} was waiting and starts now\n", "")
+    assert gateway(f"jobs cancel {job}") == Ran(0, f"job {job} is cancelled\n", "")
+    assert gateway(f"jobs cancel {job}") == Ran(1, "", f"job {job} is cancelled: expected one that waits\n")
+    assert gateway(f"jobs retry {job}") == Ran(0, f"job {job} is queued again\n", "")
+    assert f"cancelled by {getuser()}" not in gateway(f"jobs show {job}").out.splitlines()[0]
+    assert [line.split()[3:5] for line in gateway("audit list").out.splitlines() if "job." in line] == [
+        ["job.retried", getuser()], ["job.cancelled", getuser()], ["job.retried", getuser()],
+    ]  # fmt: skip
+
+
+def test_deliveries_are_cancelled_and_retried(gateway, db, queues) -> None:
+    a_series(db)
+    delivery = a_delivery(db, a_job(db, state="done"), queues)
+
+    assert gateway(f"deliveries retry {delivery}").out == f"delivery {delivery} was waiting and starts now\n"
+    assert gateway(f"deliveries cancel {delivery}").out == f"delivery {delivery} is cancelled\n"
+    assert gateway(f"deliveries retry {delivery}").out == f"delivery {delivery} is queued again\n"
+    assert gateway("deliveries list --state cancelled").out == "no deliveries\n"
+    assert "delivery.cancelled" in gateway(f"deliveries show {delivery}").out
+
+
+def test_peers_are_listed_without_their_secrets(gateway, tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        '[[peers]]\nname = "pacs"\nprotocol = "dimse"\nhost = "10.0.0.1"\nport = 104\nae_title = "ORTHANC"\n'
+        '[[peers]]\nname = "web"\nprotocol = "dicomweb"\nurl = "https://pacs.example/dicom-web"\ntoken = "SECRET"\n'
+        '[[peers]]\nname = "disk"\nprotocol = "folder"\npath = "/mnt/results"\n',
+    )
+
+    ran = gateway("peers list")
+
+    assert [line.split() for line in ran.out.splitlines()] == [
+        ["peer", "protocol", "address"],
+        ["pacs", "dimse", "ORTHANC@10.0.0.1:104"],
+        ["web", "dicomweb", "https://pacs.example/dicom-web"],
+        ["disk", "folder", "/mnt/results"],
+    ]
+
+
+def test_without_peers_that_is_told(gateway) -> None:
+    assert gateway("peers list").out == "no peers: results stay in the store\n"
+    assert gateway("peers echo pacs") == Ran(1, "", "there is no peer 'pacs'; the configuration has none\n")
+
+
+def test_a_peer_is_echoed(gateway, tmp_path: Path) -> None:
+    with running_scp() as scp:
+        write(
+            tmp_path, f'[[peers]]\nname = "pacs"\nprotocol = "dimse"\nhost = "127.0.0.1"\nport = {scp.port}\nae_title = "SCP"\n'
+        )
+
+        assert re.fullmatch(r"pacs: answered C-ECHO in \d+ ms\n", gateway("peers echo pacs").out)
+
+    assert gateway("peers echo pacs") == Ran(1, "", "no connection: connection refused\n")
+
+
+def test_rules_are_checked_by_line(gateway, tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(
+        "rules:\n  - name: chest\n    when:\n      all:\n        - {attribute: Modality, iz: CT}\n    pipeline: ct_lung\n    send_to: [pacs]\n"
+    )
+
+    ran = gateway("rules check")
+
+    assert ran.code == 1
+    assert "rules.yaml: line 5" in ran.err
+    assert "rules.yaml: line 7" in ran.err
+
+
+def test_without_rules_that_is_told(gateway) -> None:
+    assert gateway("rules check").out == "rules.yaml: there is no such file: series are kept, none is worked on\n"
+
+
+def test_files_are_sent_to_a_peer_and_those_that_are_no_dicom_are_named(gateway, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    stored(tmp_path / "study", ct_series(3))
+    (tmp_path / "study" / "README.txt").write_text("no DICOM")
+
+    with running_scp(0x0000, 0xA700, 0x0000) as scp:
+        write(
+            tmp_path, f'[[peers]]\nname = "pacs"\nprotocol = "dimse"\nhost = "127.0.0.1"\nport = {scp.port}\nae_title = "SCP"\n'
+        )
+        ran = gateway("send study --to pacs")
+
+    assert ran.code == 1
+    assert ran.out.splitlines() == [
+        "not sent: study/1.stored: the peer cannot take it now: Refused: Out of Resources (0xA700)",
+        "no DICOM file (PS3.10), left out: study/README.txt",
+        "2 of 3 arrived",
+    ]
+
+
+def test_nothing_to_send_is_told(gateway, tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("no DICOM")
+    (tmp_path / "empty").mkdir()
+    with running_scp() as scp:
+        write(tmp_path, f'[dimse]\nport = {scp.port}\nae_title = "SCP"\n')
+
+        for path in ("letter", "empty"):
+            assert gateway(f"send {path}") == Ran(1, "", f"{path}: expected DICOM files (PS3.10)\n")
+
+
+def test_sending_to_a_gateway_that_does_not_run_is_one_sentence(gateway, tmp_path: Path) -> None:
+    stored(tmp_path, ct_series(3))
+    write(tmp_path, f"[dimse]\nport = {(port := free_port())}\n")
+
+    ran = gateway("send .")
+
+    assert ran == Ran(
+        1,
+        "",
+        f"this gateway (AIGATEWAY at port {port}) does not answer: no connection: connection refused; start it with `gateway serve`\n",
+    )
+
+
+def test_sending_to_a_peer_that_is_not_configured_is_told(gateway, tmp_path: Path) -> None:
+    stored(tmp_path, ct_series(1))
+
+    assert gateway("send . --to pacs") == Ran(1, "", "there is no peer 'pacs'; the configuration has none\n")
+
+
+def test_a_broken_configuration_is_told_as_a_whole_by_every_command(gateway, tmp_path: Path) -> None:
+    write(tmp_path, "[dimse]\nport = -1\n[log]\nlevel = 'loud'\n")
+
+    for command in (*ASKING, "peers list", "rules check", "models list", "serve", "send .", "db upgrade"):
+        ran = gateway(command)
+        assert (ran.code, ran.out, len(ran.err.splitlines())) == (1, "", 2), command
+
+
+def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ran = _subprocess("serve", tmp_path, GATEWAY_DIMSE__PORT=str(taken.getsockname()[1]), GATEWAY_LOG__LEVEL="error")
+
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+    assert (ran.code, ran.err) == (1, f"cannot listen on {where} (Address already in use): see [dimse] host and port\n")
+
+
+def test_a_data_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("a file")
+
+    ran = _subprocess("serve", tmp_path)
+
+    assert (ran.code, ran.err) == (1, "var: File exists\n")
+
+
+def test_a_second_gateway_on_the_same_folder_refuses_to_serve(tmp_path: Path) -> None:
+    with World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", f"127.0.0.1:{free_port()}") as world:
+        world.start()
+
+        ran = world.run("serve")
+
+        assert ran.returncode == 1
+        assert f"{world.folder / 'var'}: another gateway serves from this folder" in ran.stderr
+        assert "Traceback" not in ran.stderr
+
+
+def test_files_are_sent_to_the_running_gateway_and_told_of(tmp_path: Path, triton: str) -> None:
+    (tmp_path / "study").mkdir()
+    stored(tmp_path / "study", ct_series(4))
+    (tmp_path / "study" / "DICOMDIR.txt").write_text("no DICOM")
+    with World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", triton) as world:
+        world.start()
+
+        sent = world.run("send", str(tmp_path / "study"))
+        assert (sent.returncode, sent.stderr) == (0, "")
+        assert sent.stdout.splitlines() == [
+            f"no DICOM file (PS3.10), left out: {tmp_path / 'study' / 'DICOMDIR.txt'}",
+            "4 of 4 arrived",
+        ]
+        world.wait_settled()
+
+        assert "job 1 bright: done" in world.run("series", "list").stdout
+        assert world.run("jobs", "list", "--state", "done").stdout.count("bright") == 1
+        assert world.run("deliveries", "list").stdout.count("0x0000") == 2
+        assert "GATEWAYSEND" in world.run("audit", "list").stdout
+        assert re.search(r"bright +ready +1", world.run("models", "list").stdout)
+        assert world.run("check").returncode == 0
+        assert world.process is not None
+        world.process.send_signal(signal.SIGINT)
+        assert world.process.wait(60) == 0
+
+
+def test_models_of_a_triton_that_is_not_there_are_told(gateway, tmp_path: Path) -> None:
+    write(tmp_path, f'[triton]\nurl = "127.0.0.1:{free_port()}"\ntimeout_seconds = 2\n')
+
+    ran = gateway("models list")
+
+    assert (ran.code, ran.out, len(ran.err.splitlines())) == (1, "", 1)
+    assert "Triton" in ran.err
+
+
+def test_the_models_server_is_installed_where_serve_looks_for_it(tmp_path: Path) -> None:
+    write(tmp_path, f'[triton]\nenvironment = "{tmp_path / "triton"}"\n')
+
+    ran = _subprocess("models install-server", tmp_path, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
+
+    assert ran.code == 1
+    assert ran.err == f"NVIDIA Triton: pip could not install nvidia-pytriton==0.7.0 into {tmp_path / 'triton'}\n"
+    assert (tmp_path / "triton" / "bin" / "python").exists()

@@ -1,0 +1,150 @@
+"""The schema's history ends in tables.py, on SQLite and on PostgreSQL."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+
+from gateway import app, migrations
+from gateway.db import open_database, open_engine
+from gateway.errors import ConfigError
+from gateway.migrations import Schema
+from gateway.tables import PREFIX, Table
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A database without any table."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'gateway.db'}"
+        return
+    server, name = request.getfixturevalue("postgres"), f"empty_{uuid4().hex[:12]}"
+    with psycopg.connect(server.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+        yield server.replace("/postgres?", f"/{name}?")
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def engine(empty_url: str):
+    engine = open_engine(empty_url)
+    yield engine
+    engine.dispose()
+
+
+def our_tables(engine: Engine) -> list[str]:
+    return sorted(
+        name for name in inspect(engine).get_table_names() if name.startswith(PREFIX) and name != migrations.VERSION_TABLE
+    )
+
+
+def test_the_migrated_schema_is_the_one_of_the_tables(engine: Engine) -> None:
+    migrations.upgrade(engine)
+
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "compare_type": True,
+                "version_table": migrations.VERSION_TABLE,
+                "include_name": lambda name, kind, _: kind != "table" or name.startswith(PREFIX),
+            },
+        )
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_nullability_and_keys_are_those_of_the_tables(engine: Engine) -> None:
+    migrations.upgrade(engine)
+
+    inspector = inspect(engine)
+    for name, table in Table.metadata.tables.items():
+        found = {column["name"]: column["nullable"] for column in inspector.get_columns(name)}
+        assert found == {column.name: bool(column.nullable) for column in table.columns}
+        assert inspector.get_pk_constraint(name)["constrained_columns"] == [column.name for column in table.primary_key]
+
+
+def test_an_upgrade_can_be_repeated_and_undone(engine: Engine) -> None:
+    assert migrations.state(engine) is Schema.MISSING
+    migrations.upgrade(engine)
+    migrations.upgrade(engine)
+    assert migrations.state(engine) is Schema.CURRENT
+    assert our_tables(engine) == sorted(Table.metadata.tables)
+
+    migrations.downgrade(engine, "base")
+
+    assert migrations.state(engine) is Schema.MISSING
+    assert our_tables(engine) == []
+
+
+def test_the_engines_own_tables_are_left_alone(empty_url: str, engine: Engine) -> None:
+    db = open_database(empty_url)
+    app.upgrade(empty_url, db)
+    db.kw["bind"].dispose()
+    everything = _all_tables(engine)
+
+    migrations.downgrade(engine, "base")
+
+    assert everything - _all_tables(engine) == set(Table.metadata.tables)
+    assert len(_all_tables(engine)) > 5
+
+
+def _all_tables(engine: Engine) -> set[str]:
+    engines_own = "dbos" if engine.dialect.name == "postgresql" else None
+    return {name for schema in {None, engines_own} for name in inspect(engine).get_table_names(schema=schema)}
+
+
+def test_a_newer_schema_is_refused_and_stays_as_it_is(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    with engine.begin() as connection:
+        connection.execute(text(f"UPDATE {migrations.VERSION_TABLE} SET version_num = '9999'"))
+
+    for _ in range(2):  # the second would wait for ever if the first had kept the lock
+        with pytest.raises(ConfigError, match="made by a newer gateway"):
+            migrations.upgrade(engine)
+
+    assert migrations.state(engine) is Schema.NEWER
+    assert our_tables(engine) == sorted(Table.metadata.tables)
+
+
+def test_an_upgrade_that_fails_leaves_nothing(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE gw_delivery (x INTEGER)"))
+
+    with pytest.raises(Exception, match="gw_delivery"):
+        migrations.upgrade(engine)
+
+    assert migrations.state(engine) is Schema.MISSING
+    assert our_tables(engine) == ["gw_delivery"]
+
+
+def test_processes_may_upgrade_at_once(empty_url: str, engine: Engine, tmp_path: Path) -> None:
+    environment = os.environ | {"GATEWAY_DATABASE__URL": empty_url, "GATEWAY_GATEWAY__DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "gateway", "db", "upgrade"]
+    processes = [subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+
+    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+
+    assert ends == [("", 0)] * 3
+    assert migrations.state(engine) is Schema.CURRENT
+
+
+def test_a_database_that_does_not_answer_is_told_without_its_address(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        migrations.state(open_engine(f"postgresql+psycopg://user:SECRET@/d?host={tmp_path}"))
+
+    assert str(raised.value) == "database: PostgreSQL does not answer (OperationalError): check [database] url"
+
+
+def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "gateway.db").write_text("a letter, not a database " * 100)
+
+    with pytest.raises(ConfigError, match="this file is no database"):
+        migrations.state(open_engine(f"sqlite:///{tmp_path / 'gateway.db'}"))

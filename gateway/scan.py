@@ -7,6 +7,7 @@ stepped over. What passes can be read later; what does not is refused at the doo
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -61,13 +62,22 @@ def scan(data: memoryview, transfer_syntax_uid: str) -> Scan:
     return result
 
 
+class _Open(NamedTuple):
+    """A sequence, item or run of fragments that has begun. Ends at `end` (None: at its delimiter), at most at `limit`."""
+
+    kind: str
+    end: int | None
+    limit: int
+    implicit: bool
+
+
 class _Walk:
-    """One pass. The stack holds, for each open sequence or item, where it must end (None: at its delimiter) and its kind."""
+    """One pass; the stack holds what is open, the innermost last."""
 
     def __init__(self, data: memoryview, *, explicit: bool) -> None:
         self.data, self.end, self.explicit = data, len(data), explicit
         self.at = self.elements = self.items = 0
-        self.stack: list[tuple[str, int | None, bool]] = []
+        self.stack: list[_Open] = []
         self.values: dict[int, bytes] = {}
         self.pixel_bytes: int | None = None
 
@@ -75,13 +85,13 @@ class _Walk:
         if self.end == 0:
             raise NotUnderstood("expected a data set, there is none")
         while self.at < self.end or self.stack:
-            if self.stack and self.stack[-1][1] == self.at:
-                self._close()
+            if self.stack and self.stack[-1].end == self.at:
+                self.stack.pop()
                 continue
             self._step()
 
     def _step(self) -> None:
-        limit = next((end for _, end, _ in reversed(self.stack) if end is not None), self.end)
+        limit = self.stack[-1].limit if self.stack else self.end
         if self.at + 8 > limit:
             raise NotUnderstood("the data set ends inside an element")
         group, element = struct.unpack_from("<HH", self.data, self.at)
@@ -89,7 +99,7 @@ class _Walk:
         if group == 0xFFFE:
             self._delimiter(tag, limit)
             return
-        if self.stack and self.stack[-1][0] != "item":
+        if self.stack and self.stack[-1].kind != "item":
             raise NotUnderstood("expected an item in a sequence")
         self.elements += 1
         if self.elements > MAX_ELEMENTS:
@@ -140,7 +150,7 @@ class _Walk:
         return vr, struct.unpack_from("<I", self.data, self.at + 8)[0], 12
 
     def _is_explicit(self) -> bool:
-        return self.explicit and not (self.stack and self.stack[-1][2])
+        return self.explicit and not (self.stack and self.stack[-1].implicit)
 
     def _implicit_sequence(self, tag: int) -> bool:
         """In implicit VR a sequence of defined length shows only by its first item; private ones are followed too."""
@@ -152,7 +162,7 @@ class _Walk:
 
     def _delimiter(self, tag: int, limit: int) -> None:
         length = struct.unpack_from("<I", self.data, self.at + 4)[0]
-        kind = self.stack[-1][0] if self.stack else ""
+        kind = self.stack[-1].kind if self.stack else ""
         self.at += 8
         if tag == _ITEM and kind == "fragments":
             if length == _UNDEFINED or self.at + length > limit:
@@ -167,20 +177,17 @@ class _Walk:
             return
         if (tag, kind) not in ((_ITEM_END, "item"), (_SEQUENCE_END, "sequence"), (_SEQUENCE_END, "fragments")):
             raise NotUnderstood("an item or delimiter outside its place")
-        if self.stack[-1][1] is not None:
+        if self.stack[-1].end is not None:
             raise NotUnderstood("a delimiter in a value of defined length")
-        self._close()
+        self.stack.pop()
 
     def _open(self, kind: str, end: int | None, *, implicit: bool = False) -> None:
-        inherited = bool(self.stack) and self.stack[-1][2]
-        self.stack.append((kind, end, implicit or inherited))
+        limit, inherited = (self.stack[-1].limit, self.stack[-1].implicit) if self.stack else (self.end, False)
+        self.stack.append(_Open(kind, end, limit if end is None else end, implicit or inherited))
         if len(self.stack) > 2 * MAX_DEPTH:
             raise NotUnderstood(f"sequences nested more than {MAX_DEPTH} deep")
         if self.items > MAX_ITEMS:
             raise NotUnderstood(f"more than {MAX_ITEMS} items")
-
-    def _close(self) -> None:
-        self.stack.pop()
 
 
 def _check_pixel_length(scan: Scan) -> None:

@@ -107,6 +107,7 @@ class World:
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         self.wait_until(lambda: self.listens() or self.process.poll() is not None, 60)
+        assert self.process.poll() in {None, -signal.SIGKILL}, self.log[-4000:]
         return self
 
     def listens(self) -> bool:

@@ -1,0 +1,88 @@
+"""What the README says holds: its pipeline runs, its configuration and its rules load, its commands exist."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from gateway import config
+from gateway.peers import load_protocols, make_peer
+from gateway.rules import load
+from gateway.tritonserver import TritonServer
+from tests.conftest import ROOT
+from tests.synthetic import ct_series
+from tests.world import RULES, World
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = dict(re.findall(r"`(my/[^`]+)`:\n\n```\w*\n(.*?)```", README, re.DOTALL))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_example_pipeline_works_as_it_is_written(tmp_path: Path) -> None:
+    for name, text in BLOCKS.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    settings = {"gateway": {"pipelines": [str(tmp_path / "my/pipelines")]}}
+    rules = RULES.replace("pipeline: bright", "pipeline: bone")
+    series = ct_series(6)
+    for dataset in series:
+        dataset.PixelData = (dataset.pixel_array + 400).clip(0, 3000).astype("<i2").tobytes()
+
+    server = TritonServer([tmp_path / "my/models"], log_file=tmp_path / "triton.log", environment=ROOT / ".venv-triton")
+    if not (ROOT / ".venv-triton").is_dir():
+        pytest.skip("NVIDIA Triton is not installed: run `make triton`")
+    with server, World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", server.url, rules=rules, settings=settings) as world:
+        world.start()
+        assert world.send(series) == [0x0000] * 6
+        world.wait_settled()
+
+        held = [dcmread(path) for path in world.pacs_files()]
+
+    assert sorted(dataset.Modality for dataset in held) == ["SEG", "SR"], world.log
+
+
+def test_its_configuration_has_only_keys_that_exist() -> None:
+    for text in blocks("toml"):
+        parsed = config.parse(tomllib.loads(text), where="README")
+        for peer in parsed.peers:
+            make_peer(peer, protocols=load_protocols())
+
+
+def test_its_rules_are_good_rules() -> None:
+    (text,) = blocks("yaml")
+
+    assert load(text, pipelines={"ct_lung"}, peers={"pacs", "archive", "research"}).rules[0].name == "chest CT, lungs"
+
+
+def test_its_commands_exist() -> None:
+    commands = set(re.findall(r"^    (?:\.venv/bin/)?gateway ([a-z]+(?: [a-z-]+)?)", README, re.MULTILINE))
+
+    for command in sorted(commands):
+        words = command.split()
+        while words:
+            found = subprocess.run([sys.executable, "-m", "gateway", *words, "--help"], capture_output=True, check=False)
+            if found.returncode == 0:
+                break
+            words = words[:-1]
+        assert words, command
+
+
+def test_its_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+
+    for target in re.findall(r"`?make ([a-z-]+)", README):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_files_it_names_exist() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in link:
+            assert (ROOT / link).exists(), link

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import highdicom as hd
 import numpy as np
-import onnxruntime
 import pydicom
 import pytest
 from pydicom import Dataset
@@ -24,6 +23,7 @@ from gateway.volume import arrange, volume
 from pipelines.ct_lung import LAA_910, LAA_950, PERCENTILE_15, PIPELINE
 from tests import validators
 from tests.results_fixture import encoded, encoding, written
+from tests.unet import unet_lungs
 
 NOW = datetime(2026, 1, 2, 10, 11, 12, tzinfo=UTC)
 SIZE = {"slices": 80, "rows": 192, "columns": 192}
@@ -179,7 +179,7 @@ def chest(real_data: Path) -> Study:
 def test_a_real_chest_agrees_with_another_network(chest: Study, infer: Infer, weights: Path) -> None:
     segmentation, report = PIPELINE.run(chest, infer)
 
-    found, expected = segmentation.labels.array > 0, _unet(chest.volume, weights)
+    found, expected = segmentation.labels.array > 0, unet_lungs(chest.volume, weights)
     millilitres = float(np.prod(chest.volume.spacing)) * expected.sum() / 1000
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.95
     assert numbers(report, codes.SCT.Volume)["Both lungs"] == pytest.approx(millilitres, rel=0.07)
@@ -190,13 +190,3 @@ def test_nine_slices_of_a_chest_are_refused(real_data: Path, infer: Infer) -> No
         list(PIPELINE.run(read(real_data / "ct_chest_ge_lidc0001_nodule_subrange"), infer))
 
     assert caught.value.code == "INCOMPLETE"
-
-
-def _unet(volume: hd.Volume, weights: Path) -> np.ndarray:
-    """Lungs by the U-Net of the developers' weights: (slices, rows, columns) bool."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
-    session = onnxruntime.InferenceSession(weights / "lung_unet_small" / "unet_small.onnx", options)
-    name = session.get_inputs()[0].name
-    planes = [session.run(None, {name: plane[None, None] + 1024})[0][0, 0] for plane in volume.array.astype(np.float32)]
-    return np.stack(planes) > 0.5

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from pynetdicom import AE
-from pynetdicom.sop_class import CTImageStorage
 from sqlalchemy import select
 
 from gateway.tables import AuditEvent, DeliveryState, JobState, OutputInstance, SeriesState
 from tests.peers_fixture import data_set, data_set_sha256, running_orthanc
 from tests.synthetic import ct_series, part10
-from tests.world import World, free_port, pacs, relay
+from tests.world import World, associate, free_port, pacs, relay
 
 TRITON_ENVIRONMENT = Path(__file__).parent.parent / ".venv-triton"
 EVERYTHING = """\
@@ -189,9 +187,7 @@ def test_a_late_instance_makes_a_second_job_with_new_uids_that_names_the_one_it_
 def test_a_series_whose_association_outlasts_the_quiet_time_settles_when_the_association_ends(world: World) -> None:
     series = ct_series(6)
     world.start()
-    ae = AE("CT1")
-    ae.add_requested_context(CTImageStorage, series[0].file_meta.TransferSyntaxUID)
-    association = ae.associate("127.0.0.1", world.port, ae_title="AIGATEWAY")
+    association = associate(world.port, series)
     for ds in series:
         association.send_c_store(ds)
     time.sleep(1.5)
@@ -454,9 +450,9 @@ def test_a_pacs_that_refuses_fails_the_delivery_until_a_person_sends_it_again(
         world.wait_settled()
         (failed,) = (delivery for delivery in world.deliveries() if delivery.state == DeliveryState.FAILED)
         assert (failed.peer, failed.status, failed.attempts) == ("scp", 0xC000, 1)
-        shown = world.run("deliveries", "list", "--state", "failed").stdout
-        print(shown)
-        assert "0xC000" in shown
+        _, line, *told = world.run("deliveries", "list", "--state", "failed").stdout.splitlines()
+        assert line.split() == [str(failed.id), str(failed.job), "scp", "failed", "1", "0xC000"]
+        assert "the peer does not take it: Cannot Understand (0xC000)" in [one.strip() for one in told]
 
         assert "queued again" in world.run("deliveries", "retry", str(failed.id)).stdout
         world.wait_settled()

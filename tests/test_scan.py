@@ -28,7 +28,7 @@ UNDEFINED = b"\xff\xff\xff\xff"
 
 quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
-letters = st.text("ABCXYZabc 0123^=", max_size=20)
+letters = st.text("ABCXYZabc 0123^=", max_size=16)
 octets = st.binary(max_size=40).map(lambda value: value + b"\0" * (len(value) % 2)).filter(lambda value: not value.startswith(ITEM))
 VALUES = {
     **dict.fromkeys(("LO", "SH", "PN", "ST", "LT", "UT", "UC"), letters.filter(lambda text: text.count("=") < 3)),
@@ -164,6 +164,7 @@ def test_noise_is_understood_or_refused_and_nothing_else(data: bytes, syntax: st
         pass
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom warns that it replaces characters; log.py drops what it says
 @quick
 @given(
     sets=st.lists(st.sampled_from(["", "ISO_IR 100", "ISO_IR 192", "ISO 2022 IR 87", "ISO 2022 IR 149", "GB18030", "NOT ONE", "ISO 2022 IR 13"]), max_size=3),

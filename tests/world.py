@@ -12,11 +12,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 
 from gateway import admin
@@ -202,16 +206,23 @@ def _ended(story: admin.SeriesStory) -> bool:
     )
 
 
-def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: str = "AIGATEWAY") -> list[int]:
-    """C-STORE like a scanner; returns the statuses, -1 where none came. Raises ConnectionError without an association."""
+def associate(port: int, series: Sequence[Dataset], *, calling: str = "CT1", called: str = "AIGATEWAY") -> Association:
+    """An association for what `series` needs; raises ConnectionError where there is none."""
     ae = AE(calling)
     ae.connection_timeout = 10
+    ae.add_requested_context(Verification)
     for sop_class, syntax in sorted({(ds.SOPClassUID, ds.file_meta.TransferSyntaxUID) for ds in series}):
         ae.add_requested_context(sop_class, syntax)
     association = ae.associate("127.0.0.1", port, ae_title=called)
     if not association.is_established:
         raise ConnectionError("no association")
-    statuses = []
+    return association
+
+
+def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: str = "AIGATEWAY") -> list[int]:
+    """C-STORE like a scanner; returns the statuses, -1 where none came. Raises ConnectionError without an association."""
+    association = associate(port, series, calling=calling, called=called)
+    statuses: list[int] = []
     for ds in series:
         statuses.append(association.send_c_store(ds).get("Status", -1))
         if statuses[-1] == -1:  # the other end is gone, and a release would wait for its answer
@@ -219,6 +230,29 @@ def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: 
             return statuses + [-1] * (len(series) - len(statuses))
     association.release()
     return statuses
+
+
+def store(association: Association, ds: Dataset, **changes: Any) -> int:
+    """One C-STORE, as broken as `changes` make it: the fields of the request, and `data`, the data set's bytes."""
+    syntax = ds.file_meta.TransferSyntaxUID
+    values = {
+        "AffectedSOPClassUID": ds.SOPClassUID,
+        "AffectedSOPInstanceUID": ds.SOPInstanceUID,
+        "data": encode(ds, syntax.is_implicit_VR, syntax.is_little_endian),
+        "context": next(one.context_id for one in association.accepted_contexts if one.abstract_syntax == ds.SOPClassUID),
+    } | changes
+    request = C_STORE()
+    request.MessageID, request.Priority, request.DataSet = 1, 2, BytesIO(values.pop("data"))
+    context = values.pop("context")
+    for field_, value in values.items():
+        setattr(request, field_, value)
+    association._reactor_checkpoint.clear()  # as send_c_store does: the answer is for us
+    while not association._is_paused:
+        time.sleep(0.001)
+    association.dimse.send_msg(request, context)
+    _, answer = association.dimse.get_msg(block=True)
+    association._reactor_checkpoint.set()
+    return answer.Status if answer is not None else -1
 
 
 @contextmanager

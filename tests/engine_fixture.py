@@ -1,0 +1,122 @@
+"""A worker in a process of its own: stages that write down what they did. The engine is one per process, and killable here.
+
+`python -m tests.engine_fixture URL FOLDER` serves the lanes `quick` (4 at a time) and `single` (1) until its input ends. A key
+says what its work does: `sleep SECONDS ...`, `raise ...`, `wait ...` (until FOLDER/go is there, then write to the database).
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from sqlalchemy import text
+
+from gateway.db import open_database
+from gateway.engine import Lane, Queues, Stage, Worker
+
+QUICK, SINGLE = "quick", "single"
+LANES = (Lane(QUICK, 4), Lane(SINGLE, 1))
+
+
+@dataclass
+class Process:
+    """What the process has written down: `begun KEY`, `done KEY`, `failed KEY ERROR`, `buried EXECUTOR`."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    executor: str
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass(frozen=True)
+class Journal:
+    path: Path
+
+    @property
+    def lines(self) -> list[str]:
+        return self.path.read_text().splitlines() if self.path.exists() else []
+
+    def count(self, line: str) -> int:
+        return self.lines.count(line)
+
+    def wait_for(self, line: str, seconds: float = 20) -> None:
+        end = time.monotonic() + seconds
+        while line not in self.lines:
+            assert time.monotonic() < end, f"waited {seconds} s for {line!r}, there is {self.lines}"
+            time.sleep(0.02)
+
+
+@contextmanager
+def worker(url: str, folder: Path) -> Iterator[Process]:
+    command = [sys.executable, "-m", "tests.engine_fixture", url, str(folder)]
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=Path(__file__).parent.parent
+        )
+    assert process.stdout is not None
+    assert process.stdin is not None
+    executor = process.stdout.readline().strip()
+    assert executor, (folder / "log").read_text()
+    try:
+        yield Process(process, folder, executor)
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
+            process.stdout.close()
+
+
+def enqueue(url: str, key: str, *, attempt: str = "1", lane: str = QUICK, delay: float = 0, priority: str = "routine", commit: bool = True) -> None:
+    db, queues = open_database(url), Queues(url)
+    try:
+        with db() as session:
+            queues.enqueue(session, "work", key, attempt=attempt, lane=lane, delay=timedelta(seconds=delay), priority=priority)
+            if commit:
+                session.commit()
+    finally:
+        queues.close()
+        db.kw["bind"].dispose()
+
+
+def main(url: str, folder: Path) -> None:
+    db = open_database(url)
+
+    def note(line: str) -> None:
+        with (folder / "journal").open("a") as journal:
+            journal.write(line + "\n")
+
+    def work(key: str) -> None:
+        note(f"begun {key}")
+        what, *more = key.split()
+        if what == "sleep":
+            time.sleep(float(more[0]))
+        if what == "raise":
+            raise ValueError("CANARY^NAME")
+        while what == "wait" and not (folder / "go").exists():
+            time.sleep(0.02)
+        if what == "wait":
+            with db.begin() as session:
+                session.execute(text("UPDATE gw_schema_version SET version_num = version_num"))
+        note(f"done {key}")
+
+    stage = Stage("work", work, lambda key, error: note(f"failed {key} {type(error).__name__}"))
+    worker = Worker(url, [stage], watched=list, buried=lambda executor: note(f"buried {executor}"))
+    worker.start(LANES)
+    print(worker.executor, flush=True)
+    sys.stdin.read()
+    worker.stop(timedelta(seconds=5))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

@@ -99,8 +99,9 @@ def demo(
 ) -> None:
     """Show the whole way on this machine: a chest CT in, segmentation and measurement report in a PACS."""
     from gateway.demo import demonstrate
+    from gateway.demopacs import orthanc
 
-    demonstrate(path, once=once, folder=folder, out=out)
+    demonstrate(path, once=once, folder=folder, out=out, program=orthanc())
 
 
 @app.command()

@@ -51,12 +51,15 @@ _JOB_ENDS = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 _DELIVERY_ENDS = (DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.CANCELLED)
 
 
-def demonstrate(path: Path | None, *, once: bool, folder: Path, out: Console) -> None:
-    """Show the main job with `path`'s files, or with a chest CT that is synthesised; then serve until Ctrl-C, or end."""
+def demonstrate(path: Path | None, *, once: bool, folder: Path, out: Console, program: str | None) -> None:
+    """Show the main job with `path`'s files, or with a chest CT that is synthesised; then serve until Ctrl-C, or end.
+
+    `program` is the Orthanc that stands for the PACS; None: a folder does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log.configure("error", "console")
     out.print("[bold]Clinical AI gateway, demonstration[/]: a scanner sends a chest CT, the results go back to the PACS")
-    with pacs(folder / "pacs", "AIGATEWAY") as archive, Gateway(plan(_config(folder, archive))) as gateway:
+    with pacs(folder / "pacs", "AIGATEWAY", program) as archive, Gateway(plan(_config(folder, archive))) as gateway:
         out.print(f"  listening on 127.0.0.1:{gateway.port} as AIGATEWAY; the PACS is {archive.name}", highlight=False)
         with _steps(out) as steps:
             files = _files(path, folder, steps)

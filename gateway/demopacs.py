@@ -70,10 +70,14 @@ class OrthancPacs:
         return data
 
 
+def orthanc() -> str | None:
+    """The program, where it is installed; daemons are not on everybody's PATH."""
+    return shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+
+
 @contextmanager
-def pacs(folder: Path, calling_ae_title: str) -> Iterator[Pacs]:
-    """A PACS that knows the gateway; it ends with the block."""
-    program = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
+def pacs(folder: Path, calling_ae_title: str, program: str | None) -> Iterator[Pacs]:
+    """Orthanc, or a folder without `program`; it knows the gateway, and ends with the block."""
     folder.mkdir(parents=True, exist_ok=True)
     if program is None:
         yield FolderPacs(folder)

@@ -39,7 +39,10 @@ def test_the_example_pipeline_works_as_it_is_written(tmp_path: Path) -> None:
     server = TritonServer([tmp_path / "my/models"], log_file=tmp_path / "triton.log", environment=ROOT / ".venv-triton")
     if not (ROOT / ".venv-triton").is_dir():
         pytest.skip("NVIDIA Triton is not installed: run `make triton`")
-    with server, World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", server.url, rules=rules, settings=settings) as world:
+    with (
+        server,
+        World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", server.url, rules=rules, settings=settings) as world,
+    ):
         world.start()
         assert world.send(series) == [0x0000] * 6
         world.wait_settled()

@@ -20,8 +20,8 @@ from pathlib import Path
 import psutil
 from tritonclient.grpc import InferenceServerClient
 
-from gateway.phantom import chest_ct
 from gateway.peers import load_protocols, make_peer, send_many
+from gateway.phantom import chest_ct
 from gateway.tritonserver import TritonServer
 from tests.peers_fixture import running_orthanc
 from tests.world import RULES, World

@@ -1,0 +1,91 @@
+"""`gateway demo` as a newcomer runs it: with nothing configured, and with files of one's own."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gateway import demopacs
+from gateway.phantom import chest_ct
+from tests.conftest import ROOT
+from tests.synthetic import ct_series
+
+needs_triton = pytest.mark.skipif(
+    not (ROOT / ".venv-triton").is_dir(), reason="NVIDIA Triton is not installed: run `make triton`"
+)
+
+
+def demo(*arguments: str, folder: Path) -> str:
+    command = [sys.executable, "-m", "gateway", "demo", "--once", "--folder", str(folder), *arguments]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False, cwd=ROOT, env=_environment())
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"COLUMNS": "200"}
+
+
+def small_phantom(folder: Path) -> Path:
+    folder.mkdir()
+    for number, dataset in enumerate(chest_ct(slices=80, rows=160, columns=160, now=datetime.now(UTC))):
+        dataset.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    return folder
+
+
+@needs_triton
+@pytest.mark.skipif(demopacs.orthanc() is None, reason="Orthanc is not installed (Debian: orthanc)")
+def test_a_chest_ct_goes_through_the_whole_gateway_and_its_results_come_back_from_orthanc(tmp_path: Path) -> None:
+    told = demo(folder=tmp_path / "demo")
+
+    assert "the PACS is Orthanc" in told
+    assert "in the PACS: SEG" in told
+    assert "in the PACS: SR" in told
+    for step in ("last image", "complete", "job", "model", "encoded", "stored in the PACS"):
+        assert f"{step} +" in told
+    assert "Both lungs" in told
+    assert (tmp_path / "demo" / "lungs.png").read_bytes().startswith(b"\x89PNG")
+
+
+@needs_triton
+def test_files_of_ones_own_go_the_same_way_and_a_folder_stands_in_for_orthanc(tmp_path: Path) -> None:
+    files = small_phantom(tmp_path / "files")
+    code = (
+        "import sys; from pathlib import Path; from rich.console import Console; from gateway.demo import demonstrate;"
+        "demonstrate(Path(sys.argv[1]), once=True, folder=Path(sys.argv[2]), out=Console(width=200), program=None)"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, "-c", code, files, tmp_path / "demo"], capture_output=True, text=True, timeout=250, cwd=ROOT
+    )
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "the PACS is the folder" in ran.stdout
+    assert len(list((tmp_path / "demo" / "pacs").rglob("*.dcm"))) == 2
+
+
+@needs_triton
+def test_a_series_that_no_rule_wants_is_told_why(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    for number, dataset in enumerate(ct_series(3)):
+        dataset.save_as(tmp_path / "files" / f"{number}.dcm", enforce_file_format=True)
+
+    told = demo(str(tmp_path / "files"), folder=tmp_path / "demo")
+
+    assert "no rule matched" in told
+    assert "slices, at_least: 20" in told
+
+
+def test_a_folder_without_dicom_files_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "notes.txt").write_text("nothing")
+    command = [sys.executable, "-m", "gateway", "demo", str(tmp_path / "files"), "--once", "--folder", str(tmp_path / "demo")]
+
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=_environment())
+
+    assert ran.returncode == 1
+    assert "expected DICOM files" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -28,7 +28,7 @@ from gateway.models import Models
 from gateway.outputs import Equipment
 from gateway.peers import Peer, load_protocols, make_peer
 from gateway.pipeline import Pipeline, load_pipelines
-from gateway.receive import association_ended, association_rejected, executor_died, receive
+from gateway.receive import association_ended, association_rejected, executor_died, instance_refused, receive
 from gateway.rules import RuleSet
 from gateway.rules import load as load_rules
 from gateway.run import run, run_failed
@@ -169,6 +169,7 @@ class Gateway:
                 quiet=self._quiet,
                 executor=self.worker.executor,
             ),
+            instance_refused=lambda origin, error: instance_refused(origin, error, now(), db=self.db),
             association_ended=lambda association: association_ended(
                 association, now(), db=self.db, queues=self.queues, quiet=self._quiet
             ),
@@ -212,7 +213,7 @@ class Gateway:
         models = dict.fromkeys(pipeline.model for pipeline in self._plan.pipelines.values())
         return [
             Lane(SETTLE, _SETTLE_SLOTS),
-            Lane(SWEEP, 1),
+            Lane(SWEEP, 1, look_seconds=5),
             *(Lane(model_lane(model), self._plan.config.triton.slots) for model in models),
             *(Lane(peer_lane(peer), _PEER_SLOTS) for peer in self._plan.peers),
         ]

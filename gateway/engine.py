@@ -39,10 +39,11 @@ _logger = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Lane:
-    """A queue and how many of its workflows one worker runs at a time."""
+    """A queue, how many of its workflows one worker runs at a time, and how often it looks for more."""
 
     name: str
     slots: int
+    look_seconds: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,8 @@ class Worker:
         self._reaper.start()
         DBOS.launch()
         for lane in lanes:
-            DBOS.register_queue(lane.name, worker_concurrency=lane.slots, polling_interval_sec=0.1, on_conflict="always_update")
+            often = {"worker_concurrency": lane.slots, "polling_interval_sec": lane.look_seconds}
+            DBOS.register_queue(lane.name, on_conflict="always_update", **often)  # type: ignore[arg-type]
 
     def stop(self, grace: timedelta = timedelta(seconds=20)) -> None:
         """Take no more work, let what runs end within `grace`; what does not is taken over by whoever lives."""

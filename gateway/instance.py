@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from unicodedata import category
 
 from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.dataset import FileMetaDataset
@@ -70,10 +71,10 @@ def identify(incoming: Incoming) -> Identity:
     return Identity(
         study_instance_uid=study,
         series_instance_uid=series,
-        modality=found.text(scan.MODALITY)[:16],
+        modality=_without_controls(found.text(scan.MODALITY))[:16],
         patient_name=_decoded(found.values.get(scan.PATIENT_NAME, b""), encodings)[:324],
         patient_id=_decoded(found.values.get(scan.PATIENT_ID, b""), encodings)[:64],
-        patient_birth_date=found.text(scan.PATIENT_BIRTH_DATE)[:8],
+        patient_birth_date=_without_controls(found.text(scan.PATIENT_BIRTH_DATE))[:8],
         accession_number=_decoded(found.values.get(scan.ACCESSION_NUMBER, b""), encodings)[:64],
     )
 
@@ -103,4 +104,9 @@ def _decoded(value: bytes, encodings: Sequence[str]) -> str:
         text = decode_bytes(value, encodings, _NAME_DELIMITERS)
     except (LookupError, UnicodeError):
         text = value.decode("latin-1")
-    return text.replace("\0", "").strip()
+    return _without_controls(text).strip()
+
+
+def _without_controls(text: str) -> str:
+    """A database takes no NUL and no half of a character, and a terminal obeys control characters."""
+    return "".join(character for character in text if category(character) not in ("Cc", "Cs"))

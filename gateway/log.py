@@ -29,10 +29,10 @@ def drop_unknown_keys(_logger: Any, _method: str, event: Any) -> Any:
     return {key: value for key, value in event.items() if key in KEYS}
 
 
-def stack_without_values(error: BaseException) -> list[str]:
-    """Where an unexpected error was raised: its type and the lines of code, without message and locals."""
+def stack_without_values(error: BaseException) -> str:
+    """Where an unexpected error was raised: its type and the last lines of code, a line each, without message and locals."""
     frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    return [type(error).__name__, *frames[-8:]]
+    return "\n".join([type(error).__name__, *frames[-8:]])
 
 
 class _CutToName(logging.Handler):
@@ -76,5 +76,5 @@ def configure(level: str = "info", form: str = "console") -> None:
 
 def _uncaught(kind: type[BaseException], error: BaseException | None, _trace: TracebackType | None) -> None:
     """Python would print the message, and with it whatever value it quotes."""
-    stack = stack_without_values(error) if error is not None else []
+    stack = stack_without_values(error) if error is not None else ""
     structlog.get_logger().error("exception.uncaught", error=kind.__name__, stack=stack)

@@ -49,7 +49,7 @@ def receive(
     except DBAPIError as error:
         raise OutOfResources("the database cannot be written") from error
     except Refused as error:
-        _record_refusal(error, incoming, now, db)
+        instance_refused(incoming.origin, error, now, db=db)
         raise
     crash_point("receive.committed")
     return receipt
@@ -73,6 +73,20 @@ def association_rejected(origin: Origin, reason: str, now: datetime, *, db: Data
             session, Act.ASSOCIATION_REJECTED, at=now, actor=origin.calling_ae_title, outcome=audit.MINOR,
             called_ae_title=origin.called_ae_title, address=origin.address, reason=reason,
         )  # fmt: skip
+
+
+def instance_refused(origin: Origin, error: Refused, now: datetime, *, db: Database) -> None:
+    """Told in the trail too; where the database is the reason, the sender's own log has to do."""
+    if error.retryable:
+        return
+    try:
+        with db.begin() as session:
+            audit.record(
+                session, Act.INSTANCE_REFUSED, at=now, actor=origin.calling_ae_title, outcome=audit.MINOR,
+                status=f"0x{error.dimse_status:04X}", reason=str(error), association=origin.association,
+            )  # fmt: skip
+    except DBAPIError as failure:
+        raise OutOfResources("the database cannot be written") from failure
 
 
 def _index(
@@ -169,17 +183,3 @@ def _reopen_series(session: Session, identity: Identity, now: datetime, quiet: t
         return False
     audit.record(session, Act.SERIES_REOPENED, at=now, study=identity.study_instance_uid, series=identity.series_instance_uid)
     return True
-
-
-def _record_refusal(error: Refused, incoming: Incoming, now: datetime, db: Database) -> None:
-    """Told in the trail too; where the database is the reason, the sender's own log has to do."""
-    if error.retryable:
-        return
-    try:
-        with db.begin() as session:
-            audit.record(
-                session, Act.INSTANCE_REFUSED, at=now, actor=incoming.origin.calling_ae_title, outcome=audit.MINOR,
-                status=f"0x{error.dimse_status:04X}", reason=str(error), association=incoming.origin.association,
-            )  # fmt: skip
-    except DBAPIError as failure:
-        raise OutOfResources("the database cannot be written") from failure

@@ -29,6 +29,9 @@ class Store:
         self._root, self._keep_free = root, keep_free_bytes
         self._incoming = root / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+        for number in range(256):  # all at once: a folder that is made on the way would have to be synced there
+            (root / f"{number:02x}").mkdir(exist_ok=True)
+        _sync_folder(root)
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Stored:
         """Write `parts` as one file, durably; raise OutOfResources where the disk does not take it.
@@ -47,7 +50,6 @@ class Store:
                 os.fsync(file.fileno())
             crash_point("store.written")
             path = self.path(sha256.hexdigest())
-            _make_folder(path.parent)
             temporary.replace(path)
             crash_point("store.renamed")
             _sync_folder(path.parent)
@@ -91,12 +93,6 @@ def _write(descriptor: int, part: bytes | memoryview) -> int:
     while left:
         left = left[os.write(descriptor, left) :]
     return len(part)
-
-
-def _make_folder(folder: Path) -> None:
-    if not folder.is_dir():
-        folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
+from gateway import log
 from gateway.db import open_database
 from gateway.engine import Lane, Queues, Stage, Worker
 
@@ -34,6 +35,12 @@ class Process:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def stop(self) -> None:
+        """As SIGTERM stops a gateway: what runs may end."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(30)
 
 
 @dataclass(frozen=True)
@@ -65,18 +72,18 @@ def worker(url: str, folder: Path) -> Iterator[Process]:
     assert process.stdin is not None
     executor = process.stdout.readline().strip()
     assert executor, (folder / "log").read_text()
+    started = Process(process, folder, executor)
     try:
-        yield Process(process, folder, executor)
+        yield started
     finally:
+        started.kill()
         process.stdin.close()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            process.stdout.close()
+        process.stdout.close()
 
 
-def enqueue(url: str, key: str, *, attempt: str = "1", lane: str = QUICK, delay: float = 0, priority: str = "routine", commit: bool = True) -> None:
+def enqueue(
+    url: str, key: str, *, attempt: str = "1", lane: str = QUICK, delay: float = 0, priority: str = "routine", commit: bool = True
+) -> None:
     db, queues = open_database(url), Queues(url)
     try:
         with db() as session:
@@ -89,6 +96,7 @@ def enqueue(url: str, key: str, *, attempt: str = "1", lane: str = QUICK, delay:
 
 
 def main(url: str, folder: Path) -> None:
+    log.configure()
     db = open_database(url)
 
     def note(line: str) -> None:

@@ -90,7 +90,9 @@ def test_an_unknown_key_ends_the_check_there(checked) -> None:
 
 def test_a_rule_is_told_by_file_line_and_name_and_the_rest_is_checked_all_the_same(checked, triton: str) -> None:
     with running_scp() as scp:
-        good, wrong = checked(f'[triton]\nurl = "{triton}"\n' + dimse("pacs", scp.port), rules=RULES.replace("ct_lung", "ct_lungs"))
+        good, wrong = checked(
+            f'[triton]\nurl = "{triton}"\n' + dimse("pacs", scp.port), rules=RULES.replace("ct_lung", "ct_lungs")
+        )
 
     assert len(wrong) == 1
     assert wrong[0].startswith("rules.yaml: line 6, rule 'chest CT': expected pipeline")
@@ -117,7 +119,10 @@ def test_a_pipeline_that_cannot_be_loaded_is_told_and_the_others_stay(checked, t
 def test_real_peers_answer(checked, tmp_path: Path) -> None:
     (tmp_path / "storescp").mkdir()
     (tmp_path / "orthanc").mkdir()
-    with running_storescp(tmp_path / "storescp") as storescp, running_orthanc(tmp_path / "orthanc", DicomAlwaysAllowEcho=True) as orthanc:
+    with (
+        running_storescp(tmp_path / "storescp") as storescp,
+        running_orthanc(tmp_path / "orthanc", DicomAlwaysAllowEcho=True) as orthanc,
+    ):
         web = f'[[peers]]\nname = "web"\nprotocol = "dicomweb"\nurl = "{orthanc.dicomweb}"\n'
         good, wrong = checked(dimse("pacs", storescp) + dimse("orthanc", orthanc.dicom_port, "ORTHANC") + web)
 
@@ -136,7 +141,9 @@ def test_a_triton_that_is_not_there_is_told(checked) -> None:
 
 def test_a_model_that_triton_does_not_serve_is_told(checked, triton: str, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "mine.py").write_text((HERE / "pipelines" / "bright.py").read_text().replace('model="bright"', 'model="absent"'))
+    (tmp_path / "mine" / "mine.py").write_text(
+        (HERE / "pipelines" / "bright.py").read_text().replace('model="bright"', 'model="absent"')
+    )
 
     _, wrong = checked(f'[gateway]\npipelines = ["mine"]\n[triton]\nurl = "{triton}"\n', rules=None)
 

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import highdicom as hd
 import numpy as np
 import pydicom
 import pytest

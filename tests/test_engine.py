@@ -1,15 +1,19 @@
 """The engine: work is committed with its row, runs once an attempt, and outlives the worker and the database that did it."""
 
 import os
+import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
 
+from gateway.app import upgrade
+from gateway.db import open_database
 from gateway.engine import Queues, backoff, settle_attempt, ticket, workflow_id
 from tests.engine_fixture import QUICK, SINGLE, Journal, enqueue, worker
 
@@ -19,11 +23,65 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "journal")
 
 
+def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 @pytest.fixture
 def queues(database_url: str) -> Iterator[Queues]:
     queues = Queues(database_url)
     yield queues
     queues.close()
+
+
+@dataclass(frozen=True)
+class OwnPostgres:
+    """A cluster that a test may stop."""
+
+    folder: Path
+    programs: Path
+    as_user: tuple[str, ...]
+
+    @property
+    def url(self) -> str:
+        return f"postgresql+psycopg://postgres@/postgres?host={self.folder}"
+
+    def run(self, program: str, *arguments: object) -> None:
+        command = [*self.as_user, str(self.programs / program), "-D", str(self.folder / "data"), *map(str, arguments)]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    def start(self) -> None:
+        options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={self.folder}"
+        self.run("pg_ctl", "-w", "-l", self.folder / "log", "-o", options, "start")
+
+    def stop(self) -> None:
+        self.run("pg_ctl", "-w", "-m", "fast", "stop")
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    if not programs:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="gateway-pg-"))  # pytest's own folder is closed to the user that PostgreSQL wants
+    as_user: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+        as_user = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
+    cluster = OwnPostgres(folder, programs[0].parent, as_user)
+    cluster.run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
+    cluster.start()
+    try:
+        db = open_database(cluster.url)
+        upgrade(cluster.url, db)
+        db.kw["bind"].dispose()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder)
 
 
 def test_work_of_a_transaction_that_was_rolled_back_never_runs(database_url: str, tmp_path: Path, journal: Journal) -> None:
@@ -49,7 +107,9 @@ def test_the_same_attempt_runs_once_and_another_runs_again(database_url: str, tm
     assert journal.count("done row") == 2
 
 
-def test_delayed_work_waits_and_a_person_can_start_it_now(database_url: str, tmp_path: Path, journal: Journal, queues: Queues) -> None:
+def test_delayed_work_waits_and_a_person_can_start_it_now(
+    database_url: str, tmp_path: Path, journal: Journal, queues: Queues
+) -> None:
     with worker(database_url, tmp_path):
         began = time.monotonic()
         enqueue(database_url, "soon", delay=1.5)
@@ -76,7 +136,9 @@ def test_stat_goes_before_routine_before_background(database_url: str, tmp_path:
     ]
 
 
-def test_a_lane_runs_no_more_than_its_slots_and_does_not_hold_up_another(database_url: str, tmp_path: Path, journal: Journal) -> None:
+def test_a_lane_runs_no_more_than_its_slots_and_does_not_hold_up_another(
+    database_url: str, tmp_path: Path, journal: Journal
+) -> None:
     with worker(database_url, tmp_path):
         for n in range(2):
             enqueue(database_url, f"sleep 1.5 {n}", lane=SINGLE)
@@ -85,10 +147,19 @@ def test_a_lane_runs_no_more_than_its_slots_and_does_not_hold_up_another(databas
         journal.wait_for("done other")
         journal.wait_for("done sleep 1.5 1")
 
-    assert journal.lines == ["begun sleep 1.5 0", "begun other", "done other", "done sleep 1.5 0", "begun sleep 1.5 1", "done sleep 1.5 1"]
+    assert journal.lines == [
+        "begun sleep 1.5 0",
+        "begun other",
+        "done other",
+        "done sleep 1.5 0",
+        "begun sleep 1.5 1",
+        "done sleep 1.5 1",
+    ]
 
 
-def test_what_a_stage_did_not_expect_is_written_down_and_the_worker_goes_on(database_url: str, tmp_path: Path, journal: Journal) -> None:
+def test_what_a_stage_did_not_expect_is_written_down_and_the_worker_goes_on(
+    database_url: str, tmp_path: Path, journal: Journal
+) -> None:
     with worker(database_url, tmp_path):
         enqueue(database_url, "raise it")
         journal.wait_for("failed raise it ValueError")
@@ -118,7 +189,9 @@ def test_the_work_of_a_dead_worker_is_taken_over(database_url: str, tmp_path: Pa
     assert journal.count("done wait for go") == 1
 
 
-def test_work_that_was_under_way_when_the_only_worker_died_goes_on_after_the_next_start(database_url: str, tmp_path: Path, journal: Journal) -> None:
+def test_work_that_was_under_way_when_the_only_worker_died_goes_on_after_the_next_start(
+    database_url: str, tmp_path: Path, journal: Journal
+) -> None:
     with worker(database_url, tmp_path) as first:
         enqueue(database_url, "wait for go")
         journal.wait_for("begun wait for go")
@@ -133,60 +206,44 @@ def test_work_that_was_under_way_when_the_only_worker_died_goes_on_after_the_nex
 
 def test_the_work_of_a_living_worker_is_left_to_it(database_url: str, tmp_path: Path, journal: Journal) -> None:
     with worker(database_url, tmp_path):
-        enqueue(database_url, "sleep 4 long")
-        journal.wait_for("begun sleep 4 long")
+        enqueue(database_url, "sleep 3 long")
+        journal.wait_for("begun sleep 3 long")
         with worker(database_url, tmp_path):
-            journal.wait_for("done sleep 4 long")
+            journal.wait_for("done sleep 3 long")
 
-    assert journal.lines == ["begun sleep 4 long", "done sleep 4 long"]
+    assert journal.lines == ["begun sleep 3 long", "done sleep 3 long"]
 
 
 def test_a_worker_that_is_stopped_lets_its_work_end(database_url: str, tmp_path: Path, journal: Journal) -> None:
-    with worker(database_url, tmp_path):
+    with worker(database_url, tmp_path) as stopped:
         enqueue(database_url, "sleep 1 short")
         journal.wait_for("begun sleep 1 short")
+        stopped.stop()
 
     assert journal.lines == ["begun sleep 1 short", "done sleep 1 short"]
 
 
-def test_work_outlives_a_postgresql_that_is_away_for_seconds(request: pytest.FixtureRequest, postgres: str, tmp_path: Path, journal: Journal) -> None:
-    url = _migrated(request, postgres)
-    with worker(url, tmp_path):
-        enqueue(url, "wait for go")
+def test_work_outlives_a_postgresql_that_is_away_for_seconds(own_postgres: OwnPostgres, tmp_path: Path, journal: Journal) -> None:
+    with worker(own_postgres.url, tmp_path):
+        enqueue(own_postgres.url, "wait for go")
         journal.wait_for("begun wait for go")
 
-        _pg_ctl(postgres, "stop")
+        own_postgres.stop()
         (tmp_path / "go").touch()
         time.sleep(3)
         assert journal.count("done wait for go") == 0
-        _pg_ctl(postgres, "start")
+        own_postgres.start()
 
         journal.wait_for("done wait for go", 40)
-        enqueue(url, "after it")
+        enqueue(own_postgres.url, "after it")
         journal.wait_for("done after it", 40)
 
     assert not [line for line in journal.lines if line.startswith("failed")]
 
 
-def _migrated(request: pytest.FixtureRequest, postgres: str) -> str:
-    return postgres.replace("/postgres?", f"/{request.getfixturevalue('migrated_postgres')}?")
-
-
-def _pg_ctl(url: str, act: str) -> None:
-    """Stop or start the tests' own cluster, with the options that it was started with."""
-    folder = Path(str(make_url(url).query["host"]))
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"), reverse=True)[0]
-    as_user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
-    options = ["-m", "fast"] if act == "stop" else ["-l", folder / "log", "-o", _options[folder]]
-    if act == "stop":
-        _options[folder] = (folder / "data" / "postmaster.opts").read_text().split(" ", 1)[1].strip().replace('"', "'")
-    subprocess.run([*as_user, programs, "-D", folder / "data", "-w", *options, act], check=True, capture_output=True, timeout=60)
-
-
-_options: dict[Path, str] = {}
-
-
-def test_the_engine_says_whether_an_attempt_is_still_to_do(database_url: str, tmp_path: Path, journal: Journal, queues: Queues) -> None:
+def test_the_engine_says_whether_an_attempt_is_still_to_do(
+    database_url: str, tmp_path: Path, journal: Journal, queues: Queues
+) -> None:
     enqueue(database_url, "row", delay=3600)
     assert queues.is_alive("work", "row", "1")
     assert not queues.is_alive("work", "row", "2")
@@ -196,14 +253,17 @@ def test_the_engine_says_whether_an_attempt_is_still_to_do(database_url: str, tm
         queues.start_now("work", "row", "1")
         journal.wait_for("done row")
 
-    assert not queues.is_alive("work", "row", "1")
+        wait_until(lambda: not queues.is_alive("work", "row", "1"))
 
 
-def test_ended_attempts_are_forgotten_and_waiting_ones_are_not(database_url: str, tmp_path: Path, journal: Journal, queues: Queues) -> None:
+def test_ended_attempts_are_forgotten_and_waiting_ones_are_not(
+    database_url: str, tmp_path: Path, journal: Journal, queues: Queues
+) -> None:
     with worker(database_url, tmp_path):
         enqueue(database_url, "ended")
         enqueue(database_url, "waiting", delay=3600)
         journal.wait_for("done ended")
+        wait_until(lambda: not queues.is_alive("work", "ended", "1"))
 
     assert queues.prune(datetime.now(UTC) - timedelta(hours=1)) == 0
     assert queues.prune(datetime.now(UTC) + timedelta(minutes=1)) == 1

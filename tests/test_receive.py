@@ -156,7 +156,7 @@ def test_a_truncated_data_set_is_refused(place: Place) -> None:
         with pytest.raises(NotUnderstood):
             place.receive(incoming(ct_series(1)[0], data=whole.data[:end]), NOW)
 
-    assert not [path for path in (place.store.path("00").parent.parent).rglob("*.dcm")]
+    assert not list((place.store.path("00").parent.parent).rglob("*.dcm"))
 
 
 def test_a_series_of_another_study_is_refused_and_its_file_removed(place: Place) -> None:
@@ -175,7 +175,9 @@ def test_a_full_disk_is_answered_a700(place: Place, tmp_path: Path) -> None:
     full = Store(tmp_path / "full", keep_free_bytes=2**62)
 
     with pytest.raises(OutOfResources) as refused:
-        receive(incoming(ct_series(1)[0]), NOW, store=full, db=place.db, queues=place.queues, quiet=timedelta(0), executor="tests")
+        receive(
+            incoming(ct_series(1)[0]), NOW, store=full, db=place.db, queues=place.queues, quiet=timedelta(0), executor="tests"
+        )
 
     assert refused.value.dimse_status == 0xA700
 
@@ -185,7 +187,9 @@ def test_a_store_that_cannot_be_written_is_answered_a700(place: Place, tmp_path:
     (tmp_path / "gone" / "incoming").rmdir()
 
     with pytest.raises(OutOfResources):
-        receive(incoming(ct_series(1)[0]), NOW, store=gone, db=place.db, queues=place.queues, quiet=timedelta(0), executor="tests")
+        receive(
+            incoming(ct_series(1)[0]), NOW, store=gone, db=place.db, queues=place.queues, quiet=timedelta(0), executor="tests"
+        )
 
 
 def test_a_database_that_is_away_is_answered_a700(tmp_path: Path) -> None:

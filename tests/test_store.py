@@ -111,7 +111,9 @@ def test_a_disk_that_refuses_to_sync_keeps_nothing(tmp_path: Path) -> None:
         "try:\n    Store(Path(sys.argv[1])).put((b'x' * 5000,))\nexcept OutOfResources as error:\n    print(error)\n"
     )
 
-    ran = subprocess.run([sys.executable, "-c", code, tmp_path / "store"], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60)
+    ran = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "store"], capture_output=True, text=True, cwd=ROOT, check=True, timeout=60
+    )
 
     assert ran.stdout == "the store cannot be written\n"
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
@@ -169,7 +171,12 @@ def order_of_effects(log: str) -> list[str]:
 
 def test_an_instance_is_on_disk_and_in_the_database_before_it_is_acknowledged(tmp_path: Path, strace) -> None:
     series = ct_series(3)
-    with World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", f"127.0.0.1:{free_port()}", settings={"completeness": {"quiet_seconds": 60}}) as world:
+    with World(
+        tmp_path / "world",
+        f"sqlite:///{tmp_path}/gateway.db",
+        f"127.0.0.1:{free_port()}",
+        settings={"completeness": {"quiet_seconds": 60}},
+    ) as world:
         world.start()
         send(series[:1], world.port)
         assert world.process is not None

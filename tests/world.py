@@ -233,7 +233,7 @@ def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: 
 
 
 def store(association: Association, ds: Dataset, **changes: Any) -> int:
-    """One C-STORE, as broken as `changes` make it: the fields of the request, and `data`, the data set's bytes."""
+    """One C-STORE, as broken as `changes` make it: the fields of the request, and `data`, the data set's bytes; -1 without an answer."""
     syntax = ds.file_meta.TransferSyntaxUID
     values = {
         "AffectedSOPClassUID": ds.SOPClassUID,
@@ -242,7 +242,8 @@ def store(association: Association, ds: Dataset, **changes: Any) -> int:
         "context": next(one.context_id for one in association.accepted_contexts if one.abstract_syntax == ds.SOPClassUID),
     } | changes
     request = C_STORE()
-    request.MessageID, request.Priority, request.DataSet = 1, 2, BytesIO(values.pop("data"))
+    data = values.pop("data")
+    request.MessageID, request.Priority, request.DataSet = 1, 2, None if data is None else BytesIO(data)
     context = values.pop("context")
     for field_, value in values.items():
         setattr(request, field_, value)

@@ -4,14 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from gateway.errors import Refused
 from gateway.instance import Incoming, Origin
 
 
 @dataclass(frozen=True)
 class Door:
-    """What an ingest does with what comes: `receive` raises Refused, the others say what became of an association."""
+    """What an ingest does with what comes: `receive` raises Refused, the others are told what happened at the door.
+
+    `instance_refused` is for what never became an Incoming; what `receive` refuses it has written down itself.
+    """
 
     receive: Callable[[Incoming], object]
+    instance_refused: Callable[[Origin, Refused], None]
     association_ended: Callable[[str], None]
     association_rejected: Callable[[Origin, str], None]
 

@@ -5,7 +5,6 @@ Bytes are handed on as they came. Every answer has its own status (PS3.4 B.2.3):
 
 import contextlib
 import socket
-from io import BytesIO
 from typing import Any, cast
 from uuid import uuid4
 
@@ -32,7 +31,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from gateway import log
-from gateway.errors import GatewayError, NotSupported, NotUnderstood
+from gateway.errors import GatewayError, NotSupported, NotUnderstood, Refused
 from gateway.ingest import Door
 from gateway.instance import Incoming, Origin
 
@@ -115,7 +114,7 @@ class Listener:
 
     def on_c_store(self, event: evt.Event) -> Dataset:
         try:
-            self._door.receive(self._incoming(event))
+            self._receive(event)
         except GatewayError as error:
             _logger.warning("instance.refused", status=f"0x{error.dimse_status:04X}", reason=str(error))
             return _status(error.dimse_status, str(error))
@@ -124,11 +123,21 @@ class Listener:
             return _status(GatewayError.dimse_status, "unexpected error, nothing was kept")
         return _status(0x0000)
 
+    def _receive(self, event: evt.Event) -> None:
+        try:
+            incoming = self._incoming(event)
+        except Refused as error:
+            self._door.instance_refused(self._origins[event.assoc], error)
+            raise
+        self._door.receive(incoming)
+
     def _incoming(self, event: evt.Event) -> Incoming:
         request, context = cast("C_STORE", event.request), event.context
         if request.AffectedSOPClassUID != context.abstract_syntax:
             raise NotSupported("expected the SOP class of the presentation context")
-        data = cast("BytesIO", request.DataSet).getbuffer()
+        if request.DataSet is None:
+            raise NotUnderstood("expected a data set")
+        data = request.DataSet.getbuffer()
         if len(data) > self._maximum_instance_bytes:
             raise NotUnderstood(f"expected at most {self._maximum_instance_bytes} bytes")
         return Incoming(

@@ -12,13 +12,14 @@ from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 
-from gateway.header import UNICODE, is_legal
+from gateway.header import CHECKED, UNICODE, is_legal
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, Output
 from gateway.outputs.modules import FIRST_SERIES_NUMBER
 from gateway.outputs.seg import frame_segments, segment_voxels, voxel_mm3
 from gateway.uids import is_uid
 
 VOLUME_TOLERANCE = 0.001
+_CHECKED = frozenset({"UI", *CHECKED})
 PATIENT = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID")
 STUDY = (
     "PatientName",
@@ -115,7 +116,7 @@ def _elements(data_set: Dataset) -> Iterator[str]:
         elif element.VR == "SQ":
             for item in element.value:
                 yield from _elements(item)
-        elif element.value and not _is_valid(element):
+        elif element.VR in _CHECKED and element.value and not _is_valid(element):
             yield f"expected a legal value of {element.keyword}"
 
 

@@ -33,7 +33,7 @@ TYPE_2 = (
 IDENTITY = frozenset({"PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"})
 LONGEST = {"LO": 64, "SH": 16}
 
-_CHECKED = frozenset({"AS", "CS", "DA", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT"})
+CHECKED = frozenset({"AS", "CS", "DA", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT"})
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
 _AGE = re.compile(r"\d{3}[DWMY]")
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
@@ -118,7 +118,7 @@ def _clean_element(data_set: Dataset, tag: BaseTag, *, plain: bool, known: Known
         return None, ""
     if element.VR == "SQ":
         return element, "; ".join(note for item in element.value for note in _clean(item, plain=plain, known=known))
-    if element.VR in _CHECKED and (done := _decode(element, plain=plain) or _coerce(element)):
+    if element.VR in CHECKED and (done := _decode(element, plain=plain) or _coerce(element)):
         return element, f"{element.keyword}: {done}"
     return element, ""
 

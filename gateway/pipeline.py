@@ -22,19 +22,24 @@ Infer = Callable[[Arrays], Arrays]
 
 @dataclass(frozen=True)
 class Needs:
-    """What the series must be, checked before the model is asked."""
+    """What the series must be, checked before the model is asked, and how its values are handed over.
+
+    `whole_numbers`: the volume comes as int16, rounded, instead of float32: what CT models take, in half the memory.
+    """
 
     modality: str
     slices_at_least: int = 1
     spacing_at_most_mm: float = float("inf")
+    whole_numbers: bool = False
 
 
 @dataclass(frozen=True)
 class Study:
     """What a pipeline works on.
 
-    `volume` is (slices, rows, columns) float32 after the modality LUT, Hounsfield units for CT; its affine is mm in LPS
-    (PS3.3 C.7.6.2). `source` are the headers of the slices, in the volume's order, without pixels.
+    `volume` is (slices, rows, columns) float32 (int16 where the pipeline needs whole numbers) after the modality LUT,
+    Hounsfield units for CT; its affine is mm in LPS (PS3.3 C.7.6.2). `source` are the headers of the slices, in the
+    volume's order, without pixels.
     """
 
     volume: hd.Volume

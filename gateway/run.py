@@ -5,6 +5,7 @@ again before that makes the same UIDs, because they come from the job key.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from io import BytesIO
@@ -151,12 +152,13 @@ def _work(
 
 def _study(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
     """Every file is read once: its digest is checked, its header kept, its pixels loaded when their slice is filled."""
-    headers = [dcmread(store.check(sha256), defer_size=_DEFERRED_BYTES) for _, sha256 in inputs]
+    with ThreadPoolExecutor(2) as pool:  # digests are made beside the reading: they need no interpreter
+        headers = [dcmread(path, defer_size=_DEFERRED_BYTES) for path in pool.map(store.check, dict(inputs).values())]
     if any(header.get("Modality") != needs.modality for header in headers):
         raise Unsuitable("IMAGE", f"expected modality {needs.modality}")
     stack = arrange(headers)
     _check_needs(stack, needs)
-    filled = volume(stack, map(_take_pixels, stack.headers))
+    filled = volume(stack, map(_take_pixels, stack.headers), whole_numbers=needs.whole_numbers)
     source, notes = clean_series(stack.headers)
     return Study(filled, source), [*stack.notes, *notes]
 

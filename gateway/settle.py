@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from pydicom import Dataset, dcmread
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.orm import Session
 
 from gateway import audit, facts
@@ -168,7 +168,7 @@ def _enqueue_job(
     session: Session, input_key: str, inputs: Sequence[tuple[str, str]], series: Series, now: datetime, queues: Queues
 ) -> None:
     job = session.scalars(select(Job).where(Job.input_key == input_key)).one()
-    session.add_all(JobInstance(job=job.id, sop_instance_uid=uid, sha256=sha256) for uid, sha256 in inputs)
+    session.execute(insert(JobInstance), [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in inputs])
     queues.enqueue(session, RUN, str(job.id), attempt="0", lane=model_lane(job.model), priority=job.priority)
     audit.record(
         session, Act.JOB_CREATED, at=now, study=series.study_instance_uid, series=series.series_instance_uid, job=job.id,

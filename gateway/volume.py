@@ -22,6 +22,7 @@ _MAX_BYTES = 8 * 1024**3
 _UNIT = 1e-3
 _SAME_ORIENTATION = 1e-4
 _TILT_DEGREES = 0.1
+_INT16 = np.iinfo(np.int16)
 _SHIFT_MM = 0.05
 _GAP_MM = 0.01
 
@@ -80,21 +81,25 @@ def arrange(headers: Sequence[Dataset]) -> Stack:
     )
 
 
-def volume(stack: Stack, pixels: Iterable[np.ndarray]) -> hd.Volume:
-    """(slices, rows, columns) float32 after the modality LUT, Hounsfield units for CT; affine in mm, LPS.
+def volume(stack: Stack, pixels: Iterable[np.ndarray], *, whole_numbers: bool = False) -> hd.Volume:
+    """(slices, rows, columns) after the modality LUT, Hounsfield units for CT; affine in mm, LPS.
 
-    `pixels` are the stored values of `stack.headers`, in that order; only one slice of them is held at a time.
-    lookup.lookup says what becomes of padding. Raises Unsuitable("DECODE") where slices are missing or of another size.
+    float32, or with `whole_numbers` int16: half the memory, rounded and held within the range of the type. `pixels` are the
+    stored values of `stack.headers`, in that order; only one slice of them is held at a time. lookup.lookup says what
+    becomes of padding. Raises Unsuitable("DECODE") where slices are missing or of another size.
     """
     first = stack.headers[0]
     shape = (whole(first, "Rows"), whole(first, "Columns"))
-    array = np.empty((len(stack.headers), *shape), np.float32)
+    array = np.empty((len(stack.headers), *shape), np.int16 if whole_numbers else np.float32)
+    buffer = np.empty(shape, np.float32)  # one for all slices: new memory for each would take longer than the arithmetic
     frames = iter(pixels)
     for plane, modality_lut in zip(array, stack.lookups, strict=True):
         stored = next(frames, None)
         if stored is None or stored.shape != shape:
             raise Unsuitable("DECODE", f"expected {len(array)} slices of {shape[0]} x {shape[1]} pixels")
-        modality_lut.apply(stored, out=plane)
+        modality_lut.apply(stored, out=buffer if whole_numbers else plane)
+        if whole_numbers:
+            plane[...] = np.clip(np.rint(buffer, out=buffer), _INT16.min, _INT16.max, out=buffer)
     return hd.Volume.from_attributes(
         array=array,
         image_position=stack.image_position,

@@ -49,7 +49,7 @@ SIDES = (Side("Right lung", codes.SCT.Right, (224, 97, 76)), Side("Left lung", c
 def run(study: Study, infer: Infer) -> Iterable[Output]:
     """Raises Unsuitable where a lung is cut off by the first or last slice or by the edge of the picture."""
     axial = study.volume.to_patient_orientation(AXIAL)
-    hounsfield = _whole_numbers(axial.array)
+    hounsfield = axial.array
     labels = infer({"volume": hounsfield, "spacing": np.array(axial.spacing, np.float32)})["labels"]
     if labels.max() > len(SIDES):
         raise BadModelOutput("expected labels 0, 1 and 2")
@@ -62,11 +62,11 @@ def run(study: Study, infer: Infer) -> Iterable[Output]:
             None, (Group("Lungs", (), AERATED_LUNG, LUNG),), PROCEDURE, "No aerated lung found in this series"
         )
         return
-    renumbered = np.zeros(len(SIDES) + 1, np.uint8)
-    renumbered[present] = np.arange(1, len(present) + 1)
+    if len(present) < len(SIDES):
+        labels = (labels == present[0]).astype(np.uint8)
     orientation = study.volume.get_closest_patient_orientation()
     segmentation = Segmentation(
-        axial.with_array(renumbered[labels]).to_patient_orientation(orientation),
+        axial.with_array(labels).to_patient_orientation(orientation),
         tuple(_segment(SIDES[value - 1]) for value in present),
         "LUNGS",
         "Right and left lung",
@@ -75,14 +75,6 @@ def run(study: Study, infer: Infer) -> Iterable[Output]:
     densities = {SIDES[value - 1]: counts[value] for value in present}
     groups = _groups(densities, float(np.prod(axial.spacing)) / 1000)
     yield MeasurementReport(segmentation, groups, PROCEDURE, "Volume and density of the lungs")
-
-
-def _whole_numbers(volume: np.ndarray) -> np.ndarray:
-    """int16 Hounsfield units, plane by plane: no second float volume is made."""
-    hounsfield = np.empty(volume.shape, np.int16)
-    for plane, whole in zip(volume, hounsfield, strict=True):
-        whole[...] = np.rint(plane).clip(LOWEST, -LOWEST - 1)
-    return hounsfield
 
 
 def _histograms(hounsfield: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -142,5 +134,8 @@ def _percent_below(counts: np.ndarray, limit: int) -> float:
 
 
 PIPELINE = Pipeline(
-    version="1.0.0", model="ct_lung", needs=Needs(modality="CT", slices_at_least=20, spacing_at_most_mm=6.0), run=run
+    version="1.0.0",
+    model="ct_lung",
+    needs=Needs(modality="CT", slices_at_least=20, spacing_at_most_mm=6.0, whole_numbers=True),
+    run=run,
 )

@@ -49,7 +49,9 @@ def results(phantom: Study, infer: Infer) -> tuple[Segmentation, MeasurementRepo
 def study(series: Sequence[Dataset]) -> Study:
     stack = arrange(series)
     images = {instance.SOPInstanceUID: instance for instance in series}
-    return Study(volume(stack, (pixels(images[header.SOPInstanceUID]) for header in stack.headers)), stack.headers)
+    return Study(
+        volume(stack, (pixels(images[header.SOPInstanceUID]) for header in stack.headers), whole_numbers=True), stack.headers
+    )
 
 
 def read(folder: Path) -> Study:

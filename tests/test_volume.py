@@ -563,3 +563,17 @@ def test_one_real_slice_is_the_same_in_every_lossless_transfer_syntax(real_data)
     first = next(iter(found.values()))
     assert len(found) >= 6
     assert all(np.array_equal(first, other) for other in found.values())
+
+
+def test_whole_numbers_are_the_float_values_rounded_and_held_within_int16() -> None:
+    series = ct_series(3)
+    for header, slope in zip(series, (1, 1.5, 60), strict=True):
+        header.RescaleSlope = slope
+    stack = arrange(series)
+    frames = {header.SOPInstanceUID: pixels(header) for header in series}
+
+    exact = volume(stack, (frames[header.SOPInstanceUID] for header in stack.headers)).array
+    whole = volume(stack, (frames[header.SOPInstanceUID] for header in stack.headers), whole_numbers=True).array
+
+    assert whole.dtype == np.int16
+    np.testing.assert_array_equal(whole, np.rint(exact).clip(-32768, 32767))

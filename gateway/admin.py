@@ -7,11 +7,12 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Select, func, select
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from gateway import audit
 from gateway.audit import Act
-from gateway.db import Database
+from gateway.db import Database, lock
 from gateway.engine import DELIVER, RUN, Queues, model_lane, peer_lane, ticket
 from gateway.errors import ConfigError
 from gateway.tables import (
@@ -141,23 +142,30 @@ def list_audit(db: Database, *, limit: int = 50, series: str | None = None, job:
 def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
     """Failed jobs are queued again, waiting ones start now; returns what was done. Raises ConfigError otherwise."""
     with db.begin() as session:
-        job = _known(session, Job, job_id, lock=True)
-        if job.state == JobState.QUEUED:
-            queues.start_now(RUN, str(job.id), job.ticket)
-            audit.record(session, Act.JOB_RETRIED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
-            return f"job {job_id} was waiting and starts now"
-        if job.state not in (JobState.FAILED, JobState.CANCELLED):
+        job = _known(session, Job, job_id, to_change=True)
+        if job.state not in (JobState.QUEUED, JobState.FAILED, JobState.CANCELLED):
             raise ConfigError([f"job {job_id} is {job.state}: expected one that failed, was cancelled or waits"])
-        job.state, job.ticket, job.due_at, job.crashes, job.ended_at = JobState.QUEUED, ticket(job.attempts, now), now, 0, None
-        queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=model_lane(job.model), priority=job.priority)
+        was_waiting = job.state == JobState.QUEUED
+        if not was_waiting:
+            job.state, job.ticket, job.due_at, job.crashes, job.ended_at = (
+                JobState.QUEUED,
+                ticket(job.attempts, now),
+                now,
+                0,
+                None,
+            )
+            queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=model_lane(job.model), priority=job.priority)
         audit.record(session, Act.JOB_RETRIED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
+    if was_waiting:  # the engine has its own connection: not before this transaction lets go of the row
+        queues.start_now(RUN, str(job.id), job.ticket)
+        return f"job {job_id} was waiting and starts now"
     return f"job {job_id} is queued again"
 
 
 def cancel_job(db: Database, job_id: int, *, actor: str, now: datetime) -> str:
     """A job that has not started never will; one that runs ends by itself."""
     with db.begin() as session:
-        job = _known(session, Job, job_id, lock=True)
+        job = _known(session, Job, job_id, to_change=True)
         if job.state != JobState.QUEUED:
             raise ConfigError([f"job {job_id} is {job.state}: expected one that waits"])
         job.state, job.ended_at, job.reason = JobState.CANCELLED, now, f"cancelled by {actor}"
@@ -168,24 +176,24 @@ def cancel_job(db: Database, job_id: int, *, actor: str, now: datetime) -> str:
 def retry_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: str, now: datetime) -> str:
     """Failed deliveries are queued again, waiting ones start now: the same bytes under the same UID."""
     with db.begin() as session:
-        delivery = _known(session, Delivery, delivery_id, lock=True)
-        if delivery.state == DeliveryState.QUEUED:
-            queues.start_now(DELIVER, str(delivery.id), delivery.ticket)
-            _audit_delivery(session, Act.DELIVERY_RETRIED, delivery, actor, now)
-            return f"delivery {delivery_id} was waiting and starts now"
-        if delivery.state not in (DeliveryState.FAILED, DeliveryState.CANCELLED):
+        delivery = _known(session, Delivery, delivery_id, to_change=True)
+        if delivery.state not in (DeliveryState.QUEUED, DeliveryState.FAILED, DeliveryState.CANCELLED):
             raise ConfigError([f"delivery {delivery_id} is {delivery.state}: expected one that failed, was cancelled or waits"])
-        delivery.state, delivery.ticket, delivery.due_at = DeliveryState.QUEUED, ticket(delivery.attempts, now), now
-        priority = session.get_one(Job, delivery.job).priority
-        lane = peer_lane(delivery.peer)
-        queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=lane, priority=priority)
+        was_waiting = delivery.state == DeliveryState.QUEUED
+        if not was_waiting:
+            delivery.state, delivery.ticket, delivery.due_at = DeliveryState.QUEUED, ticket(delivery.attempts, now), now
+            priority, lane = session.get_one(Job, delivery.job).priority, peer_lane(delivery.peer)
+            queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=lane, priority=priority)
         _audit_delivery(session, Act.DELIVERY_RETRIED, delivery, actor, now)
+    if was_waiting:
+        queues.start_now(DELIVER, str(delivery.id), delivery.ticket)
+        return f"delivery {delivery_id} was waiting and starts now"
     return f"delivery {delivery_id} is queued again"
 
 
 def cancel_delivery(db: Database, delivery_id: int, *, actor: str, now: datetime) -> str:
     with db.begin() as session:
-        delivery = _known(session, Delivery, delivery_id, lock=True)
+        delivery = _known(session, Delivery, delivery_id, to_change=True)
         if delivery.state not in (DeliveryState.QUEUED, DeliveryState.FAILED):
             raise ConfigError([f"delivery {delivery_id} is {delivery.state}: expected one that waits or failed"])
         delivery.state, delivery.reason = DeliveryState.CANCELLED, f"cancelled by {actor}"
@@ -218,11 +226,12 @@ def _in_state(query: Select[Any], column: Any, state: str | None, states: type[S
     return query.where(column == state)
 
 
-def _known(session: Session, table: Any, key: object, *, lock: bool = False) -> Any:
-    row = session.get(table, key, with_for_update=lock)
-    if row is None:
-        raise ConfigError([f"there is no {table.__name__.lower()} {key}"])
-    return row
+def _known(session: Session, table: Any, key: object, *, to_change: bool = False) -> Any:
+    """The row; with `to_change` nobody else changes it before this transaction ends."""
+    try:
+        return lock(session, table, key) if to_change else session.get_one(table, key)
+    except NoResultFound as error:
+        raise ConfigError([f"there is no {table.__name__.lower()} {key}"]) from error
 
 
 def _audit_delivery(session: Session, act: Act, delivery: Delivery, actor: str, now: datetime) -> None:

@@ -117,6 +117,7 @@ class Gateway:
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = timedelta(seconds=config.completeness.quiet_seconds)
+        self.listener: Listener | None = None
         self._close = ExitStack()
 
     def __enter__(self) -> Self:
@@ -134,7 +135,7 @@ class Gateway:
             schedule(now(), timedelta(0), db=self.db, queues=self.queues)
             self.listener = Listener(self._door(), **config.dimse.model_dump())
             stack.callback(self.listener.close)
-            _logger.info("gateway.started", port=self.listener.port, version=gateway.__version__)
+            _logger.info("gateway.started", port=self.port, version=gateway.__version__)
             self._close = stack.pop_all()
         return self
 
@@ -150,6 +151,7 @@ class Gateway:
 
     @property
     def port(self) -> int:
+        assert self.listener is not None, "expected a gateway that was entered"
         return self.listener.port
 
     def start_models(self, progress: Callable[[str], None] = lambda _: None) -> None:
@@ -223,10 +225,19 @@ class Gateway:
             *(Lane(peer_lane(peer), _PEER_SLOTS) for peer in self._plan.peers),
         ]
 
-    def _associated(self) -> list[str]:
-        """Processes that hold associations which have not ended."""
+    def _associated(self) -> set[str]:
+        """Processes that hold associations which have not ended.
+
+        One of ours whose end could not be written (the database was away), or that broke off while its first instance was
+        still being indexed, is ended here.
+        """
+        open_ones = select(Association.id, Association.executor).where(Association.ended_at.is_(None))
         with self.db() as session:
-            return list(session.scalars(select(Association.executor).where(Association.ended_at.is_(None)).distinct()))
+            held = {row.id: row.executor for row in session.execute(open_ones)}
+        mine = {association for association, executor in held.items() if executor == self.worker.executor}
+        for association in mine - self.listener.associations if self.listener else ():
+            association_ended(association, now(), db=self.db, queues=self.queues, quiet=self._quiet)
+        return set(held.values())
 
     def _buried(self, executor: str) -> None:
         executor_died(executor, now(), db=self.db, queues=self.queues, quiet=self._quiet)

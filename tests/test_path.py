@@ -15,7 +15,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
-from gateway.tables import AuditEvent, DeliveryState, JobState, OutputInstance, SeriesState
+from gateway.tables import Association, AuditEvent, DeliveryState, JobState, OutputInstance, SeriesState
 from tests.peers_fixture import data_set, data_set_sha256, running_orthanc
 from tests.synthetic import ct_series, part10
 from tests.world import World, associate, free_port, pacs, relay
@@ -472,3 +472,21 @@ def test_a_second_gateway_on_the_same_folder_refuses_to_start(running: World) ->
 def _post(url: str, body: bytes) -> bytes:
     with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=30) as answer:
         return answer.read()
+
+
+def test_an_association_whose_end_was_never_written_is_ended_when_the_listener_no_longer_has_it(
+    database_url: str, tmp_path: Path, triton: str
+) -> None:
+    with World(tmp_path / "world", database_url, triton) as world:
+        world.start()
+        world.send(ct_series(2))
+        with world.database() as db, db.begin() as session:
+            known = session.scalars(select(Association)).one()
+            lost = {column.key: getattr(known, column.key) for column in Association.__table__.columns}
+            session.add(Association(**(lost | {"id": "lost", "ended_at": None})))
+
+        def has_ended() -> bool:
+            with world.database() as db, db() as session:
+                return session.get_one(Association, "lost").ended_at is not None
+
+        world.wait_until(has_ended, 15)

@@ -91,6 +91,11 @@ class Listener:
         self._server = server
         self.port: int = cast("socket.socket", server.socket).getsockname()[1]
 
+    @property
+    def associations(self) -> set[str]:
+        """Those that are open now."""
+        return {origin.association for origin in list(self._origins.values())}
+
     def close(self) -> None:
         self._server.shutdown()
 

@@ -1,0 +1,101 @@
+"""Sweep: work that the engine has forgotten goes on, work that it still has is left alone."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway import app
+from gateway.db import Database, open_database
+from gateway.engine import DELIVER, RUN, SETTLE, Queues, settle_attempt
+from gateway.sweep import sweep
+from gateway.tables import Delivery, Job, OutputInstance, Series
+from tests.rows_fixture import NOW, OUTPUT, SERIES, STUDY, a_job, a_series
+
+LATER = NOW + timedelta(minutes=10)
+
+
+@pytest.fixture
+def place(database_url: str, tmp_path: Path) -> Iterator[tuple[Database, Queues]]:
+    db, queues = open_database(database_url), Queues(database_url)
+    app.upgrade(database_url, db)
+    a_series(db)
+    yield db, queues
+    queues.close()
+    db.kw["bind"].dispose()
+
+
+def a_lost_delivery(db: Database) -> None:
+    job = a_job(db, state="done")
+    with db.begin() as session:
+        session.add(OutputInstance(sop_instance_uid=OUTPUT, job=job, study_instance_uid=STUDY, series_instance_uid=SERIES, sop_class_uid="1.2", modality="SR", sha256="8" * 64, size=1, created_at=NOW))  # fmt: skip
+        session.flush()
+        session.add(Delivery(sop_instance_uid=OUTPUT, job=job, peer="pacs", created_at=NOW, due_at=NOW))
+
+
+def test_a_job_that_the_engine_has_forgotten_is_enqueued_again(place) -> None:
+    db, queues = place
+    job = a_job(db)
+
+    sweep(LATER, db=db, queues=queues)
+
+    with db() as session:
+        assert queues.is_alive(RUN, str(job), session.get_one(Job, job).ticket)
+
+
+def test_a_job_that_the_engine_still_has_is_left_alone(place) -> None:
+    db, queues = place
+    job = a_job(db, queues)
+
+    sweep(LATER, db=db, queues=queues)
+
+    with db() as session:
+        assert session.get_one(Job, job).ticket == "0"
+
+
+def test_a_job_that_has_ended_is_left_alone(place) -> None:
+    db, queues = place
+    job = a_job(db, state="failed")
+
+    sweep(LATER, db=db, queues=queues)
+
+    with db() as session:
+        found = session.get_one(Job, job)
+        assert not queues.is_alive(RUN, str(job), found.ticket)
+        assert found.state == "failed"
+
+
+def test_a_delivery_that_the_engine_has_forgotten_is_enqueued_again_once(place) -> None:
+    db, queues = place
+    a_lost_delivery(db)
+
+    sweep(LATER, db=db, queues=queues)
+    with db() as session:
+        first = session.query(Delivery).one().ticket
+    sweep(LATER + timedelta(minutes=5), db=db, queues=queues)
+
+    with db() as session:
+        delivery = session.query(Delivery).one()
+        assert delivery.ticket == first
+        assert queues.is_alive(DELIVER, str(delivery.id), first)
+
+
+def test_a_series_that_nobody_looks_at_any_more_is_looked_at(place) -> None:
+    db, queues = place
+    with db.begin() as session:
+        session.get_one(Series, SERIES).state = "receiving"
+
+    sweep(LATER, db=db, queues=queues)
+
+    with db() as session:
+        series = session.get_one(Series, SERIES)
+        assert queues.is_alive(SETTLE, SERIES, settle_attempt(series.revision, series.due_at))
+
+
+def test_every_round_enqueues_the_next_one(place) -> None:
+    db, queues = place
+
+    sweep(LATER, db=db, queues=queues)
+
+    assert queues.is_alive("sweep", "sweep", str(int((LATER + timedelta(minutes=1)).timestamp() // 60)))

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from gateway import migrations
 from gateway.app import Plan, plan
-from gateway.config import Config, GatewaySection, RulesSection, load
+from gateway.config import Config, GatewaySection, RulesSection, understood
 from gateway.db import open_engine
 from gateway.errors import ConfigError, GatewayError
 from gateway.migrations import Schema
@@ -34,13 +34,15 @@ class Finding:
 
 
 def check_all(path: Path | None) -> list[Finding]:
-    """Keys first; where they hold, data folder, database, pipelines, rules, peers and models, each whatever the others say."""
+    """Keys, data folder, database, pipelines, rules, peers and models, each whatever the others say."""
     try:
-        config = load(path)
+        config, wrong = understood(path)
     except ConfigError as error:
         return [Finding(good=False, text=problem) for problem in error.problems]
-    known = Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")
-    return [known, _data_dir(config.gateway.data_dir), _database(config.database_url), *_planned(config)]
+    keys = [Finding(good=False, text=problem) for problem in wrong]
+    if not keys:
+        keys = [Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")]
+    return [*keys, _data_dir(config.gateway.data_dir), _database(config.database_url), *_planned(config)]
 
 
 def rules_in_words(ready: Plan) -> Finding:

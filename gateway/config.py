@@ -141,6 +141,37 @@ class Config(Section):
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
     """Read `path` (None: defaults only); raise ConfigError with one sentence for each thing that is wrong."""
+    values, where, names = _read(path, environment)
+    return parse(values, where=where, names=names)
+
+
+def understood(path: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[Config, tuple[str, ...]]:
+    """What `path` says without what is wrong in it, and the sentences about that. Raises ConfigError where it is no TOML."""
+    values, where, names = _read(path, environment)
+    try:
+        return parse(values, where=where, names=names), ()
+    except ConfigError as error:
+        return Config.model_validate(_without_wrong(values)), error.problems
+
+
+def _without_wrong(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out each key that is wrong, or the whole section where no key of it is to blame."""
+    try:
+        Config.model_validate(values)
+    except ValidationError as error:
+        kept = {name: dict(section) if isinstance(section, dict) else section for name, section in values.items()}
+        for section, *keys in (found["loc"] for found in error.errors(include_input=False)):
+            table = kept.get(str(section))
+            if keys and isinstance(table, dict):
+                table.pop(keys[0], None)
+            else:
+                kept.pop(str(section), None)
+        return _without_wrong(kept)
+    return values
+
+
+def _read(path: Path | None, environment: Mapping[str, str]) -> tuple[dict[str, Any], str, dict[tuple[str, str], str]]:
+    """The values of the file under those of the environment; where they are from; the variables that set (section, key)."""
     try:
         values = tomllib.loads(path.read_text("utf-8")) if path else {}
     except OSError as error:
@@ -151,7 +182,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Conf
     for (section, key), (_, value) in overrides.items():
         table = values.get(section)
         values[section] = {**(table if isinstance(table, dict) else {}), key: value}
-    return parse(values, where=str(path or "defaults"), names={place: name for place, (name, _) in overrides.items()})
+    return values, str(path or "defaults"), {place: name for place, (name, _) in overrides.items()}
 
 
 def parse(values: Mapping[str, Any], *, where: str, names: Mapping[tuple[str, str], str] | None = None) -> Config:

@@ -80,12 +80,29 @@ def test_everything_that_is_wrong_is_told_at_once(checked, tmp_path: Path) -> No
     assert "model ct_lung: served" in good
 
 
-def test_an_unknown_key_ends_the_check_there(checked) -> None:
-    good, wrong = checked("[dimse]\nprot = 1\nae_title = ''\n")
+def test_wrong_keys_are_told_and_the_rest_is_checked_all_the_same(checked, triton: str) -> None:
+    text = f'[dimse]\nprot = 1\nae_title = ""\n[triton]\nurl = "{triton}"\n'
 
-    assert good == []
-    assert len(wrong) == 2
-    assert "gateway.toml: [dimse] prot: unknown key, did you mean 'port'?" in wrong
+    good, wrong = checked(text + dimse("pacs", free_port()), rules=RULES.replace("ct_lung", "ct_lungs"))
+
+    expected = (
+        "gateway.toml: [dimse] prot: unknown key, did you mean 'port'?", "gateway.toml: [dimse] ae_title: expected",
+        "rules.yaml: line 6", "peer pacs: no connection",
+    )  # fmt: skip
+    for sentence in expected:
+        assert any(problem.startswith(sentence) for problem in wrong), (sentence, wrong)
+    assert len(wrong) == len(expected)
+    assert "model ct_lung: served" in good
+
+
+def test_peers_that_share_a_name_are_told_and_the_rest_is_checked_all_the_same(checked, triton: str) -> None:
+    good, wrong = checked(
+        f'[triton]\nurl = "{triton}"\n' + dimse("pacs", 1) + dimse("pacs", 2), rules=RULES.replace("ct_lung", "ct_lungs")
+    )
+
+    assert any("expected names that no two peers share" in problem for problem in wrong)
+    assert any(problem.startswith("rules.yaml: line 6") for problem in wrong)
+    assert "model ct_lung: served" in good
 
 
 def test_a_rule_is_told_by_file_line_and_name_and_the_rest_is_checked_all_the_same(checked, triton: str) -> None:

@@ -98,7 +98,7 @@ def _rules(file: Path, pipelines: Iterable[str], peers: Iterable[str]) -> RuleSe
     if not file.exists():
         return RuleSet("", ())
     try:
-        return load_rules(file.read_text(), pipelines=set(pipelines), peers=set(peers))
+        return load_rules(file.read_text(), pipelines=tuple(pipelines), peers=tuple(peers))
     except ConfigError as error:
         raise ConfigError([f"{file}: {problem}" for problem in error.problems]) from error
     except (OSError, UnicodeDecodeError) as error:

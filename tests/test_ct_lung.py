@@ -142,7 +142,7 @@ def test_a_lung_that_the_field_of_view_cuts_is_refused(phantom: Study, infer: In
 
 @pytest.mark.parametrize("hounsfield", [-1000, 40], ids=["nothing but air", "nothing but tissue"])
 def test_a_picture_without_lungs_makes_a_report_that_says_so(phantom: Study, infer: Infer, hounsfield: int) -> None:
-    empty = phantom.volume.with_array(np.full(phantom.volume.spatial_shape, hounsfield, np.float32))
+    empty = phantom.volume.with_array(np.full(phantom.volume.spatial_shape, hounsfield, np.int16))
 
     (report,) = PIPELINE.run(Study(empty, phantom.source), infer)
 

@@ -39,8 +39,7 @@ from gateway.sweep import schedule, sweep
 from gateway.tables import Association
 
 _HOME = Path(gateway.__file__).parent.parent
-# A job makes a hundred thousand DICOM elements, none of them garbage before it ends: looking for some at every 700th
-# costs a quarter of a second in 300 slices.
+# A job makes very many DICOM elements, none of them garbage before it ends: looking for some at every 700th is wasted.
 _GARBAGE = (50_000, 20, 20)
 _PEER_SLOTS, _SETTLE_SLOTS = 2, 2
 

@@ -151,7 +151,7 @@ def _work(
 
 
 def _study(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
-    """Every file is read once: its digest is checked, its header kept, its pixels loaded when their slice is filled."""
+    """Every file's digest is checked and its header parsed once; pixels are loaded when their slice is filled."""
     with ThreadPoolExecutor(2) as pool:  # digests are made beside the reading: they need no interpreter
         headers = [dcmread(path, defer_size=_DEFERRED_BYTES) for path in pool.map(store.check, dict(inputs).values())]
     if any(header.get("Modality") != needs.modality for header in headers):

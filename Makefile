@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TRITON := .venv-triton
 ARGS   ?=
 
-.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline fuzz clean
+.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline bench-ingest fuzz clean
 
 demo: $(VENV)/.installed system-demo triton
 	$(BIN)/gateway demo $(ARGS)
@@ -54,6 +54,12 @@ tests/ohif/node_modules/.installed: tests/ohif/package-lock.json
 
 bench-timeline: $(VENV)/.installed-dev triton
 	$(BIN)/python -m tests.benchmarks.timeline $(ARGS)
+
+bench-ingest: $(VENV)/.installed-dev system-test
+	$(BIN)/python -m tests.benchmarks.ingest $(ARGS)
+
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(TRITON) tests/ohif/node_modules var

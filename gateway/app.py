@@ -3,7 +3,7 @@
 import fcntl
 import gc
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -17,31 +17,33 @@ from sqlalchemy import select
 import gateway
 from gateway import audit, engine, migrations
 from gateway.audit import Act
+from gateway.commit import commit, commit_failed, resume
 from gateway.completeness import Policy
-from gateway.config import Config
 from gateway.db import Database, open_database
 from gateway.deliver import deliver, deliver_failed
-from gateway.engine import DELIVER, RUN, SETTLE, SWEEP, Lane, Queues, Stage, Worker, model_lane, peer_lane
+from gateway.doorman import Doorman
+from gateway.engine import COMMIT, DELIVER, RUN, SETTLE, SWEEP, Lane, Queues, Stage, Worker, model_lane, peer_lane
 from gateway.errors import ConfigError, GatewayError
-from gateway.ingest import Door
-from gateway.ingest.dimse import Listener
+from gateway.filing import Books
 from gateway.models import Models
 from gateway.outputs import Equipment
 from gateway.peers import Peer, load_protocols, make_peer
 from gateway.pipeline import Pipeline, load_pipelines
-from gateway.receive import association_ended, association_rejected, executor_died, instance_refused, receive
+from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
 from gateway.rules import RuleSet
 from gateway.rules import load as load_rules
 from gateway.run import run, run_failed
+from gateway.sections import Config
 from gateway.settle import settle, settle_failed
 from gateway.store import Store
 from gateway.sweep import schedule, sweep
 from gateway.tables import Association
+from gateway.tls import ServerContext
 
 _HOME = Path(gateway.__file__).parent.parent
 # A job makes very many DICOM elements, none of them garbage before it ends: looking for some at every 700th is wasted.
 _GARBAGE = (50_000, 20, 20)
-_PEER_SLOTS, _SETTLE_SLOTS = 2, 2
+_PEER_SLOTS, _SETTLE_SLOTS, _COMMIT_SLOTS = 2, 2, 2
 
 T = TypeVar("T")
 
@@ -77,6 +79,8 @@ def plan(config: Config) -> Plan:
         peer = _collected(problems, partial(make_peer, settings, protocols=protocols))
         if peer is not None:
             peers[str(table.get("name"))] = peer
+    if config.tls.certificate:
+        _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
     names = [str(table.get("name")) for table in config.peers]
     rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names))
     if problems or rules is None:
@@ -116,7 +120,7 @@ class Gateway:
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = timedelta(seconds=config.completeness.quiet_seconds)
-        self.listener: Listener | None = None
+        self.doorman: Doorman | None = None
         self._close = ExitStack()
 
     def __enter__(self) -> Self:
@@ -132,8 +136,10 @@ class Gateway:
             stack.callback(self.worker.stop)
             stack.callback(self.models.stop)
             schedule(now(), timedelta(0), db=self.db, queues=self.queues)
-            self.listener = Listener(self._door(), **config.dimse.model_dump())
-            stack.callback(self.listener.close)
+            resume(now(), peers=self._plan.peers, db=self.db, queues=self.queues)
+            self.doorman = Doorman(config, config.policy, self.store.incoming, books=self._books(), clock=now)
+            stack.callback(self.doorman.close)
+            self.doorman.start()
             _logger.info("gateway.started", port=self.port, version=gateway.__version__)
             self._close = stack.pop_all()
         return self
@@ -150,8 +156,8 @@ class Gateway:
 
     @property
     def port(self) -> int:
-        assert self.listener is not None, "expected a gateway that was entered"
-        return self.listener.port
+        assert self.doorman is not None, "expected a gateway that was entered"
+        return self.doorman.port()
 
     def start_models(self, progress: Callable[[str], None] = lambda _: None) -> None:
         """Load the models now; a Triton that cannot start keeps jobs waiting, not instances out."""
@@ -164,23 +170,25 @@ class Gateway:
     def start_models_aside(self) -> None:
         threading.Thread(target=self.start_models, name="triton", daemon=True).start()
 
-    def _door(self) -> Door:
-        return Door(
-            receive=lambda incoming: receive(
-                incoming,
-                now(),
-                store=self.store,
-                db=self.db,
-                queues=self.queues,
-                quiet=self._quiet,
-                executor=self.worker.executor,
-            ),
-            instance_refused=lambda origin, error: instance_refused(origin, error, now(), db=self.db),
-            association_ended=lambda association: association_ended(
-                association, now(), db=self.db, queues=self.queues, quiet=self._quiet
-            ),
-            association_rejected=lambda origin, reason: association_rejected(origin, reason, now(), db=self.db),
+    def _books(self) -> Books:
+        db, queues, quiet = self.db, self.queues, self._quiet
+
+        def do_receive(found: Sequence[Found]) -> None:
+            receive(found, now(), store=self.store, db=db, queues=queues, quiet=quiet, executor=self.worker.executor)
+
+        return Books(
+            receive=do_receive,
+            positions=partial(positions, db=db),
+            forget=partial(forget, db=db),
+            ended=lambda association: association_ended(association, now(), db=db, queues=queues, quiet=quiet),
+            closed=self._doors_closed,
         )
+
+    def _doors_closed(self, reason: str) -> None:
+        act = Act.DOOR_CLOSED if reason else Act.DOOR_OPENED
+        _logger.warning(str(act), reason=reason)
+        with self.db.begin() as session:
+            audit.record(session, act, at=now(), outcome=audit.SERIOUS if reason else 0, reason=reason)
 
     def _stages(self) -> tuple[Stage, ...]:
         ready, config, store, db, queues = self._plan, self._plan.config, self.store, self.db, self.queues
@@ -208,10 +216,20 @@ class Gateway:
                 retry_at_most=retry_at_most,
             )  # fmt: skip
 
+        def do_commit(key: str) -> None:
+            commit(
+                int(key), clock=now, filed=self._filed_at, peers=ready.peers, store=store, db=db, queues=queues, retry=retry,
+                retry_at_most=retry_at_most,
+            )  # fmt: skip
+
+        def do_commit_failed(key: str, error: Exception) -> None:
+            commit_failed(int(key), error, now(), db=db, queues=queues, retry=retry_at_most)
+
         return (
             Stage(SETTLE, do_settle, lambda key, error: settle_failed(key, error, now(), db=db)),
             Stage(RUN, do_run, lambda key, error: run_failed(int(key), error, now(), db=db, queues=queues)),
             Stage(DELIVER, do_deliver, lambda key, error: deliver_failed(int(key), error, now(), db=db, queues=queues)),
+            Stage(COMMIT, do_commit, do_commit_failed),
             Stage(SWEEP, lambda _: sweep(now(), db=db, queues=queues), lambda _key, _error: None),
         )
 
@@ -219,10 +237,14 @@ class Gateway:
         models = dict.fromkeys(pipeline.model for pipeline in self._plan.pipelines.values())
         return [
             Lane(SETTLE, _SETTLE_SLOTS),
+            Lane(COMMIT, _COMMIT_SLOTS),
             Lane(SWEEP, 1, look_seconds=5),
             *(Lane(model_lane(model), self._plan.config.triton.slots) for model in models),
             *(Lane(peer_lane(peer), _PEER_SLOTS) for peer in self._plan.peers),
         ]
+
+    def _filed_at(self) -> datetime:
+        return self.doorman.filed_at if self.doorman else datetime.min.replace(tzinfo=UTC)
 
     def _associated(self) -> set[str]:
         """Processes that hold associations which have not ended.
@@ -234,7 +256,7 @@ class Gateway:
         with self.db() as session:
             held = {row.id: row.executor for row in session.execute(open_ones)}
         mine = {association for association, executor in held.items() if executor == self.worker.executor}
-        for association in mine - self.listener.associations if self.listener else ():
+        for association in mine - self.doorman.associations if self.doorman else ():
             association_ended(association, now(), db=self.db, queues=self.queues, quiet=self._quiet)
         return set(held.values())
 

@@ -11,11 +11,12 @@ from sqlalchemy import make_url
 
 from gateway import migrations
 from gateway.app import Plan, plan
-from gateway.config import Config, GatewaySection, RulesSection, understood
+from gateway.config import understood
 from gateway.db import open_engine
 from gateway.errors import ConfigError, GatewayError
 from gateway.migrations import Schema
 from gateway.peers import Peer
+from gateway.sections import Config, GatewaySection, RulesSection
 from gateway.triton import Triton
 from gateway.tritonserver import problems
 

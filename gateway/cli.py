@@ -15,8 +15,9 @@ import typer
 from rich.console import Console
 
 from gateway import __version__
-from gateway.config import Config, load
+from gateway.config import load
 from gateway.errors import ConfigError, GatewayError
+from gateway.sections import Config
 
 if TYPE_CHECKING:
     from gateway.desk import Desk

@@ -11,6 +11,8 @@ _AT = os.environ.get("GATEWAY_CRASH_AT", "")
 POINTS = (
     "store.written",
     "store.renamed",
+    "journal.synced",
+    "receive.filed",
     "receive.committed",
     "settle.evaluated",
     "settle.committed",
@@ -22,6 +24,7 @@ POINTS = (
     "deliver.started",
     "deliver.sent",
     "deliver.committed",
+    "commit.reported",
 )
 
 

@@ -1,5 +1,6 @@
 """The database: SQLite (one machine) or PostgreSQL (many); how a session begins, and how a row is inserted at most once."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Engine, create_engine, event, update
@@ -34,10 +35,17 @@ def open_database(url: str) -> Database:
 
 def insert_once(session: Session, table: type[Table], /, **values: Any) -> bool:
     """Insert the row unless one with its key is there; True when it was inserted. One statement, so no race."""
+    return bool(insert_new(session, table, [values]))
+
+
+def insert_new(session: Session, table: type[Table], values: Sequence[Mapping[str, Any]]) -> set[Any]:
+    """Insert the rows whose key is not there yet, a repeated one once; returns the first key column of those inserted."""
+    if not values:
+        return set()
     rows = cast("Rows", table.__table__)
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
-    statement = insert(rows).values(**values).on_conflict_do_nothing().returning(*rows.primary_key.columns)
-    return session.execute(statement).first() is not None
+    statement = insert(rows).on_conflict_do_nothing().returning(next(iter(rows.primary_key.columns)))
+    return set(session.scalars(statement, list(values)))
 
 
 def lock(session: Session, table: type[Row], key: object) -> Row:

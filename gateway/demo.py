@@ -22,13 +22,14 @@ from rich.table import Table
 from gateway import admin, log
 from gateway.admin import SeriesStory
 from gateway.app import Gateway, plan
-from gateway.config import Config, parse
+from gateway.config import parse
 from gateway.demopacs import Pacs, pacs
 from gateway.errors import ConfigError, DeliveryError
 from gateway.peers import send_many
 from gateway.phantom import chest_ct
 from gateway.picture import outlined
 from gateway.pixels import pixels
+from gateway.sections import Config
 from gateway.sending import own_listener
 from gateway.store import Store
 from gateway.tables import DeliveryState, JobState, SeriesState

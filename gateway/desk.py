@@ -10,12 +10,12 @@ from rich.console import Console
 from sqlalchemy import make_url
 
 from gateway import admin, app, migrations
-from gateway.config import Config
 from gateway.db import Database, open_database, open_engine
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.migrations import Schema
 from gateway.screen import Screen
+from gateway.sections import Config
 
 _UNREADY = {
     Schema.MISSING: "database: there are no tables yet: run `gateway serve`, or `gateway db upgrade`",

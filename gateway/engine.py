@@ -34,7 +34,7 @@ from gateway.liveness import locks
 _NAME = "gateway"
 _VERSION = "1"  # of the stages' arguments, not of our release: work enqueued before an upgrade goes on after it
 _PRIORITY = {"stat": 1, "routine": 100, "background": 10_000}  # unset would sort before 1
-SETTLE, RUN, DELIVER, SWEEP = "settle", "run", "deliver", "sweep"
+SETTLE, RUN, DELIVER, COMMIT, SWEEP = "settle", "run", "deliver", "commit", "sweep"
 
 _logger = structlog.get_logger()
 

@@ -7,6 +7,11 @@ GatewayError
 |  +- NotUnderstood        0xC000  not a data set, truncated, nested too deep
 |  +- InvalidUid           0x0117  SOP Instance UID malformed, or not the one of the request
 |  +- NotSupported         0x0122  SOP class outside the negotiated context
+|  +- NoSuchClass          0x0118  an action on a SOP class that has none (as the next four: PS3.7 10.1.4.1.10)
+|  +- NoSuchInstance       0x0112  an action on another instance than the well-known one
+|  +- NoSuchAction         0x0123  an action type that the SOP class does not have
+|  +- InvalidArgument      0x0115  an action information that is not what PS3.4 J.3 says
+|  +- ResourceLimitation   0x0213  an action that cannot be kept: disk full
 +- JobError                what keeps a job from its end
 |  +- Unsuitable           the series is not what the pipeline needs (final); `code` names the reason
 |  +- Damaged              a stored instance is not the one that was received (final)
@@ -55,6 +60,27 @@ class InvalidUid(Refused):
 
 class NotSupported(Refused):
     dimse_status = 0x0122
+
+
+class NoSuchClass(Refused):
+    dimse_status = 0x0118
+
+
+class NoSuchInstance(Refused):
+    dimse_status = 0x0112
+
+
+class NoSuchAction(Refused):
+    dimse_status = 0x0123
+
+
+class InvalidArgument(Refused):
+    dimse_status = 0x0115
+
+
+class ResourceLimitation(Refused):
+    dimse_status = 0x0213
+    retryable = True
 
 
 class JobError(GatewayError):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import structlog
 
-from gateway.config import TritonSection
 from gateway.errors import ConfigError, ModelUnavailable
 from gateway.pipeline import Infer
+from gateway.sections import TritonSection
 from gateway.triton import ModelIdentity, Triton
 from gateway.tritonserver import TritonServer
 

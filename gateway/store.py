@@ -12,8 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+from xxhash import xxh3_64
+
 from gateway.crash import crash_point
+from gateway.disk import sync_file_system, sync_folder
 from gateway.errors import Damaged, OutOfResources
+from gateway.journal import Entry
+
+_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ class Store:
         self._incoming.mkdir(parents=True, exist_ok=True)
         for number in range(256):  # all at once: a folder that is made on the way would have to be synced there
             (root / f"{number:02x}").mkdir(exist_ok=True)
-        _sync_folder(root)
+        sync_folder(root)
 
     def put(self, parts: Iterable[bytes | memoryview]) -> Stored:
         """Write `parts` as one file, durably; raise OutOfResources where the disk does not take it.
@@ -52,11 +58,36 @@ class Store:
             path = self.path(sha256.hexdigest())
             temporary.replace(path)
             crash_point("store.renamed")
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise OutOfResources("the store cannot be written") from error
         return Stored(sha256.hexdigest(), size)
+
+    def file(self, arrived: Iterable[Entry]) -> list[str]:
+        """Copy what lies in journals to its place; durable when this returns, and safe to repeat. Raises OutOfResources.
+
+        Returns the digests, "" for data that are not those of their entry. One sync of the file system serves them all.
+        """
+        digests: list[str] = []
+        temporary: dict[Path, Path] = {}
+        try:
+            for entry in arrived:
+                path = self._incoming / uuid4().hex
+                digests.append(_copy(entry, path))
+                temporary[path] = self.path(digests[-1]) if digests[-1] else path
+            sync_file_system(self._incoming)
+            for path, place in temporary.items():
+                if place == path:
+                    path.unlink()
+                else:
+                    path.replace(place)
+            sync_file_system(self._incoming)
+        except OSError as error:
+            for path in temporary:
+                path.unlink(missing_ok=True)
+            raise OutOfResources("the store cannot be written") from error
+        return digests
 
     def path(self, sha256: str) -> Path:
         return self._root / sha256[:2] / f"{sha256}.dcm"
@@ -80,9 +111,14 @@ class Store:
     def discard(self, sha256: str) -> None:
         self.path(sha256).unlink(missing_ok=True)
 
+    @property
+    def incoming(self) -> Path:
+        """Where doors have their folders, on the same disk."""
+        return self._incoming
+
     def forget_unfinished(self) -> int:
         """Remove what a killed process left half written; nobody was told that it was received."""
-        left = list(self._incoming.iterdir())
+        left = [path for path in self._incoming.iterdir() if path.is_file()]
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
@@ -95,9 +131,15 @@ def _write(descriptor: int, part: bytes | memoryview) -> int:
     return len(part)
 
 
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _copy(entry: Entry, path: Path) -> str:
+    """Write the data of a journal's entry as a file; its SHA-256, or "" where it is not what was written there."""
+    sha256, check, at, end = hashlib.sha256(), xxh3_64(), entry.data_at, entry.data_at + entry.data_size
+    with entry.segment.open("rb", buffering=0) as source, path.open("xb", buffering=0) as target:
+        while at < end:
+            part = os.pread(source.fileno(), min(_CHUNK, end - at), at)
+            if not part:
+                return ""
+            sha256.update(part)
+            check.update(part)
+            at += _write(target.fileno(), part)
+    return sha256.hexdigest() if check.intdigest() == entry.data_check else ""

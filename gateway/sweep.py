@@ -1,7 +1,7 @@
 """Sweep: what was left behind goes, and what was forgotten goes on.
 
 Every row that is not at its end has an attempt in the engine. Where that is missing (a restored backup, an engine's row
-deleted by hand) the sweep enqueues it again, so that no job and no delivery stays for ever.
+deleted by hand) the sweep enqueues it again, so that no job, no delivery and no commitment stays for ever.
 """
 
 from datetime import datetime, timedelta
@@ -11,8 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gateway.db import Database
-from gateway.engine import DELIVER, RUN, SETTLE, SWEEP, Queues, model_lane, peer_lane, settle_attempt, ticket
-from gateway.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
+from gateway.engine import COMMIT, DELIVER, RUN, SETTLE, SWEEP, Queues, model_lane, peer_lane, settle_attempt, ticket
+from gateway.tables import Commitment, CommitmentState, Delivery, DeliveryState, Job, JobState, Series, SeriesState
 
 PERIOD = timedelta(seconds=60)
 _OVERDUE = timedelta(minutes=2)
@@ -25,7 +25,7 @@ def sweep(now: datetime, *, db: Database, queues: Queues) -> None:
     """One round; it enqueues the next one first, so that a round that fails is not the last."""
     schedule(now + PERIOD, PERIOD, db=db, queues=queues)
     with db.begin() as session:
-        again = _series(session, now, queues) + _jobs(session, now, queues) + _deliveries(session, now, queues)
+        again = sum(look(session, now, queues) for look in (_series, _jobs, _deliveries, _commitments))
     if again:
         _logger.warning("work.enqueued_again", count=again)
     queues.prune(now - _ENGINE_KEEPS)
@@ -64,4 +64,15 @@ def _deliveries(session: Session, now: datetime, queues: Queues) -> int:
     for delivery in lost:
         delivery.due_at, delivery.ticket = now, ticket(delivery.attempts, now)
         queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=peer_lane(delivery.peer))
+    return len(lost)
+
+
+def _commitments(session: Session, now: datetime, queues: Queues) -> int:
+    waiting = (CommitmentState.ASKED, CommitmentState.CHECKED)
+    overdue = select(Commitment).where(Commitment.state.in_(waiting), Commitment.due_at < now - _OVERDUE).limit(1000)
+    lost = [one for one in session.scalars(overdue) if not queues.is_alive(COMMIT, str(one.id), one.ticket)]
+    for commitment in lost:
+        commitment.due_at, commitment.ticket = now, ticket(commitment.attempts, now)
+        lane = COMMIT if commitment.state == CommitmentState.ASKED else peer_lane(commitment.peer)
+        queues.enqueue(session, COMMIT, str(commitment.id), attempt=commitment.ticket, lane=lane)
     return len(lost)

@@ -5,6 +5,7 @@ State diagrams (a row only ever moves along these arrows):
     series     receiving -> complete -> receiving (a late instance, revision + 1)
     job        queued -> running -> done | failed; running -> queued (try again); queued -> cancelled; failed -> queued (a person)
     delivery   queued -> sending -> sent | failed; sending -> queued (try again); queued -> cancelled; failed -> queued (a person)
+    commitment asked -> checked -> reported | failed; asked | checked <-> waiting; any -> asked (asked again)
 
 Patient name, ID, birth date and accession number are columns of `study` and of no other table.
 """
@@ -67,6 +68,14 @@ class DeliveryState(StrEnum):
     SENT = "sent"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class CommitmentState(StrEnum):
+    ASKED = "asked"
+    CHECKED = "checked"
+    WAITING = "waiting"  # checked, and no configured peer has the AE title of who asked
+    REPORTED = "reported"
+    FAILED = "failed"
 
 
 Uid = String(64)
@@ -138,7 +147,7 @@ class Instance(Table):
 
 
 class Version(Table):
-    """Other bytes under a SOP Instance UID that we hold already: kept apart, never the input of a job."""
+    """An instance that is kept apart, never the input of a job: a person may look at it, `reason` says why."""
 
     __tablename__ = f"{PREFIX}version"
     sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
@@ -146,6 +155,15 @@ class Version(Table):
     series_instance_uid: Mapped[str] = mapped_column(Uid, index=True)
     size: Mapped[int] = mapped_column(BigInteger)
     received_at: Mapped[datetime]
+    reason: Mapped[str] = mapped_column(default="", server_default="")
+
+
+class Segment(Table):
+    """How far a segment of a door's journal was read: written with the rows that were made of it, so that none is made twice."""
+
+    __tablename__ = f"{PREFIX}segment"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger)
 
 
 class RuleOutcome(Table):
@@ -234,6 +252,33 @@ class Delivery(Table):
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
     sent_at: Mapped[datetime | None]
+
+
+class Commitment(Table):
+    """A request for storage commitment (PS3.4 J.3): the SOP class and instance UIDs that `ae_title` asks for."""
+
+    __tablename__ = f"{PREFIX}commitment"
+    __table_args__ = (UniqueConstraint("transaction_uid", "ae_title", "digest"),)
+    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
+    transaction_uid: Mapped[str] = mapped_column(Uid)
+    ae_title: Mapped[str]
+    digest: Mapped[str] = mapped_column(Digest)
+    """Of the instances: the same ones are the same request repeated, others under this UID are a duplicate of it."""
+    instances: Mapped[list[Any]] = mapped_column(deferred=True)
+    failures: Mapped[list[Any]] = mapped_column(deferred=True, default=list)
+    """Those that are not committed, with their failure reasons, once it is checked."""
+    association: Mapped[str] = mapped_column(String(36))
+    state: Mapped[str] = mapped_column(default=CommitmentState.ASKED, index=True)
+    attempts: Mapped[int] = mapped_column(default=0)
+    """Looks while asked, reports while checked."""
+    peer: Mapped[str] = mapped_column(default="")
+    status: Mapped[int | None]
+    reason: Mapped[str] = mapped_column(default="")
+    ticket: Mapped[str] = mapped_column(default="0")
+    asked_at: Mapped[datetime]
+    due_at: Mapped[datetime]
+    checked_at: Mapped[datetime | None]
+    reported_at: Mapped[datetime | None]
 
 
 class AuditEvent(Table):

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import Config, load
+from gateway.config import load, understood
 from gateway.errors import ConfigError
+from gateway.sections import Config
 
 
 @pytest.fixture
@@ -99,9 +100,9 @@ def test_everything_that_is_wrong_is_told_at_once(problems) -> None:
     assert len(problems(text, {"GATEWAY_DIMSE__HOSTT": "x"})) == 5
 
 
-@pytest.mark.parametrize("title", ["", " A", "A ", "A\\B", "SEVENTEEN_LETTERS", "ÄRZTE", "A\tB"])
+@pytest.mark.parametrize("title", ["", " A", "A ", "A\\B", "SEVENTEEN_LETTERS", "ÄRZTE", "A\tB", "../A", "a/../b"])
 def test_an_ae_title_that_the_standard_forbids_is_refused(problems, title: str) -> None:
-    expected = "expected 1 to 16 printable ASCII characters, no backslash, no space at an end (PS3.5 6.2)"
+    expected = 'expected 1 to 16 printable ASCII characters, no backslash, no "../", no space at an end (PS3.5 6.2)'
 
     assert problems("", {"GATEWAY_DIMSE__AE_TITLE": title}) == [f"GATEWAY_DIMSE__AE_TITLE: {expected}"]
     assert problems(f"[dimse]\ncalling_ae_titles = ['CT1', '{title}']") == [f"[dimse] calling_ae_titles 1: {expected}"]
@@ -164,3 +165,92 @@ def test_no_problem_quotes_a_value(problems) -> None:
 
     assert len(found) == 2
     assert "SECRET" not in str(found)
+
+
+TLS = "[tls]\ncertificate = 'c.pem'\nkey = 'c.key'\nauthorities = 'ca.pem'\n"
+
+
+def test_the_door_has_limits_before_anybody_writes_one() -> None:
+    dimse = load(None, {}).dimse
+
+    assert (dimse.processes, dimse.tls_port, dimse.pdu_seconds, dimse.association_seconds) == (1, None, 30, 15)
+    assert (dimse.maximum_per_address, dimse.maximum_half_open) == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[dimse]\nprocesses = 17", "[dimse] processes: input should be less than or equal to 16"),
+        ("[dimse]\npdu_seconds = 0", "[dimse] pdu_seconds: input should be greater than 0"),
+        ("[dimse]\nport = 2762\ntls_port = 2762\n" + TLS, "[dimse]: tls_port expects another port than port has"),
+        ("[dimse]\ntls_port = 2762", "[dimse]: tls_port expects certificate, key and authorities in [tls]"),
+        ("[tls]\ncertificate = 'c.pem'", "[tls]: expected certificate, key and authorities, all three or none"),
+        ("[tls]\ncrl = 'crl.pem'", "[tls]: expected certificate, key and authorities, all three or none"),
+        ("[tls]\nminimum_version = '1.1'", "[tls] minimum_version: input should be '1.2' or '1.3'"),
+        ("[tls]\nauthority = 'ca.pem'", "[tls] authority: unknown key, did you mean 'authorities'?"),
+        ("[[callers]]\ncalling_ae_title = 'CT1'", "[callers] 0 name: field required"),
+        ("[[callers]]\nname = 'a'\ncalling_ae_titel = 'A'", "[callers] 0 calling_ae_titel: unknown key, did you mean 'calling_ae_title'?"),
+        ("[[callers]]\nname = 'a'\ncalling_ae_title = ''", "[callers] 0 calling_ae_title 0: expected 1 to 16 printable"),
+        ("[[callers]]\nname = 'a'\nnetworks = ['10.1.2.3/16']", "[callers] 0 networks 0: expected a network such as 10.1.0.0/16"),
+        ("[[callers]]\nname = 'a'\nnetworks = []", "[callers] 0 networks: expected at least one, or no such key"),
+        ("[[callers]]\nname = 'a'\nservices = ['find']", "[callers] 0 services 0: input should be 'echo', 'store' or 'commitment'"),
+        ("[[callers]]\nname = 'a'\nsop_classes = ['CTimageStorage']", "[callers] 0 sop_classes 0: expected the UID or the keyword of a SOP class, did you mean 'CTImageStorage'?"),
+        ("[[callers]]\nname = 'a'\nsop_classes = ['1.02']", "[callers] 0 sop_classes 0: expected the UID or the keyword of a SOP class"),
+        ("[[callers]]\nname = 'a'\nsop_classes = ['ExplicitVRLittleEndian']", "[callers] 0 sop_classes 0: expected the UID or the keyword"),
+        ("[[callers]]\nname = 'a'\nassociations_per_minute = 0", "[callers] 0 associations_per_minute: input should be greater"),
+        ("[[callers]]\nname = 'a'\ncertificate_names = ['CT1']", "[callers]: certificate_names expect tls_port in [dimse]"),
+        ("[[callers]]\nname = 'a'\n[[callers]]\nname = 'a'", "[callers]: expected names that no two callers share: a"),
+        ("[dimse]\ncalling_ae_titles = ['a']\n[[callers]]\nname = 'a'", "[callers]: expected names that no two callers share: a"),
+    ],
+)  # fmt: skip
+def test_a_mistake_about_who_may_come_in_is_told_in_a_sentence(problems, text: str, problem: str) -> None:
+    (found,) = problems(text)
+
+    assert found.startswith(problem)
+
+
+def test_what_a_whole_section_lacks_is_not_blamed_on_a_variable_that_set_another_key(problems) -> None:
+    assert problems("[dimse]\ntls_port = 2762\n", {"GATEWAY_DIMSE__HOST": "10.0.0.1"}) == [
+        "[dimse]: tls_port expects certificate, key and authorities in [tls]"
+    ]
+
+
+def test_callers_become_the_policy_in_their_order_and_titles_without_more_follow_them(loaded) -> None:
+    policy = loaded(
+        "[dimse]\nae_title = 'GW'\ntls_port = 0\ncalling_ae_titles = ['US1', 'US1']\n"
+        + TLS
+        + "[[callers]]\nname = 'CT room 1'\ncalling_ae_title = 'CT1'\ncalled_ae_titles = ['GW_STAT']\n"
+        "networks = ['10.1.0.0/16', 'fd00::/8']\ncertificate_names = ['ct1.hospital']\n"
+        "sop_classes = ['CTImageStorage', '1.2.840.10008.5.1.4.1.1.4']\nservices = ['store']\nmegabytes_per_second = 1.5\n"
+        "[[callers]]\nname = 'any'\ncalling_ae_title = ['MR1', 'MR2']\n"
+    ).policy
+
+    first, second, third = policy.callers
+    assert policy.ae_title == "GW"
+    assert (first.name, first.calling_ae_title, first.called_ae_titles) == ("CT room 1", {"CT1"}, {"GW_STAT"})
+    assert [str(network) for network in first.networks or ()] == ["10.1.0.0/16", "fd00::/8"]
+    assert (first.certificate_names, first.services, first.megabytes_per_second) == ({"ct1.hospital"}, {"store"}, 1.5)
+    assert first.sop_classes == {"1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"}
+    assert (second.calling_ae_title, second.networks, second.sop_classes) == ({"MR1", "MR2"}, None, None)
+    assert (third.name, third.calling_ae_title) == ("US1", {"US1"})
+
+
+def test_without_callers_the_policy_has_none(loaded) -> None:
+    assert loaded("").policy.callers == ()
+
+
+def test_a_configuration_that_came_by_json_is_the_same(loaded) -> None:
+    config = loaded("[[callers]]\nname = 'a'\nsop_classes = ['CTImageStorage']\nnetworks = ['10.0.0.1']\n")
+
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("wrong", ["[dimse]\ntls_port = 2762", "[tls]\nkey = 'k'", "[[callers]]\nname = 'a'\nnetworks = ['x']"])
+def test_what_is_right_beside_a_mistake_about_who_may_come_in_is_understood(tmp_path: Path, wrong: str) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text(f"{wrong}\n[log]\nlevel = 'error'\n", "utf-8")
+
+    config, found = understood(file, {})
+
+    assert len(found) == 1
+    assert config.log.level == "error"

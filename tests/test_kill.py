@@ -90,7 +90,7 @@ def assert_done_once(world: World, *every: Sequence[Dataset]) -> None:
     assert [hashlib.sha256(held[output.sop_instance_uid].read_bytes()).hexdigest() for output in outputs] == [
         o.sha256 for o in outputs
     ]
-    assert list((world.folder / "var" / "store" / "incoming").iterdir()) == []
+    assert [path for path in (world.folder / "var" / "store" / "incoming").iterdir() if path.is_file()] == []
 
 
 def receptions(world: World, scp: ScriptedScp) -> list[int]:
@@ -112,7 +112,7 @@ def test_every_crash_point_stands_once_in_the_source_and_has_its_test() -> None:
     assert len(set(calls)) == len(calls)
 
 
-@pytest.mark.parametrize("point", crash.POINTS)
+@pytest.mark.parametrize("point", [point for point in crash.POINTS if not point.startswith("commit.")])  # see test_commit
 def test_after_a_death_at_any_step_everything_is_done_and_done_once(
     point: str, database_url: str, tmp_path: Path, triton: str
 ) -> None:
@@ -120,10 +120,14 @@ def test_after_a_death_at_any_step_everything_is_done_and_done_once(
     with world_with_two_peers(tmp_path / "world", database_url, triton) as (world, scp):
         world.start(crash_at=point)
         acknowledged = send_some(world, series)
+        if point.startswith("journal."):  # it takes an ingest process with it, then another; the gateway goes on
+            world.wait_until(lambda: world.logged("ingest.died"))
+            world.kill()
         assert world.wait_for_death() == -signal.SIGKILL
-        assert_kept(world, acknowledged)
 
         world.start()
+        world.wait_until(lambda: all(map(world.held, acknowledged)))
+        assert_kept(world, acknowledged)
         send_all(world, [ds for ds in series if ds not in acknowledged])
         world.wait_settled()
 

@@ -479,7 +479,9 @@ def test_an_association_whose_end_was_never_written_is_ended_when_the_listener_n
 ) -> None:
     with World(tmp_path / "world", database_url, triton) as world:
         world.start()
-        world.send(ct_series(2))
+        series = ct_series(2)
+        world.send(series)
+        world.wait_until(lambda: world.held(series[1]))
         with world.database() as db, db.begin() as session:
             known = session.scalars(select(Association)).one()
             lost = {column.key: getattr(known, column.key) for column in Association.__table__.columns}

@@ -1,48 +1,20 @@
-"""Receive: durable, indexed, answered; repeated, versioned, refused."""
+"""Receive: what a door promised is filed, indexed once, kept apart or told; on SQLite and on PostgreSQL."""
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from pydicom import Dataset, dcmread
-from sqlalchemy import func, select
+from pydicom import dcmread
+from sqlalchemy import select
 
-from gateway import app
-from gateway.db import open_database
-from gateway.engine import Queues
-from gateway.errors import InvalidUid, Mismatch, NotUnderstood, OutOfResources
-from gateway.instance import Incoming, Origin
-from gateway.receive import Receipt, receive
-from gateway.store import Store
-from gateway.tables import AuditEvent, Instance, Series, SeriesState, Study, Version
-from tests.synthetic import ct_series, part10
-
-NOW = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)
-
-
-class Place:
-    """A store and a database, and the door to them."""
-
-    def __init__(self, url: str, folder: Path) -> None:
-        self.db = open_database(url)
-        app.upgrade(url, self.db)
-        self.store, self.queues = Store(folder / "store"), Queues(url)
-        self.receive = partial(
-            receive, store=self.store, db=self.db, queues=self.queues, quiet=timedelta(seconds=10), executor="tests"
-        )
-
-    def count(self, table: type, **where: object) -> int:
-        with self.db() as session:
-            return session.scalar(select(func.count()).select_from(table).filter_by(**where))
-
-    def close(self) -> None:
-        self.queues.close()
-        self.db.kw["bind"].dispose()
+from gateway.errors import NotUnderstood, OutOfResources
+from gateway.receive import association_ended, executor_died, positions
+from gateway.tables import Association, AuditEvent, Instance, Segment, Series, SeriesState, Study, Version
+from tests.door_fixture import NOW, Place, parts, scanner
+from tests.synthetic import ct_series
 
 
 @pytest.fixture
@@ -52,153 +24,226 @@ def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
     place.close()
 
 
-def incoming(ds: Dataset, **changes: object) -> Incoming:
-    """`ds` as it comes through the door: its data set without file meta."""
-    whole = part10(ds)
-    offset = 132 + 12 + dcmread(BytesIO(whole), stop_before_pixels=True).file_meta.FileMetaInformationGroupLength
-    values = {
-        "sop_class_uid": ds.SOPClassUID,
-        "sop_instance_uid": ds.SOPInstanceUID,
-        "transfer_syntax_uid": ds.file_meta.TransferSyntaxUID,
-        "data": memoryview(whole)[offset:],
-        "origin": Origin("dimse", str(uuid4()), "CT1", "AIGATEWAY", "127.0.0.1"),
-    }
-    return Incoming(**(values | changes))
+def acts(place: Place) -> list[str]:
+    with place.db() as session:
+        return list(session.scalars(select(AuditEvent.act).order_by(AuditEvent.id)))
 
 
 def test_an_instance_is_kept_byte_for_byte_and_indexed(place: Place) -> None:
-    came = incoming(ct_series(1)[0])
+    (ds,) = ct_series(1)
+    data, incoming = parts(ds)
 
-    assert place.receive(came, NOW) is Receipt.NEW
+    place.take(ds)
 
     with place.db() as session:
         row = session.scalars(select(Instance)).one()
         study = session.scalars(select(Study)).one()
     kept = place.store.read(row.sha256)
-    assert kept.endswith(bytes(came.data))
-    assert dcmread(BytesIO(kept)).SOPInstanceUID == came.sop_instance_uid
+    assert kept.endswith(bytes(data))
+    assert row.size == len(kept)
+    assert dcmread(BytesIO(kept)).SOPInstanceUID == incoming.sop_instance_uid
     assert (study.patient_name, study.patient_id, study.accession_number) == ("CANARY^NAME", "CANARY-ID", "CANARYACC")
 
 
-def test_the_same_bytes_again_are_acknowledged_and_make_nothing_new(place: Place) -> None:
-    came = incoming(ct_series(1)[0])
-    place.receive(came, NOW)
+def test_many_instances_of_two_series_are_indexed_in_one_batch(place: Place) -> None:
+    first, second = ct_series(5, seed=1), ct_series(4, seed=2)
+    origin = scanner()
+    for ds in [*first, *second]:
+        place.bring(ds, origin)
 
-    assert place.receive(came, NOW) is Receipt.REPEATED
+    place.file()
+
+    assert place.count(Instance, series_instance_uid=first[0].SeriesInstanceUID) == 5
+    assert place.count(Instance, series_instance_uid=second[0].SeriesInstanceUID) == 4
+    assert place.count(Association) == 1
+    assert acts(place) == ["instance.received"] * 9
+
+
+def test_the_same_bytes_again_make_nothing_new(place: Place) -> None:
+    (ds,) = ct_series(1)
+    place.take(ds)
+
+    place.bring(ds)
+    place.bring(ds)
+    place.file()
 
     assert place.count(Instance) == 1
-    assert place.count(AuditEvent, act="instance.repeated") == 1
+    assert acts(place) == ["instance.received", "instance.repeated", "instance.repeated"]
+
+
+def test_the_same_bytes_twice_in_one_batch_are_one_instance(place: Place) -> None:
+    (ds,) = ct_series(1)
+    place.bring(ds)
+    place.bring(ds)
+
+    place.file()
+
+    assert place.count(Instance) == 1
+    assert acts(place) == ["instance.received", "instance.repeated"]
+
+
+def test_what_was_filed_is_not_filed_again_after_a_crash(place: Place) -> None:
+    for ds in ct_series(3):
+        place.bring(ds)
+    place.file(again=True)
+    place.positions = positions(db=place.db)
+
+    place.file()
+
+    assert acts(place) == ["instance.received"] * 3
+    assert place.count(Segment) == 3
 
 
 def test_other_bytes_under_the_same_uid_are_kept_apart_as_a_version(place: Place) -> None:
     first, second = ct_series(1)[0], ct_series(1)[0]
     second.SeriesDescription = "changed"
-    place.receive(incoming(first), NOW)
+    place.bring(first)
+    place.bring(second)
 
-    assert place.receive(incoming(second), NOW) is Receipt.VERSION
+    place.file()
 
     with place.db() as session:
         held = session.scalars(select(Instance)).one()
         version = session.scalars(select(Version)).one()
+        alert = session.scalars(select(AuditEvent).where(AuditEvent.act == "instance.version")).one()
     assert held.sha256 != version.sha256
     assert hashlib.sha256(place.store.path(version.sha256).read_bytes()).hexdigest() == version.sha256
+    assert "other bytes" in version.reason
+    assert alert.outcome == 4
+
+
+def test_a_series_of_another_study_is_kept_apart_and_touches_neither_study(place: Place) -> None:
+    first, second = ct_series(2)
+    second.StudyInstanceUID = "1.2.3.4"
+    place.take(first)
+    before = place.now
+
+    place.now += timedelta(hours=1)
+    place.take(second)
+
+    with place.db() as session:
+        version = session.scalars(select(Version)).one()
+        series = session.scalars(select(Series)).one()
+    assert (version.sop_instance_uid, version.reason) == (second.SOPInstanceUID, "its series belongs to another study")
+    assert place.store.check(version.sha256)
+    assert place.count(Instance) == 1
+    assert series.last_received_at == before
+    assert "instance.stray" in acts(place)
 
 
 def test_a_late_instance_reopens_its_series_as_a_new_revision(place: Place) -> None:
     first, late = ct_series(2)
-    place.receive(incoming(first), NOW)
+    place.take(first)
     with place.db.begin() as session:
         session.scalars(select(Series)).one().state = SeriesState.COMPLETE
 
-    place.receive(incoming(late), NOW + timedelta(hours=2))
+    place.now += timedelta(hours=2)
+    place.take(late)
 
     with place.db() as session:
         series = session.scalars(select(Series)).one()
     assert (series.state, series.revision) == (SeriesState.RECEIVING, 2)
 
 
-def test_a_repeated_instance_does_not_reopen_its_series(place: Place) -> None:
-    came = incoming(ct_series(1)[0])
-    place.receive(came, NOW)
+def test_a_repeated_instance_or_a_version_does_not_reopen_its_series(place: Place) -> None:
+    (ds,) = ct_series(1)
+    place.take(ds)
     with place.db.begin() as session:
         session.scalars(select(Series)).one().state = SeriesState.COMPLETE
 
-    place.receive(came, NOW + timedelta(days=7))
+    place.now += timedelta(days=7)
+    place.take(ds)
+    ds.SeriesDescription = "changed"
+    place.take(ds)
 
     assert place.count(Series, state=SeriesState.COMPLETE, revision=1) == 1
 
 
-@pytest.mark.parametrize(
-    ("changes", "error", "status"),
-    [
-        ({"sop_instance_uid": "1.2.3"}, InvalidUid, 0x0117),
-        ({"sop_instance_uid": "../../etc/passwd"}, InvalidUid, 0x0117),
-        ({"sop_instance_uid": "1.02.3"}, InvalidUid, 0x0117),
-        ({"sop_class_uid": "1.2.840.10008.5.1.4.1.1.4"}, Mismatch, 0xA900),
-        ({"data": memoryview(b"")}, NotUnderstood, 0xC000),
-        ({"data": memoryview(bytes(range(256)) * 8)}, NotUnderstood, 0xC000),
-    ],
-)
-def test_what_is_not_the_instance_of_the_request_is_refused_and_nothing_is_kept(place, changes, error, status) -> None:
-    with pytest.raises(error) as refused:
-        place.receive(incoming(ct_series(1)[0], **changes), NOW)
-
-    assert refused.value.dimse_status == status
-    assert place.count(Instance) == 0
-    assert place.count(AuditEvent, act="instance.refused") == 1
-    assert place.receive(incoming(ct_series(1)[0]), NOW) is Receipt.NEW
-
-
-def test_a_truncated_data_set_is_refused(place: Place) -> None:
-    whole = incoming(ct_series(1)[0])
-
-    for end in (100, len(whole.data) // 2, len(whole.data) - 1):
-        with pytest.raises(NotUnderstood):
-            place.receive(incoming(ct_series(1)[0], data=whole.data[:end]), NOW)
-
-    assert not list((place.store.path("00").parent.parent).rglob("*.dcm"))
-
-
-def test_a_series_of_another_study_is_refused_and_its_file_removed(place: Place) -> None:
+def test_a_series_is_as_young_as_its_last_instance(place: Place) -> None:
     first, second = ct_series(2)
-    second.StudyInstanceUID = "1.2.3.4"
-    place.receive(incoming(first), NOW)
+    place.take(first)
 
-    with pytest.raises(NotUnderstood):
-        place.receive(incoming(second), NOW)
+    place.now += timedelta(seconds=7)
+    place.take(second)
 
-    assert place.count(Instance) == 1
-    assert len(list(place.store.path("00").parent.parent.rglob("*.dcm"))) == 1
-
-
-def test_a_full_disk_is_answered_a700(place: Place, tmp_path: Path) -> None:
-    full = Store(tmp_path / "full", keep_free_bytes=2**62)
-
-    with pytest.raises(OutOfResources) as refused:
-        receive(
-            incoming(ct_series(1)[0]), NOW, store=full, db=place.db, queues=place.queues, quiet=timedelta(0), executor="tests"
-        )
-
-    assert refused.value.dimse_status == 0xA700
+    with place.db() as session:
+        series = session.scalars(select(Series)).one()
+    assert (series.first_received_at, series.last_received_at) == (NOW, place.now)
 
 
-def test_a_store_that_cannot_be_written_is_answered_a700(place: Place, tmp_path: Path) -> None:
-    gone = Store(tmp_path / "gone")
-    (tmp_path / "gone" / "incoming").rmdir()
+def test_an_association_ends_with_its_last_instance_in_one_batch(place: Place) -> None:
+    (ds,) = ct_series(1)
+    origin = scanner()
+    place.bring(ds, origin)
+    place.door.end(origin)
 
-    with pytest.raises(OutOfResources):
-        receive(
-            incoming(ct_series(1)[0]), NOW, store=gone, db=place.db, queues=place.queues, quiet=timedelta(0), executor="tests"
-        )
+    place.file()
+
+    assert place.count(Association, id=origin.association, ended_at=NOW) == 1
 
 
-def test_a_database_that_is_away_is_answered_a700(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["association", "executor"])
+def test_an_association_may_be_ended_by_name_or_with_its_process(place: Place, end: str) -> None:
+    (ds,) = ct_series(1)
+    origin = scanner()
+    place.take(ds, origin)
+
+    for _ in range(2):
+        if end == "association":
+            association_ended(origin.association, NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
+        else:
+            executor_died("tests", NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
+
+    assert place.count(Association, ended_at=NOW) == 1
+
+
+def test_refusals_and_rejections_are_told_in_the_trail(place: Place) -> None:
+    origin = scanner()
+    place.door.refuse(origin, NotUnderstood("expected a data set"))
+    place.door.refuse(origin, OutOfResources("the store's disk is nearly full"))
+    place.door.turn_away(origin, "expected a known caller")
+
+    place.file()
+
+    with place.db() as session:
+        events = {event.act: event.detail for event in session.scalars(select(AuditEvent))}
+    assert events["instance.refused"]["status"] == "0xC000"
+    assert events["association.rejected"]["reason"] == "expected a known caller"
+    assert len(acts(place)) == 2
+
+
+def test_bytes_that_the_disk_changed_are_not_indexed_and_the_trail_says_so(place: Place) -> None:
+    first, second = ct_series(2)
+    origin = scanner()
+    place.bring(first, origin)
+    place.bring(second, origin)
+    (lies, _), _ = place.promised()
+    with lies.segment.open("r+b") as file:
+        file.seek(lies.data_at + lies.data_size - 1)
+        file.write(b"\xff")
+
+    place.file()
+
+    with place.db() as session:
+        event = session.scalars(select(AuditEvent).where(AuditEvent.act == "instance.missing")).one()
+        held = session.scalars(select(Instance.sop_instance_uid)).all()
+    assert (event.sop_instance_uid, event.outcome) == (first.SOPInstanceUID, 8)
+    assert held == [second.SOPInstanceUID]
+
+
+def test_a_database_that_is_away_loses_nothing(tmp_path: Path) -> None:
     place = Place(f"sqlite:///{tmp_path / 'gateway.db'}", tmp_path)
     place.db.kw["bind"].dispose()
-    (tmp_path / "gateway.db").rename(tmp_path / "elsewhere")
-    (tmp_path / "gateway.db").mkdir()
+    database, elsewhere = tmp_path / "gateway.db", tmp_path / "elsewhere"
+    database.rename(elsewhere)
+    database.mkdir()
+    place.bring(ct_series(1)[0])
+    with pytest.raises(Exception, match="unable to open"):
+        place.file()
 
-    with pytest.raises(OutOfResources):
-        place.receive(incoming(ct_series(1)[0]), NOW)
+    database.rmdir()
+    elsewhere.rename(database)
+    place.file()
 
+    assert place.count(Instance) == 1
     place.close()

@@ -1,9 +1,6 @@
 """The store: what was put survives a power cut, what is damaged is found, what is half written goes."""
 
 import hashlib
-import re
-import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -12,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Damaged, OutOfResources
+from gateway.journal import Entry, entries, new_segment
 from gateway.store import Store, Stored
-from tests.synthetic import ct_series, part10
-from tests.world import World, free_port, send
 
 CONTENT = b"DICM" * 1000
 ROOT = Path(__file__).parent.parent
@@ -128,83 +124,45 @@ def test_discarding_is_safe_to_repeat(store: Store) -> None:
     assert left(store) == []
 
 
-@pytest.fixture
-def strace(tmp_path: Path):
-    """Attached to a process and its threads; the calls that end it and their files, in order."""
-    program = shutil.which("strace")
-    if program is None:
-        pytest.skip("strace is not installed")
-    tracing: list[subprocess.Popen[str]] = []
-
-    def attach(pid: int) -> Path:
-        log = tmp_path / "strace"
-        calls = "trace=fsync,fdatasync,rename,renameat,renameat2,sendto,sendmsg,write,pwrite64"
-        command = [program, "-f", "-y", "-s", "12", "-e", calls, "-o", str(log), "-p", str(pid)]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        tracing.append(process)
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        if "attached" not in line:
-            pytest.skip("strace may not attach to a process here")
-        return log
-
-    yield attach
-    for process in tracing:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=20)
+def arrival(folder: Path, data: bytes) -> Entry:
+    """`data` as they lie in a journal."""
+    segment = new_segment(folder)
+    segment.begin()
+    segment.write(data)
+    segment.commit({})
+    (entry,) = entries(segment.path, 0)
+    return entry
 
 
-def order_of_effects(log: str) -> list[str]:
-    """What the trace has of one instance: its file synced, renamed, its folder synced, the database synced, the answer sent."""
-    kinds = (
-        (r"fsync\(\d+<[^>]*/store/incoming/[0-9a-f]{32}>", "file synced"),
-        (r"rename(at2?)?\(.*/store/incoming/[0-9a-f]{32}\".*\.dcm\"", "file renamed"),
-        (r"fsync\(\d+<[^>]*/store/[0-9a-f]{2}>", "folder synced"),
-        (r"(fsync|fdatasync)\(\d+<[^>]*gateway\.db-wal>", "database synced"),
-        (r"send(to|msg)\(\d+<(TCP|socket)[^>]*>+, \"\\4\\0", "answer sent"),
-    )
-    found = []
-    for line in log.splitlines():
-        found += [kind for pattern, kind in kinds if re.search(pattern, line)]
-    return found
+def test_what_lies_in_a_journal_is_filed_under_its_digest(store: Store, tmp_path: Path) -> None:
+    digests = store.file([arrival(tmp_path, CONTENT), arrival(tmp_path, b"other")])
+
+    assert digests == [hashlib.sha256(CONTENT).hexdigest(), hashlib.sha256(b"other").hexdigest()]
+    assert [store.read(digest) for digest in digests] == [CONTENT, b"other"]
+    assert len(left(store)) == 2
 
 
-def test_an_instance_is_on_disk_and_in_the_database_before_it_is_acknowledged(tmp_path: Path, strace) -> None:
-    series = ct_series(3)
-    with World(
-        tmp_path / "world",
-        f"sqlite:///{tmp_path}/gateway.db",
-        f"127.0.0.1:{free_port()}",
-        settings={"completeness": {"quiet_seconds": 60}},
-    ) as world:
-        world.start()
-        send(series[:1], world.port)
-        assert world.process is not None
-        log = strace(world.process.pid)
+def test_what_is_filed_again_mends_what_was_damaged(store: Store, tmp_path: Path) -> None:
+    (digest,) = store.file([arrival(tmp_path, CONTENT)])
+    store.path(digest).write_bytes(b"damaged")
 
-        assert send(series[1:2], world.port) == [0x0000]
-        world.stop()
+    assert store.file([arrival(tmp_path, CONTENT)]) == [digest]
 
-    order = order_of_effects(log.read_text())
-    answer = order.index("answer sent")
-    first = [order.index(kind) for kind in ("file synced", "file renamed", "folder synced")]
-    assert first == sorted(first), order
-    assert "database synced" in order[first[-1] : answer], order
-    assert order.count("file renamed") == 1
-    assert answer > first[-1], order
+    assert store.read(digest) == CONTENT
 
 
-def test_half_written_files_are_removed_when_the_gateway_starts(tmp_path: Path) -> None:
-    (ds,) = ct_series(1)
-    with World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", f"127.0.0.1:{free_port()}") as world:
-        world.start(crash_at="store.written")
-        assert send([ds], world.port) == [-1]
-        world.wait_for_death()
-        incoming = world.folder / "var" / "store" / "incoming"
-        assert len(list(incoming.iterdir())) == 1
+def test_a_journal_that_was_damaged_is_not_filed(store: Store, tmp_path: Path) -> None:
+    entry = arrival(tmp_path, CONTENT)
+    with entry.segment.open("r+b") as file:
+        file.seek(entry.data_at)
+        file.write(b"X")
 
-        world.start()
+    assert store.file([entry]) == [""]
+    assert left(store) == []
 
-        assert list(incoming.iterdir()) == []
-        assert send([ds], world.port) == [0x0000]
-    assert part10(ds)[-100:] in next((world.folder / "var" / "store").glob("??/*.dcm")).read_bytes()
+
+def test_a_store_that_cannot_be_written_files_nothing(store: Store, tmp_path: Path) -> None:
+    store.incoming.rmdir()
+
+    with pytest.raises(OutOfResources):
+        store.file([arrival(tmp_path, CONTENT)])

@@ -16,6 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydicom import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.association import Association
@@ -26,7 +27,7 @@ from pynetdicom.sop_class import Verification
 from gateway import admin
 from gateway.db import Database, open_database
 from gateway.store import Store
-from gateway.tables import DeliveryState, JobState, SeriesState
+from gateway.tables import DeliveryState, Instance, JobState, SeriesState
 from tests.peers_fixture import ScriptedScp
 
 HERE = Path(__file__).parent
@@ -142,6 +143,18 @@ class World:
         if self.process is not None and self.process.poll() is None:
             self.kill()
 
+    @property
+    def ingests(self) -> list[psutil.Process]:
+        """The ingest processes."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and "gateway.doorway" in child.cmdline()]
+
+    def held(self, ds: Dataset) -> bool:
+        """Whether the instance is indexed."""
+        with self.database() as db, db() as session:
+            return session.get(Instance, ds.SOPInstanceUID) is not None
+
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`gateway ARGUMENTS` with this world's configuration."""
         command = [sys.executable, "-m", "gateway", *arguments, "--config", str(self.config)]
@@ -225,6 +238,8 @@ def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: 
     statuses: list[int] = []
     for ds in series:
         statuses.append(association.send_c_store(ds).get("Status", -1))
+        while association._is_paused and association.is_established:
+            time.sleep(0.0005)  # its reactor must have gone on, or it takes the next answer, which comes at once, for itself
         if statuses[-1] == -1:  # the other end is gone, and a release would wait for its answer
             association.abort()
             return statuses + [-1] * (len(series) - len(statuses))

@@ -1,15 +1,17 @@
-"""Storage SCP (PS3.4 B) and Verification SCP (PS3.4 A) over pynetdicom.
+"""Storage SCP (PS3.4 B), Verification SCP (PS3.4 A) and Storage Commitment SCP (PS3.4 J): the door for scanners and PACS.
 
-Bytes are handed on as they came. Every answer has its own status (PS3.4 B.2.3): what `receive` raises says which.
+The accept loop only accepts. Handshake, negotiation and everything after are a thread's of their own, so whoever is slow,
+silent or hostile holds nobody up but itself, and not for long.
 """
 
-import contextlib
 import socket
-from typing import Any, cast
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from uuid import uuid4
 
 import structlog
-from pydicom import Dataset
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
@@ -26,144 +28,132 @@ from pydicom.uid import (
     JPEGLSNearLossless,
     RLELossless,
 )
-from pynetdicom import AE, AllStoragePresentationContexts, _config, evt
-from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from gateway import log
-from gateway.errors import GatewayError, NotSupported, NotUnderstood, Refused
-from gateway.ingest import Door
-from gateway.instance import Incoming, Origin
+from gateway import log, tls
+from gateway.door import Door
+from gateway.ingest._association import Association
+from gateway.ingest._commitment import COMMITMENT
+from gateway.ingest._wire import Wire
+from gateway.instance import Origin
+from gateway.policy import Policy, Rejection
+from gateway.visits import Limits, Visit
 
 # Those that the volume reader can decode; deflate is left out, a few bytes of it can fill the memory.
-TRANSFER_SYNTAXES = (
+TRANSFER_SYNTAXES: tuple[str, ...] = (
     ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless,
     JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K,
 )  # fmt: skip
-MAXIMUM_PDU = 131_072
+STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
+SUPPORTED: Mapping[str, Sequence[str]] = dict.fromkeys(STORAGE, TRANSFER_SYNTAXES) | dict.fromkeys(
+    (str(Verification), COMMITMENT), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+)
+_GRACE_SECONDS = 3
 
-_config.LOG_REQUEST_IDENTIFIERS = False
-_config.LOG_RESPONSE_IDENTIFIERS = False
-_config.LOG_HANDLER_LEVEL = "none"
+Wrap = Callable[[socket.socket], tuple[socket.socket, frozenset[str]]]
+"""Ends the handshake of TLS, within its deadline; the names of the certificate that came."""
 
 _logger = structlog.get_logger()
 
 
 class Listener:
-    """Open on `host`:`port` (0: any free one) until closed. `calling_ae_titles` empty: everybody may send."""
+    """Takes associations from a listening socket until it is closed. `wrap` is given where that socket speaks TLS."""
 
     def __init__(
         self,
-        door: Door,
+        listening: socket.socket,
         *,
-        ae_title: str,
-        host: str,
-        port: int,
-        calling_ae_titles: tuple[str, ...],
-        maximum_associations: int,
+        door: Door,
+        policy: Policy,
+        limits: Limits,
         maximum_instance_bytes: int,
         idle_seconds: float,
+        pdu_seconds: float,
+        association_seconds: float,
+        wrap: Wrap | None = None,
     ) -> None:
-        self._door, self._maximum_instance_bytes = door, maximum_instance_bytes
-        self._origins: dict[object, Origin] = {}
-        ae = AE(ae_title)
-        for context in AllStoragePresentationContexts:
-            ae.add_supported_context(str(context.abstract_syntax), list(TRANSFER_SYNTAXES))
-        ae.add_supported_context(Verification)
-        ae.require_called_aet = True
-        ae.require_calling_aet = list(calling_ae_titles)
-        ae.maximum_associations = maximum_associations
-        ae.maximum_pdu_size = MAXIMUM_PDU
-        ae.network_timeout = ae.dimse_timeout = idle_seconds
-        ae.acse_timeout = min(idle_seconds, 30)
-        handlers: list[Any] = [
-            (evt.EVT_CONN_OPEN, self.on_connected),
-            (evt.EVT_ACCEPTED, self.on_accepted),
-            (evt.EVT_REJECTED, self.on_rejected),
-            (evt.EVT_C_ECHO, lambda _event: 0x0000),
-            (evt.EVT_C_STORE, self.on_c_store),
-            (evt.EVT_RELEASED, self.on_ended),
-            (evt.EVT_ABORTED, self.on_ended),
-            (evt.EVT_CONN_CLOSE, self.on_ended),
-        ]
-        server = ae.start_server((host, port), block=False, evt_handlers=handlers)
-        assert server is not None
-        self._server = server
-        self.port: int = cast("socket.socket", server.socket).getsockname()[1]
-
-    @property
-    def associations(self) -> set[str]:
-        """Those that are open now."""
-        return {origin.association for origin in list(self._origins.values())}
+        self._listening, self._door, self._policy, self._limits, self._wrap = listening, door, policy, limits, wrap
+        self._maximum_instance_bytes = maximum_instance_bytes
+        self._idle, self._pdu, self._association = idle_seconds, pdu_seconds, association_seconds
+        self._open: dict[str, tuple[threading.Thread, socket.socket]] = {}
+        self.associations: dict[str, Association] = {}
+        """Those that are established, by their UUID."""
+        self.port: int = listening.getsockname()[1]
+        threading.Thread(target=self._accept, name="dimse", daemon=True).start()
 
     def close(self) -> None:
-        self._server.shutdown()
+        """Reject new associations, give those that are open a moment to end, then cut them off."""
+        self._limits.draining = "the gateway is stopping"
+        end = time.monotonic() + _GRACE_SECONDS
+        for thread, _ in list(self._open.values()):
+            thread.join(max(0, end - time.monotonic()))
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        for thread, connection in list(self._open.values()):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            thread.join(1)
 
-    def on_connected(self, event: evt.Event) -> None:
-        """Small answers must not wait for more to send: Nagle's delay is 40 ms an instance."""
-        with contextlib.suppress(OSError, AttributeError):  # it may be gone already
-            cast("Any", event.assoc.dul.socket).socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, (address, *_) = self._listening.accept()
+            except OSError as error:
+                if self._listening.fileno() < 0 or error.errno == 22:  # closed, or shut down
+                    return
+                _logger.error("association.not_accepted", error=type(error).__name__)
+                time.sleep(0.1)  # out of file descriptors: those that end will free some
+                continue
+            visit = self._limits.enter(address)
+            if isinstance(visit, Rejection):
+                connection.close()
+                self._door.turn_away(Origin("dimse", str(uuid4()), address=address), visit.words)
+                continue
+            self._take(connection, address, visit)
 
-    def on_accepted(self, event: evt.Event) -> None:
-        self._origins[event.assoc] = _origin(event)
-
-    def on_rejected(self, event: evt.Event) -> None:
-        origin = _origin(event)
-        _logger.warning("association.rejected", calling_ae_title=origin.calling_ae_title, address=origin.address)
-        self._door.association_rejected(origin, "expected a known calling and our called AE title, and a free association")
-
-    def on_ended(self, event: evt.Event) -> None:
-        origin = self._origins.pop(event.assoc, None)
-        if origin is not None:
-            self._door.association_ended(origin.association)
-
-    def on_c_store(self, event: evt.Event) -> Dataset:
+    def _take(self, connection: socket.socket, address: str, visit: Visit) -> None:
+        key = str(uuid4())
+        thread = threading.Thread(target=self._hold, args=(key, connection, address, visit), name="association", daemon=True)
+        self._open[key] = (thread, connection)
         try:
-            self._receive(event)
-        except GatewayError as error:
-            _logger.warning("instance.refused", status=f"0x{error.dimse_status:04X}", reason=str(error))
-            return _status(error.dimse_status, str(error))
-        except Exception as error:  # noqa: BLE001 - boundary: the sender is told, the association goes on (habit 25)
-            _logger.error("instance.failed", error=type(error).__name__, stack=log.stack_without_values(error))
-            return _status(GatewayError.dimse_status, "unexpected error, nothing was kept")
-        return _status(0x0000)
+            thread.start()
+        except RuntimeError:  # the system has no room for another; the listener must not end with it
+            _logger.error("association.not_accepted", error="no more threads")
+            del self._open[key]
+            visit.leave()
+            connection.close()
 
-    def _receive(self, event: evt.Event) -> None:
+    def _hold(self, key: str, connection: socket.socket, address: str, visit: Visit) -> None:
+        origin, names = Origin("dimse", key, address=address), None
         try:
-            incoming = self._incoming(event)
-        except Refused as error:
-            self._door.instance_refused(self._origins[event.assoc], error)
-            raise
-        self._door.receive(incoming)
+            with visit, connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                if self._wrap is not None:
+                    connection, names = self._wrap(connection)
+                    self._open[key] = (threading.current_thread(), connection)  # the one that can be shut down from now on
+                with connection:
+                    self._run(connection, visit, origin, names)
+        except OSError as error:
+            self._door.turn_away(origin, tls.words(error) if self._wrap else "expected a connection that holds")
+            _logger.warning("handshake.failed", address=address, error=type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - boundary: one association must not end the process
+            _logger.error("association.failed", error=type(error).__name__, stack=log.stack_without_values(error))
+        finally:
+            del self._open[key]
 
-    def _incoming(self, event: evt.Event) -> Incoming:
-        request, context = cast("C_STORE", event.request), event.context
-        if request.AffectedSOPClassUID != context.abstract_syntax:
-            raise NotSupported("expected the SOP class of the presentation context")
-        if request.DataSet is None:
-            raise NotUnderstood("expected a data set")
-        data = request.DataSet.getbuffer()
-        if len(data) > self._maximum_instance_bytes:
-            raise NotUnderstood(f"expected at most {self._maximum_instance_bytes} bytes")
-        return Incoming(
-            str(request.AffectedSOPClassUID),
-            str(request.AffectedSOPInstanceUID),
-            str(context.transfer_syntax),
-            data,
-            self._origins[event.assoc],
+    def _run(self, connection: socket.socket, visit: Visit, origin: Origin, names: frozenset[str] | None) -> None:
+        wire = Wire(connection, idle_seconds=self._association, pdu_seconds=self._association)
+        association = Association(
+            wire, self._door, visit, self._policy, SUPPORTED, STORAGE, self._maximum_instance_bytes, origin, names
         )
+        try:
+            association.run(self._established)
+        finally:
+            if self.associations.pop(origin.association, None):
+                self._door.end(association.origin)
 
-
-def _origin(event: evt.Event) -> Origin:
-    requestor, acceptor = event.assoc.requestor, event.assoc.acceptor
-    called = requestor.primitive.called_ae_title if requestor.primitive else acceptor.ae_title
-    return Origin("dimse", str(uuid4()), str(requestor.ae_title).strip(), str(called).strip(), str(requestor.address))
-
-
-def _status(code: int, comment: str = "") -> Dataset:
-    """A C-STORE-RSP status with its Error Comment (0000,0902), at most 64 characters."""
-    status = Dataset()
-    status.Status = code
-    if comment:
-        status.ErrorComment = comment[:64]
-    return status
+    def _established(self, association: Association) -> None:
+        self.associations[association.origin.association] = association
+        association.wire.allow(idle_seconds=self._idle, pdu_seconds=self._pdu)

@@ -11,27 +11,31 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO, FileIO
 from typing import TypeVar
 
 from pydicom import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
+from gateway import pdu
+from gateway.commitment import COMMITMENT, WELL_KNOWN, Outcome
 from gateway.errors import Rejected, Unreachable
-from gateway.peers import NOT_SUPPORTED, SOCKET_OPTIONS, _pdu
+from gateway.pdu import Context
+from gateway.peers import NOT_SUPPORTED, SOCKET_OPTIONS
 from gateway.peers._part10 import Part10, unreadable
-from gateway.peers._pdu import Context
 
 T = TypeVar("T")
 MOST_CONTEXTS = 128
 VERIFICATION: Context = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
+COMMITMENT_REPORTS: Context = (COMMITMENT, ImplicitVRLittleEndian)
 _LONGEST_PDU = 128 * 1024
 _PARTING_SECONDS = 2
-_C_STORE, _C_ECHO = 0x0001, 0x0030
+_C_STORE, _C_ECHO, _N_EVENT_REPORT = 0x0001, 0x0030, 0x0100
 _DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 _UNEXPECTED = {
-    _pdu.ABORT: "the peer aborted the association",
-    _pdu.RELEASE_RQ: "the peer released the association before its answer",
+    pdu.ABORT: "the peer aborted the association",
+    pdu.RELEASE_RQ: "the peer released the association before its answer",
 }
 
 
@@ -67,6 +71,21 @@ class Association:
         self._send(command, context_id)
         return self._status(command)
 
+    def report(self, outcome: Outcome) -> int:
+        """The status of the N-EVENT-REPORT-RSP. Raises Unreachable, also where the peer takes no reports: that can be mended."""
+        if COMMITMENT_REPORTS not in self.accepted:
+            raise Unreachable(
+                "the peer does not accept reports of storage commitment (we as SCP, with Implicit VR Little Endian)"
+            )
+        context_id = self.accepted[COMMITMENT_REPORTS]
+        command = Dataset()
+        command.AffectedSOPClassUID, command.AffectedSOPInstanceUID = UID(COMMITMENT), UID(WELL_KNOWN)
+        command.CommandField, command.CommandDataSetType = _N_EVENT_REPORT, _DATA_SET
+        command.EventTypeID = outcome.event_type
+        self._send(command, context_id)
+        self._send_stream(BytesIO(outcome.encoded()), context_id)
+        return self._status(command)
+
     def _context_id(self, context: Context) -> int:
         if context not in self.accepted:
             sop_class, transfer_syntax = (UID(uid).name for uid in context)
@@ -76,42 +95,49 @@ class Association:
     def _send(self, command: Dataset, context_id: int) -> None:
         self.message_id = self.message_id % 0xFFFF + 1
         command.MessageID = self.message_id
-        self.connection.send(_pdu.p_data(context_id, _pdu.COMMAND | _pdu.LAST, _pdu.command_set(command)))
+        self.connection.send(pdu.p_data(context_id, pdu.COMMAND | pdu.LAST, pdu.command_set(command)))
 
     def _send_data_set(self, instance: Part10, context_id: int) -> None:
         """The file's bytes behind its file meta, as they are."""
         try:
             with instance.path.open("rb", buffering=0) as file:
-                end = file.seek(0, 2)
                 file.seek(instance.offset)
-                last = False
-                while not last:
-                    data = file.read(self.fragment)
-                    last = not data or file.tell() >= end
-                    self.connection.send(_pdu.p_data(context_id, _pdu.LAST if last else 0, data))
+                self._send_stream(file, context_id)
         except OSError as error:
             raise unreadable(error) from error
+
+    def _send_stream(self, stream: FileIO | BytesIO, context_id: int) -> None:
+        begin = stream.tell()
+        end = stream.seek(0, 2)
+        stream.seek(begin)
+        last = False
+        while not last:
+            data = stream.read(self.fragment)
+            last = not data or stream.tell() >= end
+            self.connection.send(pdu.p_data(context_id, pdu.LAST if last else 0, data))
 
     def _status(self, request: Dataset) -> int:
         encoded, complete = b"", False
         while not complete:
             kind, body = self.connection.receive()
-            if kind != _pdu.P_DATA:
+            if kind != pdu.P_DATA:
                 raise Unreachable(_UNEXPECTED.get(kind, "the peer sent a PDU that was not expected"))
-            for control, data in _understood(_pdu.fragments, body):
+            for control, data in _understood(pdu.fragments, body):
                 encoded += data
-                complete = control & _pdu.LAST != 0
-        field, message_id, status = _understood(_pdu.response, encoded)
-        if (field, message_id) != (request.CommandField | _pdu.RESPONSE, request.MessageID):
+                complete = control & pdu.LAST != 0
+        field, message_id, status = _understood(pdu.response, encoded)
+        if (field, message_id) != (request.CommandField | pdu.RESPONSE, request.MessageID):
             raise Unreachable("the peer answered another message than ours")
         return status
 
 
 @contextmanager
 def associate(
-    address: tuple[str, int], contexts: Iterable[Context], *, called: str, calling: str, timeout: float
+    address: tuple[str, int], contexts: Iterable[Context], *, called: str, calling: str, timeout: float, scp_of: str = ""
 ) -> Iterator[Association]:
     """Released at the end, aborted on an exception. `timeout` (seconds) is for the connection and for every PDU.
+
+    `scp_of` is a SOP class of which we want to be the SCP (PS3.4 J.3.3).
 
     Raises Unreachable with the reason, also where the peer rejects the association: its administrator can mend that.
     """
@@ -124,13 +150,13 @@ def associate(
             opened.setsockopt(*option)
         connection, parting = _Connection(opened, timeout), _Connection(opened, min(timeout, _PARTING_SECONDS))
         try:
-            yield _negotiate(connection, list(contexts), called, calling)
+            yield _negotiate(connection, list(contexts), called, calling, scp_of)
         except BaseException:
             with suppress(Unreachable):
-                parting.send(_pdu.abort())
+                parting.send(pdu.abort())
             raise
         with suppress(Unreachable):  # what was answered stays answered
-            parting.send(_pdu.release_rq())
+            parting.send(pdu.release_rq())
             parting.receive()
 
 
@@ -139,10 +165,10 @@ class _Connection:
     socket: socket.socket
     timeout: float
 
-    def send(self, pdu: bytes) -> None:
+    def send(self, data: bytes) -> None:
         try:
             self.socket.settimeout(self.timeout)
-            self.socket.sendall(pdu)
+            self.socket.sendall(data)
         except OSError as error:
             raise Unreachable(f"the connection broke: {_words(error, self.timeout)}") from error
 
@@ -172,14 +198,15 @@ class _Connection:
         return bytes(read)
 
 
-def _negotiate(connection: _Connection, contexts: list[Context], called: str, calling: str) -> Association:
-    connection.send(_pdu.associate_rq(contexts, called=called, calling=calling, maximum_length=_LONGEST_PDU))
-    kind, pdu = connection.receive()
-    if kind == _pdu.ASSOCIATE_RJ:
-        raise Unreachable(f"the peer rejected the association: {_pdu.reason(pdu)}")
-    if kind != _pdu.ASSOCIATE_AC:
+def _negotiate(connection: _Connection, contexts: list[Context], called: str, calling: str, scp_of: str) -> Association:
+    request = pdu.associate_rq(contexts, called=called, calling=calling, maximum_length=_LONGEST_PDU, scp_of=scp_of)
+    connection.send(request)
+    kind, answer = connection.receive()
+    if kind == pdu.ASSOCIATE_RJ:
+        raise Unreachable(f"the peer rejected the association: {pdu.reason(answer)}")
+    if kind != pdu.ASSOCIATE_AC:
         raise Unreachable(_UNEXPECTED.get(kind, "the peer did not answer the association request"))
-    accepted, longest = _understood(_pdu.accepted, pdu, contexts)
+    accepted, longest = _understood(pdu.accepted, answer, contexts)
     # Six bytes of a PDU are the fragment's own header (PS3.8 9.3.5.1); a fragment is of even length.
     return Association(connection, accepted, max(min(longest or _LONGEST_PDU, _LONGEST_PDU) - 6, 2) & ~1)
 

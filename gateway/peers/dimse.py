@@ -1,4 +1,4 @@
-"""Storage SCU (PS3.4 B): C-STORE of stored files, and C-ECHO, to a PACS."""
+"""Storage SCU (PS3.4 B) and Storage Commitment SCP (PS3.4 J): C-STORE of stored files, C-ECHO and N-EVENT-REPORT to a PACS."""
 
 import time
 from collections import deque
@@ -7,14 +7,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.commitment import Outcome
 from gateway.errors import DeliveryError, Rejected, Unreachable
-from gateway.peers import Sent, is_seconds, is_text, judge, read_settings, setting
-from gateway.peers._association import MOST_CONTEXTS, VERIFICATION, Association, associate
+from gateway.pdu import Context
+from gateway.peers import PROCESSING_FAILURE, STORED, Sent, is_seconds, is_text, judge, read_settings, setting
+from gateway.peers._association import COMMITMENT_REPORTS, MOST_CONTEXTS, VERIFICATION, Association, associate
 from gateway.peers._part10 import Part10, read_part10
-from gateway.peers._pdu import Context
 
 _GROUP = 500
 _BREAKS = 3
+_RESOURCE_LIMITATION, _TAKEN = 0x0213, frozenset({STORED, 0x0107, 0x0116})  # the last two are warnings
 
 
 def _is_ae_title(value: object) -> bool:
@@ -66,6 +68,16 @@ class Dimse:
         judge(status)
         return f"answered C-ECHO in {took * 1000:.0f} ms"
 
+    def report_commitment(self, outcome: Outcome) -> int:
+        """The peer's status: success, or a warning. Raises Unreachable (try again) or Rejected (final), PS3.7 10.1.1.1.8."""
+        with self._associate([COMMITMENT_REPORTS], scp_of=COMMITMENT_REPORTS[0]) as association:
+            status = association.report(outcome)
+        if status in _TAKEN:
+            return status
+        if status in (PROCESSING_FAILURE, _RESOURCE_LIMITATION):
+            raise Unreachable(f"the peer cannot take the report now (0x{status:04X})")
+        raise Rejected(status, f"the peer does not take the report (0x{status:04X})")
+
     def _send_group(self, group: list[Part10]) -> Iterator[tuple[Path, Sent | DeliveryError]]:
         """A break costs the instance on the way; three in a row without an answer, and the rest is given up too."""
         pending, breaks = deque(group), 0
@@ -81,10 +93,11 @@ class Dimse:
                 for _ in range(1 if breaks < _BREAKS else len(pending)):
                     yield pending.popleft().path, error
 
-    def _associate(self, contexts: Iterable[Context]) -> AbstractContextManager[Association]:
+    def _associate(self, contexts: Iterable[Context], scp_of: str = "") -> AbstractContextManager[Association]:
         return associate(
-            (self.host, self.port), contexts, called=self.ae_title, calling=self.calling_ae_title, timeout=self.timeout_seconds
-        )
+            (self.host, self.port), contexts, called=self.ae_title, calling=self.calling_ae_title, timeout=self.timeout_seconds,
+            scp_of=scp_of,
+        )  # fmt: skip
 
 
 def peer(settings: Mapping[str, object]) -> Dimse:

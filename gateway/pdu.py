@@ -1,4 +1,4 @@
-"""The PDUs of a requestor as bytes (PS3.8 9.3) and the messages in them (PS3.7 9.3), by pynetdicom's codec. No I/O."""
+"""PDUs as bytes (PS3.8 9.3) and the messages in them (PS3.7 9.3), by pynetdicom's codec. No I/O."""
 
 import struct
 from collections.abc import Sequence
@@ -13,12 +13,13 @@ from pynetdicom.pdu_primitives import (
     ImplementationClassUIDNotification,
     ImplementationVersionNameNotification,
     MaximumLengthNotification,
+    SCP_SCU_RoleSelectionNegotiation,
 )
 from pynetdicom.presentation import build_context
 
 from gateway.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, ABORT = 2, 3, 4, 5, 7
+ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 1, 2, 3, 4, 5, 6, 7
 COMMAND, LAST = 1, 2
 RESPONSE = 0x8000
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
@@ -27,7 +28,8 @@ Context = tuple[str, str]
 """SOP Class UID and the one Transfer Syntax UID proposed for it; the n-th proposed has the ID 2n + 1."""
 
 
-def associate_rq(contexts: Sequence[Context], *, called: str, calling: str, maximum_length: int) -> bytes:
+def associate_rq(contexts: Sequence[Context], *, called: str, calling: str, maximum_length: int, scp_of: str = "") -> bytes:
+    """`scp_of` is the SOP class of which we propose to be the SCP, and not the SCU (PS3.7 D.3.3.4)."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = UID(_APPLICATION_CONTEXT)
     primitive.called_ae_title, primitive.calling_ae_title = called, calling
@@ -42,19 +44,36 @@ def associate_rq(contexts: Sequence[Context], *, called: str, calling: str, maxi
     version = ImplementationVersionNameNotification()
     version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     primitive.user_information = [length, implementation, version]
+    if scp_of:
+        role = SCP_SCU_RoleSelectionNegotiation()
+        role.sop_class_uid, role.scu_role, role.scp_role = UID(scp_of), False, True
+        primitive.user_information.append(role)
     return bytes(A_ASSOCIATE_RQ(primitive).encode())
 
 
 def accepted(pdu: bytes, contexts: Sequence[Context]) -> tuple[dict[Context, int], int]:
-    """From an A-ASSOCIATE-AC: IDs of the accepted contexts, and the longest PDU in bytes that the peer takes (0: any)."""
+    """From an A-ASSOCIATE-AC: IDs of the accepted contexts, and the longest PDU in bytes that the peer takes (0: any).
+
+    A context whose proposed role is refused is not accepted. A peer that accepts the context and says nothing about roles is
+    taken at its word, though PS3.7 D.3.3.4 has it refuse the role: one that means that aborts when it is sent a request.
+    """
     accept = A_ASSOCIATE_AC()
     accept.decode(pdu)
     answer = accept.to_primitive()
     results = answer.presentation_context_definition_results_list
     if not results:  # mandatory (PS3.8 9.3.3); the codec lets rubbish pass as an empty list, which would read as a refusal
         raise ValueError("expected the results of presentation contexts")
+    refused = {
+        str(role.sop_class_uid)
+        for role in answer.user_information
+        if isinstance(role, SCP_SCU_RoleSelectionNegotiation) and not role.scp_role
+    }
     syntaxes = {one.context_id: one.transfer_syntax for one in results if one.result == 0}
-    taken = {context: 2 * n + 1 for n, context in enumerate(contexts) if context[1] in syntaxes.get(2 * n + 1, ())}
+    taken = {
+        context: 2 * n + 1
+        for n, context in enumerate(contexts)
+        if context[1] in syntaxes.get(2 * n + 1, ()) and context[0] not in refused
+    }
     return taken, int(answer.maximum_length_received or 0)
 
 
@@ -77,8 +96,17 @@ def release_rq() -> bytes:
     return struct.pack(">BxI4x", RELEASE_RQ, 4)
 
 
-def abort() -> bytes:
-    return struct.pack(">BxI4x", ABORT, 4)
+def release_rp() -> bytes:
+    return struct.pack(">BxI4x", RELEASE_RP, 4)
+
+
+def abort(*, source: int = 0, reason: int = 0) -> bytes:
+    """`source` 2: the provider (a PDU that PS3.8 does not allow, `reason` of 9.3.8); 0: the user."""
+    return struct.pack(">BxI2xBB", ABORT, 4, source, reason)
+
+
+def associate_rj(result: int, source: int, why: int) -> bytes:
+    return struct.pack(">BxIxBBB", ASSOCIATE_RJ, 4, result, source, why)
 
 
 def fragments(pdu: bytes) -> list[tuple[int, bytes]]:

@@ -1,0 +1,90 @@
+"""Storage Commitment, push model (PS3.4 J.3): its UIDs, and the data sets of its two messages. No I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+
+from pydicom import Dataset
+from pydicom.uid import UID, ImplicitVRLittleEndian
+from pynetdicom.dsutils import decode, encode
+
+from gateway.errors import InvalidArgument, NotUnderstood
+from gateway.scan import in_memory, scan
+from gateway.uids import is_uid
+
+COMMITMENT = "1.2.840.10008.1.20.1"
+WELL_KNOWN = "1.2.840.10008.1.20.1.1"
+REQUEST = 1
+"""The one action type (PS3.4 J.3.2.1.1)."""
+_ALL, _SOME_FAILED = 1, 2
+# Failure reasons (PS3.3 C.14.1.1).
+PROCESSING_FAILURE, NO_SUCH_INSTANCE, CONFLICT, DUPLICATE_TRANSACTION = 0x0110, 0x0112, 0x0119, 0x0131
+
+Reference = tuple[str, str]
+"""SOP Class UID and SOP Instance UID."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an N-EVENT-REPORT tells: which instances are committed, and which are not, with their failure reasons."""
+
+    transaction_uid: str
+    committed: Sequence[Reference]
+    failed: Sequence[tuple[str, str, int]]
+
+    @property
+    def event_type(self) -> int:
+        return _SOME_FAILED if self.failed else _ALL
+
+    def encoded(self, *, implicit_vr: bool = True) -> bytes:
+        """The event information (PS3.4 table J.3-2), little endian."""
+        ds = Dataset()
+        ds.TransactionUID = UID(self.transaction_uid)
+        if self.committed:
+            ds.ReferencedSOPSequence = [_item(*reference) for reference in self.committed]
+        if self.failed:
+            ds.FailedSOPSequence = [_item(*failure) for failure in self.failed]
+        return encode(ds, implicit_vr, is_little_endian=True) or b""
+
+
+def read_request(data: bytes, transfer_syntax_uid: str) -> tuple[str, tuple[Reference, ...]]:
+    """Transaction UID and instances of an action information (PS3.4 table J.3-1); raises InvalidArgument.
+
+    The walk of `scan` goes first: what is torn, nested too deep or too long never comes to pydicom.
+    """
+    try:
+        scan(in_memory(data), len(data), transfer_syntax_uid)
+        ds = decode(BytesIO(data), transfer_syntax_uid == ImplicitVRLittleEndian, is_little_endian=True)
+        transaction_uid = _uid(ds, "TransactionUID")
+        instances = tuple((_uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")) for item in _items(ds))
+    except (NotUnderstood, InvalidArgument) as error:
+        raise InvalidArgument(str(error)) from error
+    except Exception as error:  # a reader of foreign bytes
+        raise InvalidArgument("expected a Transaction UID and a Referenced SOP Sequence") from error
+    if len({instance for _, instance in instances}) < len(instances):
+        raise InvalidArgument("expected each instance once")
+    return transaction_uid, instances
+
+
+def _items(ds: Dataset) -> Sequence[Dataset]:
+    items: Sequence[Dataset] = ds.get("ReferencedSOPSequence") or ()
+    if not items:
+        raise InvalidArgument("expected a Referenced SOP Sequence with at least one item")
+    return items
+
+
+def _item(sop_class: str, instance: str, failure: int | None = None) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = UID(sop_class), UID(instance)
+    if failure is not None:
+        item.FailureReason = failure
+    return item
+
+
+def _uid(ds: Dataset, keyword: str) -> str:
+    """As it stands in the bytes, unpadded; pydicom's conversion would warn and quote it. Raises InvalidArgument."""
+    value = ds.get_item(keyword).value if keyword in ds else b""
+    uid = value.removesuffix(b"\0").decode("latin-1") if isinstance(value, bytes) else str(value)
+    if not is_uid(uid):
+        raise InvalidArgument(f"expected a {keyword} as in PS3.5 9.1")
+    return uid

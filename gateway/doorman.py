@@ -1,0 +1,242 @@
+"""The doorman: opens the ports, starts the ingest processes behind them, and has filed what they promise.
+
+A process that dies takes its own associations with it and nothing else: what it had promised is read from its journal, what
+it had not is removed, and another takes its place. The ports stay open meanwhile, because they are the doorman's: who calls
+waits in the sockets' queues. (With SO_REUSEPORT each process would have a queue of its own that dies with it, and the kernel
+would deal associations out by chance instead of to who is free.)
+"""
+
+import errno
+import json
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import structlog
+
+from gateway import log
+from gateway.errors import ConfigError
+from gateway.filing import Books, Filing, holding
+from gateway.policy import Policy
+from gateway.sections import Config
+from gateway.visits import Limits
+
+_BATCHES = 8
+_NICE = 5  # what was promised can wait a little, who calls should not
+_LOOK_SECONDS = 1.0
+_BURST_SECONDS, _PAUSE_SECONDS = 2.0, 0.1
+_RESPAWN_SECONDS = 1.0
+_STOP_SECONDS = 10.0
+_PORT_SECONDS = 5.0
+_BACKLOG = 512
+
+_logger = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class _Process:
+    """An ingest process, and the filing of what it promises."""
+
+    number: int
+    filing: Filing
+    popen: "subprocess.Popen[bytes]"
+    began: float
+
+    def tell(self, **message: object) -> None:
+        """One line on its standard input; nobody hears it where the process has ended."""
+        assert self.popen.stdin is not None
+        with suppress(OSError):
+            self.popen.stdin.write(json.dumps(message).encode() + b"\n")
+            self.popen.stdin.flush()
+
+
+class Doorman:
+    """Open from `start` to `close`. `behind_seconds`: how far filing may fall behind before nothing more is taken."""
+
+    def __init__(self, config: Config, policy: Policy, incoming: Path, *, books: Books, clock: Callable[[], datetime]) -> None:
+        self._config, self._policy, self._incoming, self._books, self._clock = config, policy, incoming, books, clock
+        self._sockets: dict[str, socket.socket] = {}
+        self._processes: list[_Process] = []
+        self._dead: list[_Process] = []
+        self._wake, self._stopping = threading.Event(), False
+        self._closed = ""
+        self.filed_at = datetime.min.replace(tzinfo=UTC)
+        """Everything that was promised until then is filed."""
+        self._shared = os.memfd_create("limits")
+        os.ftruncate(self._shared, max(8 * Limits.size(policy, config.dimse.processes), mmap.PAGESIZE))
+        self._filing = threading.Thread(target=self._file, name="filing", daemon=True)
+
+    def start(self) -> None:
+        """Raise ConfigError where a port is taken. What earlier processes promised is filed first."""
+        dimse, dicomweb = self._config.dimse, self._config.dicomweb
+        self._sockets["dimse"] = _listen("dimse", dimse.host, dimse.port)
+        if dimse.tls_port is not None:
+            self._sockets["dimse_tls"] = _listen("dimse", dimse.host, dimse.tls_port)
+        if dicomweb.port is not None:
+            self._sockets["dicomweb"] = _listen("dicomweb", dicomweb.host, dicomweb.port)
+        self._take_over()
+        self._processes = [self._spawn(number) for number in range(dimse.processes)]
+        self._filing.start()
+
+    def port(self, name: str = "dimse") -> int:
+        """Of dimse, dimse_tls or dicomweb."""
+        return int(self._sockets[name].getsockname()[1])
+
+    @property
+    def associations(self) -> set[str]:
+        """Those over which instances came and which have not ended."""
+        return set().union(*(process.filing.associations for process in [*self._processes, *self._dead]))
+
+    def close(self) -> None:
+        """End the processes, then file what they promised last."""
+        self._stopping = True
+        for process in self._processes:
+            process.tell(stop=True)
+        end = time.monotonic() + _STOP_SECONDS
+        for process in self._processes:
+            try:
+                process.popen.wait(max(0.1, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.popen.kill()
+                process.popen.wait()
+        self._wake.set()
+        if self._filing.is_alive():
+            self._filing.join()
+        for listening in self._sockets.values():
+            listening.close()
+        os.close(self._shared)
+
+    # Filing
+
+    def _file(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        while True:
+            self._wake.wait(_LOOK_SECONDS)
+            self._let_burst_pass()
+            began = self._clock()
+            stopping = self._stopping  # looked at first: then this round reads the last of what was promised
+            for process in list(self._processes):
+                if process.popen.poll() is not None:
+                    self._replace(process)
+            is_filed = not [process for process in self._processes if not self._file_some(process)]
+            self._dead = [process for process in self._dead if not self._bury(process)]
+            if is_filed and not self._dead:
+                self.filed_at = began
+            self._judge()
+            if stopping:
+                return
+
+    def _let_burst_pass(self) -> None:
+        """While instances pour in, disk and processor are theirs; what is filed together shares its syncs and its transaction."""
+        end = time.monotonic() + _BURST_SECONDS
+        while self._wake.is_set() and not self._stopping and time.monotonic() < end:
+            self._wake.clear()
+            time.sleep(_PAUSE_SECONDS)
+        self._wake.clear()
+
+    def _replace(self, process: _Process) -> None:
+        """It has ended: another takes its place, and its journal is read to the end."""
+        self._processes.remove(process)
+        self._dead.append(process)
+        if not self._stopping:
+            _logger.error("ingest.died", pid=process.popen.pid, code=process.popen.returncode)
+            if time.monotonic() - process.began < _RESPAWN_SECONDS:
+                time.sleep(_RESPAWN_SECONDS)
+            self._processes.append(self._spawn(process.number))
+
+    def _file_some(self, process: _Process) -> bool:
+        """As much as is there, but not so much that others starve; whether everything is filed."""
+        with _told("receive.failed"):
+            for _ in range(_BATCHES):
+                if not process.filing.file():
+                    return True
+            self._wake.set()
+        return False
+
+    def _bury(self, process: _Process) -> bool:
+        with _told("receive.failed"):
+            process.filing.finish()
+            return True
+        return False
+
+    def _take_over(self) -> None:
+        """What processes of an earlier start promised; a folder that another gateway holds is left to it."""
+        positions = self._books.positions()
+        for folder in sorted(path for path in self._incoming.iterdir() if path.is_dir()):
+            with suppress(BlockingIOError), holding(folder):
+                Filing(folder, self._books, positions).finish()
+
+    # Closing
+
+    def _judge(self) -> None:
+        """Nothing more is taken while filing has failed, or has been behind, for too long; it opens again by itself."""
+        waiting = [at for process in [*self._processes, *self._dead] if (at := process.filing.oldest) is not None]
+        late = waiting and (self._clock() - min(waiting)).total_seconds() > self._config.store.behind_seconds
+        reason = "what was taken before has not reached the database yet" if late else ""
+        if reason != self._closed:
+            self._closed = reason
+            for process in self._processes:
+                process.tell(closed=reason)
+            with _told("door.not_recorded"):  # the database may be the reason
+                self._books.closed(reason)
+
+    # Processes
+
+    def _spawn(self, number: int) -> _Process:
+        folder = self._incoming / f"{number}-{uuid4().hex}"
+        folder.mkdir()
+        with holding(folder) as alive:
+            sockets = {name: listening.fileno() for name, listening in self._sockets.items()}
+            popen = subprocess.Popen(
+                [sys.executable, "-m", "gateway.doorway"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                pass_fds=(*sockets.values(), self._shared, alive.fileno()),
+            )  # fmt: skip
+        process = _Process(number, Filing(folder, self._books), popen, time.monotonic())
+        process.tell(
+            config=self._config.model_dump(mode="json", exclude={"peers"}), policy=self._policy.to_settings(),
+            folder=str(folder), sockets=sockets, shared=self._shared, process=number,
+        )  # fmt: skip
+        process.tell(closed=self._closed)
+        threading.Thread(target=self._listen_to, args=(popen,), name="ingest", daemon=True).start()
+        return process
+
+    def _listen_to(self, popen: "subprocess.Popen[bytes]") -> None:
+        assert popen.stdout is not None
+        while os.read(popen.stdout.fileno(), 65536):
+            self._wake.set()
+            time.sleep(_PAUSE_SECONDS / 2)  # not for each of what may be a thousand a second
+        popen.wait()
+        self._wake.set()
+
+
+@contextmanager
+def _told(event: str) -> Iterator[None]:
+    """Boundary: database or disk are away; nothing is lost, they come back, and then it is done."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        _logger.error(event, error=type(error).__name__, stack=log.stack_without_values(error))
+
+
+def _listen(section: str, host: str, port: int) -> socket.socket:
+    """The processes of a gateway that was killed hold its port until they have noticed."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    end = time.monotonic() + _PORT_SECONDS
+    while True:
+        try:
+            return socket.create_server((host, port), backlog=_BACKLOG, family=family)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                why = (error.strerror or "unknown").lower()
+                raise ConfigError([f"[{section}] {host}:{port} cannot be listened on: {why}"]) from error
+            time.sleep(0.1)

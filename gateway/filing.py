@@ -1,0 +1,94 @@
+"""What the door of one ingest process promised, filed in its order until there is no more, whatever became of the process."""
+
+import fcntl
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import IO
+
+from gateway.entry import Ended, Full, Kept, promise
+from gateway.journal import entries, release, segments
+from gateway.receive import Found
+
+_BATCH, _BATCH_BYTES = 500, 64 * 1024**2
+
+
+@dataclass(frozen=True)
+class Books:
+    """Where what was promised goes: bound to the database in app.py."""
+
+    receive: Callable[[Sequence[Found]], None]
+    positions: Callable[[], Mapping[str, int]]
+    """How far each segment was read."""
+    forget: Callable[[Sequence[str]], None]
+    """Segments that are no more."""
+    ended: Callable[[str], None]
+    """An association whose process has died."""
+    closed: Callable[[str], None]
+    """The doors were closed, for this reason, or opened again ("")."""
+
+
+class Filing:
+    """Of one door's folder. Where `file` raises, nothing is lost, and it may be called again."""
+
+    def __init__(self, folder: Path, books: Books, positions: Mapping[str, int] = {}) -> None:
+        self.folder, self._books, self._positions = folder, books, dict(positions)
+        self.associations: set[str] = set()
+        """Those over which instances came and which have not ended."""
+        self.oldest: datetime | None = None
+        """When that was promised which is to be filed now."""
+
+    def file(self) -> bool:
+        """File one batch; whether there was one."""
+        found = self._found()
+        self.oldest = min((one.at for _, one in found), default=None)
+        if not found:
+            return False
+        self.associations |= {one.origin.association for _, one in found if isinstance(one, Kept)}
+        self._books.receive(found)
+        self.associations -= {one.origin.association for _, one in found if isinstance(one, Ended)}
+        self._positions |= {lies.segment.stem: lies.end for lies, _ in found}
+        left = [lies.segment for lies, one in found if isinstance(one, Full)]
+        for segment in left:
+            release(segment)
+            del self._positions[segment.stem]
+        if left:
+            self._books.forget([segment.stem for segment in left])
+        return True
+
+    def finish(self) -> None:
+        """The process has ended: file the rest and remove the folder; what has no record was not acknowledged."""
+        while self.file():
+            pass
+        for association in self.associations:
+            self._books.ended(association)
+        names = [segment.stem for segment in segments(self.folder)]
+        for path in self.folder.iterdir():
+            path.unlink()
+        self.folder.rmdir()
+        self._books.forget(names)
+
+    def _found(self) -> list[Found]:
+        """What is not filed yet, of each segment in its order, as much as makes a batch."""
+        found: list[Found] = []
+        size = 0
+        for segment in segments(self.folder):
+            for lies in entries(segment, self._positions.get(segment.stem, 0)):
+                found.append((lies, promise(lies.record)))
+                size += lies.data_size
+                if len(found) == _BATCH or size > _BATCH_BYTES:
+                    return found
+        return found
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[IO[str]]:
+    """The lock that says that somebody has this folder; raises BlockingIOError where another does.
+
+    It belongs to the open file: a process that it is passed on to holds it for its life, whatever becomes of us.
+    """
+    with (folder / "alive").open("a") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield alive

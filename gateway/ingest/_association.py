@@ -1,0 +1,300 @@
+"""One association as its acceptor (PS3.8 9.2), in a thread of its own, from its first byte to its last.
+
+pynetdicom decodes the request; the data phase is ours, because its reactor copies every fragment four times, believes every
+length and polls. Here the fragments of a data set go from the one buffer to the file as they are.
+
+    Sta2 awaiting A-ASSOCIATE-RQ --RQ--> Sta3 deciding --AC--> Sta6 established --RELEASE-RQ/RP--> Sta13 awaiting close --> Sta1
+      |                                   |                     |  ^
+      | anything else, too late           | RJ                  |  +-- P-DATA: a command, the data set it announced, its answer
+      v                                   v                     v
+    A-ABORT -> Sta13                    Sta13                 A-ABORT either way, a PDU or message that is not allowed: Sta13
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from gateway import log, pdu
+from gateway.door import Arrival, Door
+from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood, Refused
+from gateway.ingest import _acse, _command
+from gateway.ingest._command import C_CANCEL, C_ECHO, C_STORE, N_ACTION, Command
+from gateway.ingest._commitment import COMMITMENT, requested
+from gateway.ingest._wire import Closed, Late, Wire
+from gateway.instance import Incoming, Origin
+from gateway.policy import Caller, Policy, Rejection
+from gateway.uids import is_uid
+from gateway.visits import Visit
+
+MAXIMUM_PDU = 131_072
+_LONGEST_REQUEST = 64 * 1024  # an A-ASSOCIATE-RQ with 128 contexts and every option stays far below
+_LONGEST_COMMAND = 16 * 1024
+_LONGEST_ACTION = 12 * 1024 * 1024  # the data set of a storage commitment request: 100,000 instances
+_MOST_FRAGMENTS = 64  # of one PDU
+_PARTING_SECONDS = 2
+_COMMAND, _LAST = pdu.COMMAND, pdu.LAST
+_NOT_SPECIFIED, _UNEXPECTED_PDU, _INVALID_PDU = 0, 2, 6  # PS3.8 9.3.8, from the provider
+
+_logger = structlog.get_logger()
+
+
+class Abort(Exception):
+    """What came is not allowed here; the association ends with an A-ABORT."""
+
+    def __init__(self, words: str, reason: int = _INVALID_PDU) -> None:
+        super().__init__(words)
+        self.reason = reason
+
+
+@dataclass
+class Association:
+    """`run` returns when the connection may be closed. `names` are those of the TLS certificate, None without TLS."""
+
+    wire: Wire
+    door: Door
+    visit: Visit
+    policy: Policy
+    supported: Mapping[str, Sequence[str]]
+    storage: frozenset[str]
+    maximum_instance_bytes: int
+    origin: Origin
+    names: frozenset[str] | None = None
+    contexts: Mapping[int, _acse.Context] = field(default_factory=dict)
+    fragment: int = 16_376
+    """Bytes of data in one P-DATA of ours: what the other side takes, less the headers."""
+
+    def run(self, established: Callable[["Association"], None] = lambda _: None) -> None:
+        try:
+            if self._negotiate():
+                established(self)
+                self._serve()
+        except Closed as ended:
+            _logger.info("association.broken", association=self.origin.association, reason=str(ended))
+        except Abort as abort:
+            _logger.warning("association.aborted", association=self.origin.association, reason=str(abort))
+            if abort.reason != _NOT_SPECIFIED:
+                self.door.turn_away(self.origin, str(abort))
+            with suppress(Closed):
+                self.wire.send(pdu.abort(source=2, reason=abort.reason))
+
+    # Sta2, Sta3
+
+    def _negotiate(self) -> bool:
+        kind, length = self.wire.header()
+        if kind != pdu.ASSOCIATE_RQ:
+            raise Abort("expected an A-ASSOCIATE-RQ", _UNEXPECTED_PDU)
+        if length > _LONGEST_REQUEST:
+            raise Abort("expected a shorter A-ASSOCIATE-RQ")
+        try:
+            proposed = _acse.proposal(bytes((kind, 0)) + length.to_bytes(4) + self.wire.take(length))
+        except ValueError as error:
+            raise Abort(str(error)) from error
+        calling, called = _acse.shown(proposed.calling), _acse.shown(proposed.called)
+        self.origin = replace(self.origin, calling_ae_title=calling, called_ae_title=called)
+        admitted = self.policy.admit(proposed.calling, proposed.called, self.origin.address, self.names)
+        if isinstance(admitted, Caller):
+            admitted = self.visit.begin(admitted, time.monotonic()) or admitted
+        if isinstance(admitted, Rejection):
+            self.door.turn_away(self.origin, admitted.words)
+            self.wire.send(pdu.associate_rj(admitted.result, admitted.source, admitted.reason))
+            self._await_close()
+            return False
+        supported = {uid: syntaxes for uid, syntaxes in self.supported.items() if admitted.allows(uid)}
+        self.contexts, answer = _acse.agree(proposed, supported, maximum_length=MAXIMUM_PDU, both_roles=COMMITMENT)
+        if admitted.maximum_instance_bytes is not None:
+            self.maximum_instance_bytes = min(self.maximum_instance_bytes, admitted.maximum_instance_bytes)
+        self.fragment = max(min(proposed.maximum_length or MAXIMUM_PDU, MAXIMUM_PDU) - 6, 2) & ~1
+        self.wire.send(answer)
+        return True
+
+    # Sta6
+
+    def _serve(self) -> None:
+        with closing(Message(self)) as message:
+            try:
+                while self._next(message):
+                    pass
+            except Late as late:
+                raise Abort(str(late), _NOT_SPECIFIED) from late
+        self._await_close()
+
+    def _next(self, message: "Message") -> bool:
+        """One PDU; False when it was a release."""
+        kind, length = self.wire.header()
+        if kind == pdu.P_DATA:
+            self._p_data(message, length)
+            return True
+        if kind == pdu.ABORT:
+            raise Closed("the other side aborted the association")
+        if kind != pdu.RELEASE_RQ or length != 4 or not message.is_between:
+            raise Abort("expected P-DATA or a release", _UNEXPECTED_PDU)
+        self.wire.take(length)
+        self.wire.send(pdu.release_rp())
+        return False
+
+    def _p_data(self, message: "Message", length: int) -> None:
+        if not 6 <= length <= MAXIMUM_PDU:
+            raise Abort("expected a P-DATA of the length that was negotiated")
+        fragments = 0
+        while length:
+            if length < 6:
+                raise Abort("expected a presentation data value")
+            size, context_id, control = self.wire.fragment()
+            fragments += 1
+            if size < 2 or size + 4 > length or fragments > _MOST_FRAGMENTS:
+                raise Abort("expected presentation data values that fill their PDU")
+            message.begin_fragment(context_id, control)
+            self.wire.pour(size - 2, message.write)
+            length -= size + 4
+            if control & _LAST:
+                message.end_part()
+
+    def send(self, context_id: int, control: int, data: bytes) -> None:
+        """A command set or a data set, in PDUs that are no longer than the other side takes."""
+        last = len(data) - self.fragment
+        for at in range(0, len(data), self.fragment):
+            self.wire.send(pdu.p_data(context_id, control | _LAST * (at >= last), data[at : at + self.fragment]))
+
+    def _await_close(self) -> None:
+        """Sta13: the other side closes; one that does not is cut off."""
+        self.wire.allow(idle_seconds=_PARTING_SECONDS, pdu_seconds=_PARTING_SECONDS)
+        with suppress(Closed):
+            self.wire.header()
+
+
+class Message:
+    """The DIMSE message that is on its way in: a command set, then the data set that it announces (PS3.7 6.3)."""
+
+    def __init__(self, association: Association) -> None:
+        self._association, self._door = association, association.door
+        self._encoded = bytearray()
+        self._command: Command | None = None
+        self._context_id = 0
+        self._arrival: Arrival | None = None
+        self._refusal: GatewayError | None = None
+        self._received = 0
+        self.write: Callable[[memoryview], object] = self._collect
+
+    @property
+    def is_between(self) -> bool:
+        """No message has begun."""
+        return self._command is None and not self._encoded
+
+    def begin_fragment(self, context_id: int, control: int) -> None:
+        if context_id not in self._association.contexts or (not self.is_between and context_id != self._context_id):
+            raise Abort("expected an accepted presentation context, and one for a whole message")
+        if (control & _COMMAND == 0) != (self._command is not None):
+            raise Abort("expected a command before a data set, and the data set that a command announces")
+        self._context_id = context_id
+
+    def end_part(self) -> None:
+        if self._command is None:
+            try:
+                self._command = _command.read(self._encoded)
+            except ValueError as error:
+                raise Abort(str(error)) from error
+            self._begin(self._command)
+            if self._command.has_data_set:
+                return
+        self._answer(self._command)
+
+    def _begin(self, command: Command) -> None:
+        """A data set may follow: decide where its bytes go, before the first of them comes."""
+        self._received, self.write = 0, self._drain
+        if command.field == C_STORE:
+            with self._refusing():
+                self._arrival = self._open(command)
+                self.write = self._write_data_set
+        elif command.field == N_ACTION:
+            self._encoded, self.write = bytearray(), self._collect
+
+    def _open(self, command: Command) -> Arrival:
+        context = self._association.contexts[self._context_id]
+        if command.sop_class_uid != context.abstract_syntax:
+            raise NotSupported("expected the SOP class of the presentation context")
+        if context.abstract_syntax not in self._association.storage:
+            raise NotSupported("expected a SOP class of Storage")
+        if not command.has_data_set:
+            raise NotUnderstood("expected a data set")
+        if not is_uid(command.sop_instance_uid):
+            raise InvalidUid("expected a SOP Instance UID as in PS3.5 9.1 in the request")
+        incoming = Incoming(command.sop_class_uid, command.sop_instance_uid, context.transfer_syntax)
+        return self._door.open(incoming, self._association.origin, maximum_bytes=self._association.maximum_instance_bytes)
+
+    def _collect(self, piece: memoryview) -> None:
+        """Of a command set, or of the data set of an N-ACTION."""
+        longest = _LONGEST_COMMAND if self._command is None else _LONGEST_ACTION
+        if len(self._encoded) + len(piece) > longest:
+            raise Abort(f"expected at most {longest} bytes here")
+        self._encoded += piece
+
+    def _write_data_set(self, piece: memoryview) -> None:
+        assert self._arrival is not None
+        with self._refusing():
+            self._arrival.write(piece)
+            return
+        self.write = self._drain
+
+    def _drain(self, piece: memoryview) -> None:
+        """What was refused is read to its end, so that the answer reaches who sends it; not for ever."""
+        self._received += len(piece)
+        if self._received > 2 * self._association.maximum_instance_bytes:
+            raise Abort("expected a shorter data set")
+
+    def _answer(self, command: Command) -> None:
+        field_, association = command.field, self._association
+        status, comment = _command.SUCCESS, ""
+        if field_ == C_STORE:
+            status, comment = self._keep()
+        elif field_ == N_ACTION:
+            status, comment = self._ask(command)
+        elif field_ != C_ECHO:
+            status = _command.UNRECOGNIZED_OPERATION
+        self._reset()
+        if field_ != C_CANCEL and not command.is_response:
+            association.send(self._context_id, _COMMAND, _command.respond(command, status, comment))
+        if pause := association.visit.pause(self._received, time.monotonic()):
+            time.sleep(pause)
+
+    def _keep(self) -> tuple[int, str]:
+        if self._arrival is not None:
+            self._received += self._arrival.size
+            if self._refusal is None:
+                with self._refusing():
+                    self._arrival.keep()
+        if self._refusal is None:
+            return _command.SUCCESS, ""
+        self.close()  # before the journal's next entry, so that it does not hold what was refused
+        self._door.refuse(self._association.origin, self._refusal)
+        return self._refusal.dimse_status, str(self._refusal)
+
+    def _ask(self, command: Command) -> tuple[int, str]:
+        try:
+            transaction_uid, instances = requested(command, bytes(self._encoded), self._association.contexts[self._context_id])
+            self._door.ask(self._association.origin, transaction_uid, instances)
+        except Refused as error:
+            return error.dimse_status, str(error)
+        return _command.SUCCESS, ""
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """What is raised in here becomes the answer, and the association goes on (habit 25)."""
+        try:
+            yield
+        except GatewayError as error:
+            self._refusal = error
+        except Exception as error:  # noqa: BLE001 - boundary: the other side is told, the association goes on
+            _logger.error("instance.failed", error=type(error).__name__, stack=log.stack_without_values(error))
+            self._refusal = GatewayError("unexpected error, nothing was kept")
+
+    def close(self) -> None:
+        if self._arrival is not None:
+            self._arrival.__exit__()
+            self._arrival = None
+
+    def _reset(self) -> None:
+        self.close()
+        self._command, self._refusal, self._encoded, self.write = None, None, bytearray(), self._collect

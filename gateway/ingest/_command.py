@@ -1,0 +1,101 @@
+"""Command sets (PS3.7 6.3, E): Implicit VR Little Endian, group 0000. Requests are read, responses are written; no I/O."""
+
+import struct
+from dataclasses import dataclass
+
+C_STORE, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_ACTION = 0x0001, 0x0030, 0x0FFF, 0x0100, 0x0130
+RESPONSE = 0x8000
+SUCCESS, UNRECOGNIZED_OPERATION, NO_SUCH_ACTION = 0x0000, 0x0211, 0x0123
+_NO_DATA_SET = 0x0101
+_SOP_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
+_DATA_SET_TYPE, _STATUS, _COMMENT, _INSTANCE, _REQUESTED_INSTANCE, _EVENT, _ACTION = (
+    0x0800, 0x0900, 0x0902, 0x1000, 0x1001, 0x1002, 0x1008,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Command:
+    """A message's command set; UIDs are as they came but for their padding."""
+
+    field: int
+    message_id: int
+    has_data_set: bool
+    sop_class_uid: str = ""
+    sop_instance_uid: str = ""
+    type_id: int = 0
+    """Action or event type (PS3.7 E.2)."""
+    status: int = 0
+    """Of a response."""
+
+    @property
+    def is_response(self) -> bool:
+        return self.field & RESPONSE != 0 and self.field != C_CANCEL
+
+
+def read(data: bytes | bytearray) -> Command:
+    """Raises ValueError where a length runs past the end, an element is not of group 0000, or a mandatory one is missing."""
+    found: dict[int, bytes] = {}
+    at = 0
+    while at < len(data):
+        if len(data) - at < 8:
+            raise ValueError("expected an element of a command set")
+        group, element, length = struct.unpack_from("<HHI", data, at)
+        at += 8
+        if group != 0 or length > len(data) - at:
+            raise ValueError("expected a command set")
+        found[element] = bytes(data[at : at + length])
+        at += length
+    field = _number(found, _FIELD)
+    return Command(
+        field,
+        _number(found, _RESPONDED if field & RESPONSE or field == C_CANCEL else _MESSAGE_ID),
+        _number(found, _DATA_SET_TYPE) != _NO_DATA_SET,
+        _uid(found, _SOP_CLASS) or _uid(found, _REQUESTED_CLASS),
+        _uid(found, _INSTANCE) or _uid(found, _REQUESTED_INSTANCE),
+        _number(found, _ACTION) if _ACTION in found else 0,
+        _number(found, _STATUS) if _STATUS in found else 0,
+    )
+
+
+def respond(command: Command, status: int, comment: str = "") -> bytes:
+    """The command set of the response; `comment` is cut to the 64 characters of an LO."""
+    return _set(
+        (_SOP_CLASS, _padded(command.sop_class_uid, 0)), (_FIELD, _us(command.field | RESPONSE)),
+        (_RESPONDED, _us(command.message_id)), (_DATA_SET_TYPE, _us(_NO_DATA_SET)), (_STATUS, _us(status)),
+        (_COMMENT, _padded(comment[:64], 32)), (_INSTANCE, _padded(command.sop_instance_uid, 0)),
+        (_ACTION, _us(command.type_id) if command.field == N_ACTION else b""),
+    )  # fmt: skip
+
+
+def event_report(sop_class_uid: str, sop_instance_uid: str, event: int, message_id: int) -> bytes:
+    """The command set of an N-EVENT-REPORT-RQ with a data set."""
+    return _set(
+        (_SOP_CLASS, _padded(sop_class_uid, 0)), (_FIELD, _us(N_EVENT_REPORT)), (_MESSAGE_ID, _us(message_id)),
+        (_DATA_SET_TYPE, _us(1)), (_INSTANCE, _padded(sop_instance_uid, 0)), (_EVENT, _us(event)),
+    )  # fmt: skip
+
+
+def _set(*elements: tuple[int, bytes]) -> bytes:
+    body = b"".join(struct.pack("<HHI", 0, element, len(value)) + value for element, value in elements if value)
+    return struct.pack("<HHII", 0, 0, 4, len(body)) + body
+
+
+def _number(found: dict[int, bytes], element: int) -> int:
+    value = found.get(element, b"")
+    if len(value) != 2:
+        raise ValueError("expected the mandatory elements of a command set")
+    return int.from_bytes(value, "little")
+
+
+def _uid(found: dict[int, bytes], element: int) -> str:
+    """One NUL of padding is allowed (PS3.5 9.1), everything else belongs to the value."""
+    return found.get(element, b"").removesuffix(b"\0").decode("latin-1")
+
+
+def _us(number: int) -> bytes:
+    return struct.pack("<H", number)
+
+
+def _padded(text: str, padding: int) -> bytes:
+    value = text.encode("latin-1", "replace")
+    return value + bytes((padding,)) * (len(value) % 2)

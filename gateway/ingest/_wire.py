@@ -1,0 +1,101 @@
+"""Bytes of one connection, read in place into one buffer. Every wait has a deadline; nobody can make it grow."""
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+
+_BUFFER = 256 * 1024  # a recv of this much stays in the processor's cache until it is digested and written
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+_HEADER = struct.Struct(">BxI")
+_FRAGMENT = struct.Struct(">IBB")
+
+
+class Closed(Exception):
+    """The connection has ended, or stayed silent past a deadline; the text says which."""
+
+
+class Late(Closed):
+    """A deadline has passed; the connection itself may stand."""
+
+
+class Wire:
+    """`idle_seconds` is how long nothing may come, `pdu_seconds` how long a PDU may take that has begun."""
+
+    def __init__(self, connection: socket.socket, *, idle_seconds: float, pdu_seconds: float) -> None:
+        self._socket, self._idle, self._allowed = connection, idle_seconds, pdu_seconds
+        self._buffer = bytearray(_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = self._end = 0
+        self._deadline = 0.0
+
+    def allow(self, *, idle_seconds: float, pdu_seconds: float) -> None:
+        self._idle, self._allowed = idle_seconds, pdu_seconds
+
+    def header(self) -> tuple[int, int]:
+        """Type and length of the next PDU (PS3.8 9.3.1), whose deadline begins with its first byte."""
+        if self._start == self._end:
+            self._fill(self._idle, "the other side was silent for too long")
+        self._deadline = time.monotonic() + self._allowed
+        kind, length = self._unpack(_HEADER)
+        return kind, length
+
+    def fragment(self) -> tuple[int, int, int]:
+        """Length, context ID and message control header of the next presentation data value (PS3.8 9.3.5.1)."""
+        length, context_id, control = self._unpack(_FRAGMENT)
+        return length, context_id, control
+
+    def take(self, length: int) -> bytes:
+        """The next bytes of the PDU, of which there may be as many as the caller has checked."""
+        taken = bytearray()
+        self.pour(length, taken.extend)
+        return bytes(taken)
+
+    def pour(self, length: int, into: Callable[[memoryview], object]) -> None:
+        """Give the next `length` bytes away in pieces, as they lie in the buffer; a piece is valid during the call only."""
+        while length:
+            if self._start == self._end:
+                self._more()
+            end = min(self._end, self._start + length)
+            into(self._view[self._start : end])
+            length -= end - self._start
+            self._start = end
+
+    def send(self, data: bytes) -> None:
+        try:
+            self._socket.settimeout(self._allowed)
+            self._socket.sendall(data)
+        except OSError as error:
+            raise Closed("the other side does not read, or is gone") from error
+
+    def _unpack(self, layout: struct.Struct) -> tuple[int, ...]:
+        while self._end - self._start < layout.size:
+            self._more()
+        values = layout.unpack_from(self._buffer, self._start)
+        self._start += layout.size
+        return values
+
+    def _more(self) -> None:
+        left = self._deadline - time.monotonic()
+        self._fill(left, "a PDU was not complete in time")
+
+    def _fill(self, seconds: float, too_late: str) -> None:
+        """Wait for bytes; what is left in the buffer, less than a header, moves to its beginning."""
+        left = self._end - self._start
+        if left:
+            self._buffer[:left] = self._buffer[self._start : self._end]
+        self._start, self._end = 0, left
+        if seconds <= 0:
+            raise Late(too_late)
+        try:
+            self._socket.settimeout(seconds)
+            count = self._socket.recv_into(self._view[left:])
+            if count and _QUICKACK is not None:  # who sends without TCP_NODELAY (DCMTK as shipped) waits 40 ms an instance
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        except TimeoutError as error:
+            raise Late(too_late) from error
+        except OSError as error:
+            raise Closed("the connection broke") from error
+        if not count:
+            raise Closed("the other side closed the connection")
+        self._end = left + count

@@ -1,0 +1,188 @@
+"""STOW-RS origin server (PS3.18 10.5): POST to /dicom-web/studies and /dicom-web/studies/{study}, one instance a part.
+
+A body is never held: what has come is handed on to a worker thread, a batch at a time, while the next batch comes. 200 means
+that every instance is durable.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from socket import socket
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+from gateway import log
+from gateway.door import Door
+from gateway.ingest._answer import JSON, Answer, Refusal, answer, refusal
+from gateway.ingest._http import Bounds, Served
+from gateway.ingest._multipart import Malformed, Multipart, TooMuch
+from gateway.ingest._request import Body, Gone, Head, read_head
+from gateway.ingest._stow import Outcome, Submission, Terms
+from gateway.instance import Origin
+from gateway.policy import Caller, Rejection
+
+Admit = Callable[[str, frozenset[str] | None], Caller | Rejection]
+"""By address and certificate names (None without TLS). Quick: no I/O."""
+
+_BATCH_BYTES = 1024 * 1024
+_LINGER_SECONDS = 2.0
+_ANY = 2**63
+_TOLD = frozenset((400, 403, 408, 413, 415))
+"""Refusals that the trail tells of; the others are mistakes of address, or ours."""
+
+_logger = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Of a request, and of how many there may be. `idle_seconds` is for what should come: a head, more of a body, a handshake."""
+
+    maximum_instance_bytes: int
+    maximum_body_bytes: int | None = None
+    maximum_parts: int = 10_000
+    maximum_part_header_bytes: int = 8192
+    maximum_requests: int = 32
+    maximum_connections: int = 256
+    idle_seconds: float = 30.0
+    grace_seconds: int = 5
+
+
+class Server:
+    """Takes requests from a listening socket until it is closed. `tls` is asked for each connection's context; None: no TLS."""
+
+    def __init__(
+        self,
+        listening: socket,
+        *,
+        door: Door,
+        admit: Admit,
+        tls: Callable[[], ssl.SSLContext] | None,
+        sop_classes: Collection[str],
+        transfer_syntaxes: Collection[str],
+        limits: Limits,
+    ) -> None:
+        self._door, self._admit, self._limits = door, admit, limits
+        self._terms = Terms(frozenset(sop_classes), frozenset(transfer_syntaxes), limits.maximum_instance_bytes)
+        self._requests, self._closing = 0, False
+        # A request has one at a time; after a broken one, a second waits for it in order to end the request.
+        self._workers = ThreadPoolExecutor(2 * limits.maximum_requests, "dicomweb")
+        self.port: int = listening.getsockname()[1]
+        self._served = Served(
+            self._serve, listening, Bounds(limits.maximum_connections, limits.idle_seconds, limits.grace_seconds), tls
+        )
+
+    def close(self) -> None:
+        """Take no more requests; those under way have `grace_seconds` to come to their end."""
+        self._closing = True
+        self._served.close()
+        self._workers.shutdown()
+
+    async def _serve(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
+        """The ASGI application."""
+        body = Body(receive, idle_seconds=self._limits.idle_seconds, maximum_bytes=self._limits.maximum_body_bytes)
+        try:
+            answered = await self._answer(scope, body)
+        except Gone:
+            return
+        await _send(send, answered, body)
+
+    async def _answer(self, scope: Mapping[str, Any], body: Body) -> Answer:
+        client = scope["client"]
+        origin = Origin("dicomweb", str(uuid4()), address=client[0] if client else "")
+        outcomes: list[Outcome] = []
+        accepted = JSON
+        try:
+            caller = self._admit(origin.address, scope["state"]["names"])
+            if isinstance(caller, Rejection):
+                raise Refusal(403, caller.words)
+            head = read_head(scope, maximum_body_bytes=self._limits.maximum_body_bytes)
+            accepted = head.accepted
+            await self._store(head, body, origin, caller, outcomes)
+            return answer(outcomes, accepted)
+        except Gone:
+            raise
+        except Refusal as error:
+            if error.status in _TOLD:
+                await self._run(self._door.turn_away, origin, f"HTTP {error.status}: {error}")
+            return refusal(error, outcomes, accepted)
+        except Exception as error:  # noqa: BLE001 - boundary: the client is told, the server goes on (habit 25)
+            _logger.error("request.failed", error=type(error).__name__, stack=log.stack_without_values(error))
+            return refusal(Refusal(500, "unexpected error"), outcomes, accepted)
+
+    async def _store(self, head: Head, body: Body, origin: Origin, caller: Caller, outcomes: list[Outcome]) -> None:
+        """Hand the body through the door. `outcomes` grows with each instance that is stored or refused."""
+        closed = "expected fewer requests at a time" if self._requests >= self._limits.maximum_requests else self._door.closed
+        if closed or self._closing:
+            raise Refusal(503, closed or "the gateway is being stopped")
+        multipart = Multipart(
+            head.boundary,
+            maximum_header_bytes=self._limits.maximum_part_header_bytes,
+            maximum_parts=self._limits.maximum_parts,
+        )
+        terms = replace(
+            self._terms,
+            study_instance_uid=head.study_instance_uid,
+            sop_classes=frozenset(filter(caller.allows, self._terms.sop_classes)),
+            maximum_instance_bytes=min(caller.maximum_instance_bytes or _ANY, self._terms.maximum_instance_bytes),
+        )
+        submission = Submission(self._door, origin, multipart, terms, outcomes)
+        self._requests += 1
+        try:
+            await self._stream(submission, body)
+        except Malformed as error:
+            raise Refusal(400, str(error)) from error
+        except TooMuch as error:
+            raise Refusal(413, str(error)) from error
+        finally:
+            self._requests -= 1
+            self._workers.submit(submission.end)
+
+    async def _stream(self, submission: Submission, body: Body) -> None:
+        """A batch is on its way to the disk while the next one is read: these two are all of a body that is ever in memory."""
+        under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        under_way.set_result(None)
+        held: list[bytes] = []
+        size = 0
+        try:
+            while not body.ended:
+                held.append(await body.read())
+                size += len(held[-1])
+                if size >= _BATCH_BYTES or under_way.done():
+                    await under_way
+                    under_way = self._run(submission.take, b"".join(held))
+                    held, size = [], 0
+            await under_way
+            await self._run(submission.finish, b"".join(held))
+        except (Gone, Refusal):  # what came whole before is stored, as over any other association
+            await under_way
+            await self._run(submission.take, b"".join(held))
+            raise
+        finally:
+            await asyncio.gather(under_way, return_exceptions=True)
+
+    def _run(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        """In a worker thread: the door blocks on the disk."""
+        return asyncio.get_running_loop().run_in_executor(self._workers, function, *arguments)
+
+
+async def _send(send: Any, answered: Answer, body: Body) -> None:
+    headers = {
+        "content-type": answered.media_type,
+        "content-length": str(len(answered.body)),
+        "x-content-type-options": "nosniff",
+        "cache-control": "no-store",
+        **answered.headers,
+    }
+    unread = not body.ended
+    if unread:
+        headers["connection"] = "close"
+    encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": answered.status, "headers": encoded})
+    await send({"type": "http.response.body", "body": answered.body, "more_body": unread})
+    if unread:
+        await body.drain(_LINGER_SECONDS)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

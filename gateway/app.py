@@ -237,7 +237,7 @@ class Gateway:
         models = dict.fromkeys(pipeline.model for pipeline in self._plan.pipelines.values())
         return [
             Lane(SETTLE, _SETTLE_SLOTS),
-            Lane(COMMIT, _COMMIT_SLOTS),
+            Lane(COMMIT, _COMMIT_SLOTS, look_seconds=0.5),
             Lane(SWEEP, 1, look_seconds=5),
             *(Lane(model_lane(model), self._plan.config.triton.slots) for model in models),
             *(Lane(peer_lane(peer), _PEER_SLOTS) for peer in self._plan.peers),

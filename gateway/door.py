@@ -7,6 +7,7 @@ acknowledged.
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -22,6 +23,7 @@ from gateway.instance import Incoming, Origin, check, part10_header
 from gateway.journal import Segment, new_segment
 
 _FEWEST_FREE_FILES = 1000
+_LOOK_SECONDS = 0.1
 _SECOND, _MOST_TOLD = timedelta(seconds=1), 20
 
 _logger = structlog.get_logger()
@@ -40,6 +42,7 @@ class Door:
         self._segments: dict[str, Segment] = {}
         self._idle: list[Segment] = []
         self._told: dict[str, list[datetime]] = {}
+        self._room, self._looked_at = True, -_LOOK_SECONDS
         self._noting = threading.Lock()
         self.closed = ""
         """Why nothing is taken for now; empty: the door is open."""
@@ -49,13 +52,21 @@ class Door:
         if self.closed:
             raise OutOfResources(self.closed)
         try:
-            space = os.statvfs(self._folder)
-            free_files = space.f_favail if space.f_files else _FEWEST_FREE_FILES
-            if space.f_bavail * space.f_frsize < self._keep_free or free_files < _FEWEST_FREE_FILES:
+            if not self._has_room():
                 raise OutOfResources("the store's disk is nearly full")
             return Arrival(self._segment(origin.association), self, incoming, origin, maximum_bytes)
         except OSError as error:
             raise OutOfResources("the store cannot be written") from error
+
+    def _has_room(self) -> bool:
+        """Looked at every tenth of a second: what comes meanwhile is far less than is kept free."""
+        now = time.monotonic()
+        if now > self._looked_at + _LOOK_SECONDS:
+            space = os.statvfs(self._folder)
+            free_files = space.f_favail if space.f_files else _FEWEST_FREE_FILES
+            self._room = space.f_bavail * space.f_frsize >= self._keep_free and free_files >= _FEWEST_FREE_FILES
+            self._looked_at = now
+        return self._room
 
     def promise(self, origin: Origin, entry: Kept | Asked) -> None:
         """Durable when this returns; raise OutOfResources where it cannot be made so."""
@@ -140,18 +151,22 @@ class Arrival:
         self._offset, self._maximum = len(header), maximum_bytes
         self.size = len(header)
         """Bytes of the PS3.10 file so far."""
+        self._header = header
+        """Goes to the disk with the first bytes of the data set."""
         segment.begin()
-        segment.write(header)
 
     def write(self, part: bytes | memoryview) -> None:
         """The next bytes of the data set; raise NotUnderstood when they are too many, OutOfResources when the disk is full."""
         self.size += len(part)
         if self.size - self._offset > self._maximum:
             raise NotUnderstood(f"expected at most {self._maximum} bytes")
-        self._segment.write(part)
+        self._segment.write(part, self._header)
+        self._header = b""
 
     def keep(self) -> None:
         """Check what came, and promise it; raise Refused and keep nothing otherwise."""
+        self._segment.write(b"", self._header)
+        self._segment.begin_writing()
         found = scan.scan(self.read, self.size - self._offset, self.incoming.transfer_syntax_uid)
         check(self.incoming, found)
         self._door.kept(self, found)

@@ -53,15 +53,19 @@ class Segment:
         self._size = self._begun = 0
         self._check.reset()
 
-    def write(self, part: bytes | memoryview) -> None:
-        """More data of the entry."""
-        self._check.update(part)
-        data_at = self._start + _HEAD.size
-        self._put(part, data_at + self._size)
-        self._size += len(part)
+    def write(self, part: bytes | memoryview, before: bytes = b"") -> None:
+        """More data of the entry; `before` goes in front of them, in the same call of the system."""
+        at = self._start + _HEAD.size + self._size
+        for one in (before, part):
+            self._check.update(one)
+        self._size += self._put_both(before, part, at) if before else self._put(part, at)
         if self._size - self._begun >= _BEGIN:
-            begin_writing(self._file, data_at + self._begun, self._size - self._begun)
-            self._begun = self._size
+            self.begin_writing()
+
+    def begin_writing(self) -> None:
+        """Let the disk have what has come so far, while there is something else to do."""
+        begin_writing(self._file, self._start + _HEAD.size + self._begun, self._size - self._begun)
+        self._begun = self._size
 
     def read(self, offset: int, count: int) -> bytes:
         """Data of the entry that was written."""
@@ -86,13 +90,25 @@ class Segment:
     def close(self) -> None:
         os.close(self._file)
 
-    def _put(self, part: bytes | memoryview, at: int) -> None:
+    def _put(self, part: bytes | memoryview, at: int) -> int:
+        size = len(part)
         try:
             while part:
                 written = os.pwrite(self._file, part, at)
                 part, at = memoryview(part)[written:], at + written
         except OSError as error:
             raise OutOfResources("the journal cannot be written") from error
+        return size
+
+    def _put_both(self, first: bytes, second: bytes | memoryview, at: int) -> int:
+        size = len(first) + len(second)
+        try:
+            written = os.pwritev(self._file, (first, second), at)
+        except OSError as error:
+            raise OutOfResources("the journal cannot be written") from error
+        if written < size:
+            self._put((first + bytes(second))[written:], at + written)
+        return size
 
 
 def new_segment(folder: Path) -> Segment:

@@ -2,12 +2,9 @@
 
 import struct
 from collections.abc import Sequence
-from io import BytesIO
 
-from pydicom import Dataset
 from pydicom.uid import UID
-from pynetdicom.dsutils import decode, encode
-from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ, P_DATA_TF
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RJ, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
     ImplementationClassUIDNotification,
@@ -21,7 +18,6 @@ from gateway.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 ASSOCIATE_RQ, ASSOCIATE_AC, ASSOCIATE_RJ, P_DATA, RELEASE_RQ, RELEASE_RP, ABORT = 1, 2, 3, 4, 5, 6, 7
 COMMAND, LAST = 1, 2
-RESPONSE = 0x8000
 _APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
 
 Context = tuple[str, str]
@@ -89,7 +85,12 @@ def reason(pdu: bytes) -> str:
 
 def p_data(context_id: int, control: int, data: bytes) -> bytes:
     """One PDU of one fragment; `control` is the message control header (PS3.8 E.2)."""
-    return struct.pack(">BxIIBB", P_DATA, len(data) + 6, len(data) + 2, context_id, control) + data
+    return p_data_head(context_id, control, len(data)) + data
+
+
+def p_data_head(context_id: int, control: int, length: int) -> bytes:
+    """What stands before `length` bytes of data in such a PDU."""
+    return struct.pack(">BxIIBB", P_DATA, length + 6, length + 2, context_id, control)
 
 
 def release_rq() -> bytes:
@@ -110,25 +111,12 @@ def associate_rj(result: int, source: int, why: int) -> bytes:
 
 
 def fragments(pdu: bytes) -> list[tuple[int, bytes]]:
-    """Message control header and data of each fragment in a P-DATA-TF."""
-    data = P_DATA_TF()
-    data.decode(pdu)
-    values = [item.presentation_data_value or b"" for item in data.presentation_data_value_items]
-    return [(value[0], value[1:]) for value in values]
-
-
-def command_set(command: Dataset) -> bytes:
-    """Implicit VR Little Endian with its group length (PS3.7 6.3.1)."""
-    command.CommandGroupLength = len(_encoded(command))
-    return _encoded(command)
-
-
-def response(encoded: bytes) -> tuple[int, int, int]:
-    """CommandField, MessageIDBeingRespondedTo and Status of a response."""
-    answer = decode(BytesIO(encoded), is_implicit_vr=True, is_little_endian=True)
-    return int(answer.CommandField), int(answer.MessageIDBeingRespondedTo), int(answer.Status)
-
-
-def _encoded(command: Dataset) -> bytes:
-    without_length = Dataset({tag: command[tag] for tag in command.keys() if tag.element != 0})  # noqa: SIM118
-    return encode(without_length, is_implicit_vr=True, is_little_endian=True) or b""
+    """Message control header and data of each fragment in a P-DATA-TF; raises ValueError where they do not fill it."""
+    found, at = [], 6
+    while at < len(pdu):
+        length = int.from_bytes(pdu[at : at + 4])
+        if length < 2 or at + 4 + length > len(pdu):
+            raise ValueError("expected presentation data values that fill their PDU")
+        found.append((pdu[at + 5], pdu[at + 6 : at + 4 + length]))
+        at += 4 + length
+    return found

@@ -12,8 +12,8 @@ from rich.progress import Progress
 
 from gateway.app import plan
 from gateway.errors import ConfigError, DeliveryError, NotUnderstood
+from gateway.filemeta import read_meta
 from gateway.ingest._archive import Archive, Member, is_archive
-from gateway.ingest._part10 import read_meta
 from gateway.peers import Peer, load_protocols, make_peer, send_many
 from gateway.sections import Config
 

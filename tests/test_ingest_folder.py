@@ -352,6 +352,33 @@ def test_a_file_stays_while_the_door_is_closed_and_is_taken_afterwards(watched):
     assert sorted(watched.uids()) == sorted(UIDS[:2])
 
 
+@pytest.mark.parametrize("pack", [lambda file: file, zipped])
+def test_a_file_that_changes_is_not_refused_for_what_it_was(tmp_path, pack):
+    class Changing(list):
+        def __contains__(self, sop_class_uid):
+            if sop_class_uid == BasicTextSRStorage:
+                (tmp_path / "watched" / "IM").write_bytes(pack(FILES[1]))
+            return super().__contains__(sop_class_uid)
+
+    with watching(tmp_path, sop_classes=Changing([CTImageStorage])) as watched:
+        watched.lay("IM", pack(meta_changed(MediaStorageSOPClassUID=BasicTextSRStorage)))
+
+        watched.empty()
+
+        assert (watched.uids(), watched.entries(Declined)) == ([UIDS[1]], [])
+
+
+def test_a_closed_door_is_not_asked_at_every_look(tmp_path):
+    with structlog.testing.capture_logs() as logs, watching(tmp_path, retry_seconds=60) as watched:
+        watched.door.closed = "the store's disk is nearly full"
+        for n in range(3):
+            watched.lay(f"IM{n}", FILES[n])
+        watched.wait(lambda: logs)
+        time.sleep(0.5)
+
+    assert [(one["event"], one["status"]) for one in logs] == [("instance.refused", "0xA700")]
+
+
 @pytest.fixture
 def open_folder():
     """A folder that nobody may write in but an ordinary user, whom this process is for the test: root may read everything."""
@@ -592,11 +619,19 @@ def test_an_archive_in_an_archive_is_not_opened(watched):
     assert watched.uids() == UIDS[:1]
 
 
-def test_an_entry_that_is_too_large_is_not_inflated(watched):
-    watched.lay("cd.zip", zipped(FILES[0], FILES[1] + os.urandom(MEGABYTE)))
+def test_an_entry_that_is_too_large_is_not_inflated(tmp_path):
+    opened = []
 
-    assert watched.reason("cd.zip") == [f"entry 2: expected at most {MEGABYTE} bytes"]
-    assert watched.uids() == UIDS[:1]
+    class Counting(Door):
+        def open(self, incoming, origin, *, maximum_bytes):
+            opened.append(incoming.sop_instance_uid)
+            return super().open(incoming, origin, maximum_bytes=maximum_bytes)
+
+    with watching(tmp_path, door_of=Counting) as watched:
+        watched.lay("cd.zip", zipped(FILES[0], FILES[1] + os.urandom(MEGABYTE)))
+
+        assert watched.reason("cd.zip") == [f"entry 2: expected at most {MEGABYTE} bytes"]
+        assert watched.uids() == opened == UIDS[:1]
 
 
 def _set(n=1, **attributes):

@@ -56,10 +56,11 @@ def proposal(pdu: bytes) -> Proposal:
     if not 0 < len(contexts) == len(numbers) <= _MOST_CONTEXTS or any(number % 2 == 0 for number in numbers):
         raise ValueError("expected 1 to 128 presentation contexts with odd IDs, each once")
     longest = next((int(item.maximum_length_received or 0) for item in user if isinstance(item, MaximumLengthSubItem)), 0)
+    proposed = {abstract_syntax for _, abstract_syntax, _ in contexts}
     roles = {
         str(item.uid): (bool(item.scu_role), bool(item.scp_role))
         for item in user
-        if isinstance(item, SCP_SCU_RoleSelectionSubItem)
+        if isinstance(item, SCP_SCU_RoleSelectionSubItem) and str(item.uid) in proposed
     }
     return Proposal(pdu[26:42].decode("latin-1"), pdu[10:26].decode("latin-1"), longest, contexts, roles, pdu[10:42])
 

@@ -11,17 +11,18 @@ length and polls. Here the fragments of a data set go from the one buffer to the
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 
 import structlog
 
+from gateway import command as commands
 from gateway import log, pdu
+from gateway.command import C_CANCEL, C_ECHO, C_STORE, N_ACTION, Command
 from gateway.door import Arrival, Door
 from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood, Refused
-from gateway.ingest import _acse, _command
-from gateway.ingest._command import C_CANCEL, C_ECHO, C_STORE, N_ACTION, Command
+from gateway.ingest import _acse
 from gateway.ingest._commitment import COMMITMENT, requested
 from gateway.ingest._wire import Closed, Late, Wire
 from gateway.instance import Incoming, Origin
@@ -35,7 +36,6 @@ _LONGEST_COMMAND = 16 * 1024
 _LONGEST_ACTION = 12 * 1024 * 1024  # the data set of a storage commitment request: 100,000 instances
 _MOST_FRAGMENTS = 64  # of one PDU
 _PARTING_SECONDS = 2
-_COMMAND, _LAST = pdu.COMMAND, pdu.LAST
 _NOT_SPECIFIED, _UNEXPECTED_PDU, _INVALID_PDU = 0, 2, 6  # PS3.8 9.3.8, from the provider
 
 _logger = structlog.get_logger()
@@ -149,14 +149,14 @@ class Association:
             message.begin_fragment(context_id, control)
             self.wire.pour(size - 2, message.write)
             length -= size + 4
-            if control & _LAST:
+            if control & pdu.LAST:
                 message.end_part()
 
     def send(self, context_id: int, control: int, data: bytes) -> None:
         """A command set or a data set, in PDUs that are no longer than the other side takes."""
         last = len(data) - self.fragment
         for at in range(0, len(data), self.fragment):
-            self.wire.send(pdu.p_data(context_id, control | _LAST * (at >= last), data[at : at + self.fragment]))
+            self.wire.send(pdu.p_data(context_id, control | pdu.LAST * (at >= last), data[at : at + self.fragment]))
 
     def _await_close(self) -> None:
         """Sta13: the other side closes; one that does not is cut off."""
@@ -166,7 +166,7 @@ class Association:
 
 
 class Message:
-    """The DIMSE message that is on its way in: a command set, then the data set that it announces (PS3.7 6.3)."""
+    """The DIMSE message on its way in: a command set, then the data set that it announces (PS3.7 6.3)."""
 
     def __init__(self, association: Association) -> None:
         self._association, self._door = association, association.door
@@ -186,14 +186,14 @@ class Message:
     def begin_fragment(self, context_id: int, control: int) -> None:
         if context_id not in self._association.contexts or (not self.is_between and context_id != self._context_id):
             raise Abort("expected an accepted presentation context, and one for a whole message")
-        if (control & _COMMAND == 0) != (self._command is not None):
+        if (control & pdu.COMMAND == 0) != (self._command is not None):
             raise Abort("expected a command before a data set, and the data set that a command announces")
         self._context_id = context_id
 
     def end_part(self) -> None:
         if self._command is None:
             try:
-                self._command = _command.read(self._encoded)
+                self._command = commands.read(self._encoded)
             except ValueError as error:
                 raise Abort(str(error)) from error
             self._begin(self._command)
@@ -205,13 +205,11 @@ class Message:
         """A data set may follow: decide where its bytes go, before the first of them comes."""
         self._received, self.write = 0, self._drain
         if command.field == C_STORE:
-            with self._refusing():
-                self._arrival = self._open(command)
-                self.write = self._write_data_set
+            self._attempt(self._open, command)
         elif command.field == N_ACTION:
             self._encoded, self.write = bytearray(), self._collect
 
-    def _open(self, command: Command) -> Arrival:
+    def _open(self, command: Command) -> None:
         context = self._association.contexts[self._context_id]
         if command.sop_class_uid != context.abstract_syntax:
             raise NotSupported("expected the SOP class of the presentation context")
@@ -222,7 +220,9 @@ class Message:
         if not is_uid(command.sop_instance_uid):
             raise InvalidUid("expected a SOP Instance UID as in PS3.5 9.1 in the request")
         incoming = Incoming(command.sop_class_uid, command.sop_instance_uid, context.transfer_syntax)
-        return self._door.open(incoming, self._association.origin, maximum_bytes=self._association.maximum_instance_bytes)
+        limit = self._association.maximum_instance_bytes
+        self._arrival = self._door.open(incoming, self._association.origin, maximum_bytes=limit)
+        self.write = self._write_data_set
 
     def _collect(self, piece: memoryview) -> None:
         """Of a command set, or of the data set of an N-ACTION."""
@@ -233,10 +233,8 @@ class Message:
 
     def _write_data_set(self, piece: memoryview) -> None:
         assert self._arrival is not None
-        with self._refusing():
-            self._arrival.write(piece)
-            return
-        self.write = self._drain
+        if not self._attempt(self._arrival.write, piece):
+            self.write = self._drain
 
     def _drain(self, piece: memoryview) -> None:
         """What was refused is read to its end, so that the answer reaches who sends it; not for ever."""
@@ -246,16 +244,16 @@ class Message:
 
     def _answer(self, command: Command) -> None:
         field_, association = command.field, self._association
-        status, comment = _command.SUCCESS, ""
+        status, comment = commands.SUCCESS, ""
         if field_ == C_STORE:
             status, comment = self._keep()
         elif field_ == N_ACTION:
             status, comment = self._ask(command)
         elif field_ != C_ECHO:
-            status = _command.UNRECOGNIZED_OPERATION
+            status = commands.UNRECOGNIZED_OPERATION
         self._reset()
         if field_ != C_CANCEL and not command.is_response:
-            association.send(self._context_id, _COMMAND, _command.respond(command, status, comment))
+            association.send(self._context_id, pdu.COMMAND, commands.respond(command, status, comment))
         if pause := association.visit.pause(self._received, time.monotonic()):
             time.sleep(pause)
 
@@ -263,10 +261,9 @@ class Message:
         if self._arrival is not None:
             self._received += self._arrival.size
             if self._refusal is None:
-                with self._refusing():
-                    self._arrival.keep()
+                self._attempt(self._arrival.keep)
         if self._refusal is None:
-            return _command.SUCCESS, ""
+            return commands.SUCCESS, ""
         self.close()  # before the journal's next entry, so that it does not hold what was refused
         self._door.refuse(self._association.origin, self._refusal)
         return self._refusal.dimse_status, str(self._refusal)
@@ -277,18 +274,18 @@ class Message:
             self._door.ask(self._association.origin, transaction_uid, instances)
         except Refused as error:
             return error.dimse_status, str(error)
-        return _command.SUCCESS, ""
+        return commands.SUCCESS, ""
 
-    @contextmanager
-    def _refusing(self) -> Iterator[None]:
-        """What is raised in here becomes the answer, and the association goes on (habit 25)."""
+    def _attempt(self, act: Callable[..., object], *arguments: object) -> bool:
+        """What is raised becomes the answer, and the association goes on (habit 25)."""
         try:
-            yield
+            act(*arguments)
         except GatewayError as error:
             self._refusal = error
         except Exception as error:  # noqa: BLE001 - boundary: the other side is told, the association goes on
             _logger.error("instance.failed", error=type(error).__name__, stack=log.stack_without_values(error))
             self._refusal = GatewayError("unexpected error, nothing was kept")
+        return self._refusal is None
 
     def close(self) -> None:
         if self._arrival is not None:

@@ -1,9 +1,9 @@
 """The N-ACTION of Storage Commitment, push model (PS3.4 J.3.2), as its SCP: what is asked for, or why it is refused. No I/O."""
 
+from gateway.command import Command
 from gateway.commitment import COMMITMENT, REQUEST, WELL_KNOWN, Reference, read_request
 from gateway.errors import NoSuchAction, NoSuchClass, NoSuchInstance
 from gateway.ingest._acse import Context
-from gateway.ingest._command import Command
 
 __all__ = ["COMMITMENT", "requested"]
 

@@ -11,7 +11,7 @@ _MEDIA_TYPE = re.compile(rf"\s*({_WORD}/{_WORD})\s*")
 # A value such as application/dicom is often not quoted, although RFC 2045 5.1 wants that.
 _PARAMETER = re.compile(rf';\s*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s";,]+))\s*')
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
-_HEADER = re.compile(rf"({_WORD})[ \t]*:[ \t]*([^\r\n\0]*)")
+_HEADER = re.compile(rf"({_WORD})[ \t]*:([^\r\n\0]*)")  # one way to match a blank: two would make a long line take for ever
 _FOLDED = re.compile(r"\r\n[ \t]+")
 
 State = Literal["preamble", "delimiter", "headers", "body", "epilogue"]

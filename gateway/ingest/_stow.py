@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from gateway import scan
 from gateway.door import Arrival, Door
 from gateway.errors import Mismatch, NotSupported, NotUnderstood, Refused
+from gateway.filemeta import Meta, read_meta
 from gateway.ingest._multipart import Ended, Malformed, Multipart, media_type
-from gateway.ingest._part10 import Meta, read_meta
 from gateway.instance import Incoming, Origin
 
 _UNCODED = {"binary", "8bit", "7bit"}

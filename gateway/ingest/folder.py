@@ -20,8 +20,8 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from gateway import log
 from gateway.door import Door
 from gateway.errors import NotSupported, NotUnderstood, OutOfResources, Refused
+from gateway.filemeta import Meta, read_meta
 from gateway.ingest._archive import Archive, Read, is_archive
-from gateway.ingest._part10 import Meta, read_meta
 from gateway.ingest._place import Changed, Place, Stamp, find
 from gateway.instance import Incoming, Origin
 

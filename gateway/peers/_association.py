@@ -1,23 +1,25 @@
 """An association as its requestor (PS3.8 7, PS3.7 9.1), on one socket, in the caller's thread.
 
-pynetdicom encodes and decodes; its reactor is left out. That one queues a whole file in memory, counts the time of sending
-as time without an answer, waits for ever in a send that the peer does not read, and sleeps 50 ms an association. Here every
-PDU has a deadline, memory is one PDU, and no thread can be left behind.
+pynetdicom encodes and decodes the negotiation; its reactor is left out. That one queues a whole file in memory, counts the time
+of sending as time without an answer, waits for ever in a send that the peer does not read, and sleeps 50 ms an association. Here
+every PDU has a deadline, memory is a megabyte, and no thread can be left behind.
 """
 
 import socket
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO, FileIO
+from itertools import islice
 from typing import TypeVar
 
-from pydicom import Dataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from gateway import pdu
+from gateway import command, pdu
+from gateway.command import C_ECHO, C_STORE, N_EVENT_REPORT, RESPONSE
 from gateway.commitment import COMMITMENT, WELL_KNOWN, Outcome
 from gateway.errors import Rejected, Unreachable
 from gateway.pdu import Context
@@ -30,8 +32,7 @@ VERIFICATION: Context = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
 COMMITMENT_REPORTS: Context = (COMMITMENT, ImplicitVRLittleEndian)
 _LONGEST_PDU = 128 * 1024
 _PARTING_SECONDS = 2
-_C_STORE, _C_ECHO, _N_EVENT_REPORT = 0x0001, 0x0030, 0x0100
-_DATA_SET, _NO_DATA_SET = 0x0001, 0x0101
+_BATCH, _MOST_PARTS = 1024 * 1024, 512
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 _UNEXPECTED = {
     pdu.ABORT: "the peer aborted the association",
@@ -51,25 +52,17 @@ class Association:
     def store(self, instance: Part10) -> int:
         """The status of the C-STORE-RSP. Raises Rejected without a context, Unreachable where no answer came."""
         context_id = self._context_id((instance.sop_class_uid, instance.transfer_syntax_uid))
-        command = Dataset()
-        command.AffectedSOPClassUID = UID(instance.sop_class_uid)
-        command.CommandField, command.CommandDataSetType, command.Priority = _C_STORE, _DATA_SET, 0
-        command.AffectedSOPInstanceUID = UID(instance.sop_instance_uid)
         try:
-            self._send(command, context_id)
+            self._send(C_STORE, context_id, instance.sop_class_uid, instance.sop_instance_uid, has_data_set=True)
             self._send_data_set(instance, context_id)
-            return self._status(command)
+            return self._status(C_STORE)
         except Unreachable as error:
             raise Unreachable(f"{error}; the instance may be stored or not") from error
 
     def echo(self) -> int:
         """The status of the C-ECHO-RSP; raises as `store` does."""
-        context_id = self._context_id(VERIFICATION)
-        command = Dataset()
-        command.AffectedSOPClassUID = UID(VERIFICATION[0])
-        command.CommandField, command.CommandDataSetType = _C_ECHO, _NO_DATA_SET
-        self._send(command, context_id)
-        return self._status(command)
+        self._send(C_ECHO, self._context_id(VERIFICATION), VERIFICATION[0], has_data_set=False)
+        return self._status(C_ECHO)
 
     def report(self, outcome: Outcome) -> int:
         """The status of the N-EVENT-REPORT-RSP. Raises Unreachable, also where the peer takes no reports: that can be mended."""
@@ -78,13 +71,9 @@ class Association:
                 "the peer does not accept reports of storage commitment (we as SCP, with Implicit VR Little Endian)"
             )
         context_id = self.accepted[COMMITMENT_REPORTS]
-        command = Dataset()
-        command.AffectedSOPClassUID, command.AffectedSOPInstanceUID = UID(COMMITMENT), UID(WELL_KNOWN)
-        command.CommandField, command.CommandDataSetType = _N_EVENT_REPORT, _DATA_SET
-        command.EventTypeID = outcome.event_type
-        self._send(command, context_id)
+        self._send(N_EVENT_REPORT, context_id, COMMITMENT, WELL_KNOWN, event=outcome.event_type, has_data_set=True)
         self._send_stream(BytesIO(outcome.encoded()), context_id)
-        return self._status(command)
+        return self._status(N_EVENT_REPORT)
 
     def _context_id(self, context: Context) -> int:
         if context not in self.accepted:
@@ -92,10 +81,15 @@ class Association:
             raise Rejected(NOT_SUPPORTED, f"the peer does not accept {sop_class} with {transfer_syntax}")
         return self.accepted[context]
 
-    def _send(self, command: Dataset, context_id: int) -> None:
+    def _send(
+        self, field: int, context_id: int, sop_class_uid: str, sop_instance_uid: str = "", *, event: int = 0, has_data_set: bool
+    ) -> None:
         self.message_id = self.message_id % 0xFFFF + 1
-        command.MessageID = self.message_id
-        self.connection.send(pdu.p_data(context_id, pdu.COMMAND | pdu.LAST, pdu.command_set(command)))
+        encoded = command.request(
+            field, self.message_id, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, event=event,
+            has_data_set=has_data_set,
+        )  # fmt: skip
+        self.connection.send(pdu.p_data(context_id, pdu.COMMAND | pdu.LAST, encoded))
 
     def _send_data_set(self, instance: Part10, context_id: int) -> None:
         """The file's bytes behind its file meta, as they are."""
@@ -107,16 +101,26 @@ class Association:
             raise unreadable(error) from error
 
     def _send_stream(self, stream: FileIO | BytesIO, context_id: int) -> None:
+        """About a megabyte at a time, as many PDUs as that makes, in one call of the system."""
         begin = stream.tell()
-        end = stream.seek(0, 2)
+        left = stream.seek(0, 2) - begin
         stream.seek(begin)
+        batch = memoryview(bytearray(min(max(_BATCH // self.fragment, 1) * self.fragment, max(left, 1))))
         last = False
         while not last:
-            data = stream.read(self.fragment)
-            last = not data or stream.tell() >= end
-            self.connection.send(pdu.p_data(context_id, pdu.LAST if last else 0, data))
+            count = _fill(stream, batch)
+            left -= count
+            last = left <= 0 or count == 0
+            self.connection.send_parts(list(self._parts(batch[:count], context_id, last=last)))
 
-    def _status(self, request: Dataset) -> int:
+    def _parts(self, data: memoryview, context_id: int, *, last: bool) -> Iterator[bytes | memoryview]:
+        for at in range(0, max(len(data), 1), self.fragment):
+            part = data[at : at + self.fragment]
+            ends = last and at + self.fragment >= len(data)
+            yield pdu.p_data_head(context_id, pdu.LAST if ends else 0, len(part))
+            yield part
+
+    def _status(self, field: int) -> int:
         encoded, complete = b"", False
         while not complete:
             kind, body = self.connection.receive()
@@ -125,10 +129,19 @@ class Association:
             for control, data in _understood(pdu.fragments, body):
                 encoded += data
                 complete = control & pdu.LAST != 0
-        field, message_id, status = _understood(pdu.response, encoded)
-        if (field, message_id) != (request.CommandField | pdu.RESPONSE, request.MessageID):
+        answer = _understood(command.read, encoded)
+        if (answer.field, answer.message_id) != (field | RESPONSE, self.message_id):
             raise Unreachable("the peer answered another message than ours")
-        return status
+        if answer.status is None:
+            raise Unreachable("the peer's answer is not understood")
+        return answer.status
+
+
+def _fill(stream: FileIO | BytesIO, batch: memoryview) -> int:
+    count = 0
+    while count < len(batch) and (read := stream.readinto(batch[count:])):
+        count += read
+    return count
 
 
 @contextmanager
@@ -169,6 +182,20 @@ class _Connection:
         try:
             self.socket.settimeout(self.timeout)
             self.socket.sendall(data)
+        except OSError as error:
+            raise Unreachable(f"the connection broke: {_words(error, self.timeout)}") from error
+
+    def send_parts(self, parts: list[bytes | memoryview]) -> None:
+        """Gathered by the system: nothing is put together here."""
+        waiting = deque(parts)
+        try:
+            self.socket.settimeout(self.timeout)
+            while waiting:
+                sent = self.socket.sendmsg(list(islice(waiting, _MOST_PARTS)))
+                while waiting and sent >= len(waiting[0]):
+                    sent -= len(waiting.popleft())
+                if sent:
+                    waiting[0] = memoryview(waiting[0])[sent:]
         except OSError as error:
             raise Unreachable(f"the connection broke: {_words(error, self.timeout)}") from error
 

@@ -1,14 +1,17 @@
 """A stored PS3.10 file as the ways out see it: who it is, and where its data set begins. Nothing is decoded."""
 
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from pydicom import Dataset
-from pynetdicom.dsutils import split_dataset
 
-from gateway.errors import Rejected, Unreachable
+from gateway.errors import NotUnderstood, Rejected, Unreachable
+from gateway.filemeta import MAXIMUM_META_BYTES, Meta, read_meta
 from gateway.peers import NOT_UNDERSTOOD
 from gateway.uids import is_uid
+
+_FIRST = 1024  # holds the file meta of nearly every file
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,20 @@ class Part10:
 def read_part10(path: Path) -> Part10:
     """Raises Unreachable where the file cannot be read, Rejected where it is not a PS3.10 file."""
     try:
-        meta, offset = split_dataset(path)
+        with path.open("rb", buffering=0) as file:
+            meta = _meta(file)
     except OSError as error:
         raise unreadable(error) from error
-    except Exception as error:  # a reader of foreign bytes
-        raise Rejected(NOT_UNDERSTOOD, "expected a PS3.10 file") from error
-    return Part10(
-        path,
-        sop_class_uid=raw_uid(meta, "MediaStorageSOPClassUID"),
-        sop_instance_uid=raw_uid(meta, "MediaStorageSOPInstanceUID"),
-        transfer_syntax_uid=raw_uid(meta, "TransferSyntaxUID"),
-        offset=offset,
-    )
+    except NotUnderstood as error:
+        raise Rejected(NOT_UNDERSTOOD, str(error)) from error
+    if meta is None:
+        raise Rejected(NOT_UNDERSTOOD, "expected a PS3.10 file")
+    return Part10(path, meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid, meta.offset)
+
+
+def _meta(file: FileIO) -> Meta | None:
+    head = file.read(_FIRST)
+    return read_meta(head) or read_meta(head + file.read(MAXIMUM_META_BYTES))
 
 
 def raw_uid(ds: Dataset, keyword: str) -> str:

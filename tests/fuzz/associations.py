@@ -13,12 +13,13 @@ from tempfile import TemporaryDirectory
 
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom.dsutils import encode
 
 from gateway import pdu, scan
+from gateway.command import C_CANCEL, C_ECHO, C_STORE, N_ACTION, RESPONSE, read
 from gateway.door import Door
 from gateway.entry import Kept, promise
 from gateway.ingest._association import Association
-from gateway.ingest._command import C_CANCEL, C_ECHO, C_STORE, N_ACTION, RESPONSE
 from gateway.ingest._wire import Wire
 from gateway.ingest.dimse import STORAGE, SUPPORTED
 from gateway.instance import Origin, check, part10_header
@@ -150,7 +151,8 @@ def check_answers(answers: bytes, longest: int, kept: int) -> None:
                 assert control & pdu.COMMAND, "expected no data set in a response"
                 command += part
                 if control & pdu.LAST:
-                    field, _, status = pdu.response(command)
+                    answer = read(command)
+                    field, status = answer.field, answer.status
                     assert status != _UNEXPECTED, "expected no unexpected error"
                     stored, command = stored + ((field, status) == (C_STORE | RESPONSE, 0)), b""
     assert not command, "expected whole command sets"
@@ -180,7 +182,8 @@ def _command(field: int, sop_class: str, *, data: bool, message_id: int = 1, sop
         ds.Priority, ds.AffectedSOPInstanceUID = 0, UID(sop_instance)
     if field == N_ACTION:
         ds.RequestedSOPClassUID, ds.RequestedSOPInstanceUID, ds.ActionTypeID = UID(sop_class), UID(sop_instance), action
-    return pdu.command_set(ds)
+    encoded = encode(ds, is_implicit_vr=True, is_little_endian=True) or b""
+    return struct.pack("<HHII", 0, 0, 4, len(encoded)) + encoded
 
 
 def _message(context_id: int, command: bytes, data: bytes = b"", *, fragment: int = 16_000) -> bytes:

@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 from gateway.door import Door
 from gateway.entry import Kept
 from gateway.errors import NotUnderstood, Refused
+from gateway.filemeta import MAXIMUM_META_BYTES, Meta, read_meta
 from gateway.ingest._multipart import Ended, Malformed, Multipart, TooMuch, is_boundary, media_type
-from gateway.ingest._part10 import MAXIMUM_META_BYTES, Meta, read_meta
 from gateway.ingest._stow import Submission, Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.instance import Origin

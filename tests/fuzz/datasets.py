@@ -11,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from gateway import scan, walk
 from gateway.entry import Kept, identifying, promise, record
 from gateway.errors import NotUnderstood, Refused
-from gateway.ingest._part10 import read_meta
+from gateway.filemeta import read_meta
 from gateway.instance import Incoming, Origin, check, identity, part10_header
 from gateway.scan import Scan
 from tests.fuzz import corpus

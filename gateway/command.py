@@ -1,4 +1,4 @@
-"""Command sets (PS3.7 6.3, E): Implicit VR Little Endian, group 0000. Requests are read, responses are written; no I/O."""
+"""Command sets (PS3.7 6.3, E): Implicit VR Little Endian, group 0000. No I/O."""
 
 import struct
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 C_STORE, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_ACTION = 0x0001, 0x0030, 0x0FFF, 0x0100, 0x0130
 RESPONSE = 0x8000
 SUCCESS, UNRECOGNIZED_OPERATION, NO_SUCH_ACTION = 0x0000, 0x0211, 0x0123
-_NO_DATA_SET = 0x0101
+_NO_DATA_SET, _MEDIUM = 0x0101, 0
 _SOP_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
-_DATA_SET_TYPE, _STATUS, _COMMENT, _INSTANCE, _REQUESTED_INSTANCE, _EVENT, _ACTION = (
-    0x0800, 0x0900, 0x0902, 0x1000, 0x1001, 0x1002, 0x1008,
+_PRIORITY, _DATA_SET_TYPE, _STATUS, _COMMENT, _INSTANCE, _REQUESTED_INSTANCE, _EVENT, _ACTION = (
+    0x0700, 0x0800, 0x0900, 0x0902, 0x1000, 0x1001, 0x1002, 0x1008,
 )  # fmt: skip
 
 
@@ -24,7 +24,7 @@ class Command:
     sop_instance_uid: str = ""
     type_id: int = 0
     """Action or event type (PS3.7 E.2)."""
-    status: int = 0
+    status: int | None = None
     """Of a response."""
 
     @property
@@ -53,7 +53,7 @@ def read(data: bytes | bytearray) -> Command:
         _uid(found, _SOP_CLASS) or _uid(found, _REQUESTED_CLASS),
         _uid(found, _INSTANCE) or _uid(found, _REQUESTED_INSTANCE),
         _number(found, _ACTION) if _ACTION in found else 0,
-        _number(found, _STATUS) if _STATUS in found else 0,
+        _number(found, _STATUS) if _STATUS in found else None,
     )
 
 
@@ -67,11 +67,14 @@ def respond(command: Command, status: int, comment: str = "") -> bytes:
     )  # fmt: skip
 
 
-def event_report(sop_class_uid: str, sop_instance_uid: str, event: int, message_id: int) -> bytes:
-    """The command set of an N-EVENT-REPORT-RQ with a data set."""
+def request(
+    field: int, message_id: int, *, sop_class_uid: str, sop_instance_uid: str = "", event: int = 0, has_data_set: bool
+) -> bytes:
+    """The command set of a C-STORE-RQ, C-ECHO-RQ or N-EVENT-REPORT-RQ."""
     return _set(
-        (_SOP_CLASS, _padded(sop_class_uid, 0)), (_FIELD, _us(N_EVENT_REPORT)), (_MESSAGE_ID, _us(message_id)),
-        (_DATA_SET_TYPE, _us(1)), (_INSTANCE, _padded(sop_instance_uid, 0)), (_EVENT, _us(event)),
+        (_SOP_CLASS, _padded(sop_class_uid, 0)), (_FIELD, _us(field)), (_MESSAGE_ID, _us(message_id)),
+        (_PRIORITY, _us(_MEDIUM) if field == C_STORE else b""), (_DATA_SET_TYPE, _us(1 if has_data_set else _NO_DATA_SET)),
+        (_INSTANCE, _padded(sop_instance_uid, 0)), (_EVENT, _us(event) if event else b""),
     )  # fmt: skip
 
 

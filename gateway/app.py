@@ -81,11 +81,23 @@ def plan(config: Config) -> Plan:
             peers[str(table.get("name"))] = peer
     if config.tls.certificate:
         _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
+    problems += _swallowed(config)
     names = [str(table.get("name")) for table in config.peers]
     rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names))
     if problems or rules is None:
         raise ConfigError(problems)
     return Plan(config, pipelines, peers, rules)
+
+
+def _swallowed(config: Config) -> list[str]:
+    """A peer's folder within a watched one: results would be taken in and removed."""
+    watched = [folder.path.resolve() for folder in config.folders]
+    return [
+        f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"
+        for table in config.peers
+        if table.get("protocol") == "folder"
+        and any(Path(str(table.get("path"))).resolve().is_relative_to(one) for one in watched)
+    ]
 
 
 def _collected(problems: list[str], load: Callable[[], T]) -> T | None:

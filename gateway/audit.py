@@ -23,6 +23,7 @@ class Act(StrEnum):
     INSTANCE_REPEATED = "instance.repeated"  # 110104, R: the same bytes again
     INSTANCE_VERSION = "instance.version"  # 110113: other bytes under a known UID, kept apart
     INSTANCE_STRAY = "instance.stray"  # 110113: its series belongs to another study, kept apart
+    INSTANCE_ALARMING = "instance.alarming"  # 110113: kept, but somebody should look at it
     INSTANCE_MISSING = "instance.missing"  # 110104, outcome 8: promised, and not to be indexed
     INSTANCE_REFUSED = "instance.refused"  # 110104, outcome 4
     SERIES_COMPLETE = "series.complete"  # 110103 Instances Accessed, R

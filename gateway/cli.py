@@ -117,7 +117,7 @@ def check(config: ConfigOption = None) -> None:
 
 @app.command()
 def send(
-    path: Annotated[Path, typer.Argument(help="A file, or a folder with everything in it.", exists=True)],
+    path: Annotated[Path, typer.Argument(help="A file, a ZIP, or a folder with everything in it.", exists=True)],
     to: Annotated[str | None, typer.Option(help="A peer of the configuration; by default this gateway's own listener.")] = None,
     calling_ae_title: Annotated[str, typer.Option(help="Who we say we are to our own listener.")] = "GATEWAYSEND",
     config: ConfigOption = None,

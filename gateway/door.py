@@ -17,7 +17,7 @@ from typing import Self
 import structlog
 
 from gateway import scan
-from gateway.entry import Asked, Declined, Ended, Full, Kept, Promise, TurnedAway, identifying, record
+from gateway.entry import Alarming, Asked, Declined, Ended, Full, Kept, Promise, TurnedAway, identifying, record
 from gateway.errors import GatewayError, NotUnderstood, OutOfResources, ResourceLimitation
 from gateway.instance import Incoming, Origin, check, part10_header
 from gateway.journal import Segment, new_segment
@@ -59,9 +59,9 @@ class Door:
             raise OutOfResources("the store cannot be written") from error
 
     def _has_room(self) -> bool:
-        """Looked at every tenth of a second: what comes meanwhile is far less than is kept free."""
+        """Looked at every tenth of a second while there is: what comes meanwhile is far less than is kept free."""
         now = time.monotonic()
-        if now > self._looked_at + _LOOK_SECONDS:
+        if not self._room or now > self._looked_at + _LOOK_SECONDS:
             space = os.statvfs(self._folder)
             free_files = space.f_favail if space.f_files else _FEWEST_FREE_FILES
             self._room = space.f_bavail * space.f_frsize >= self._keep_free and free_files >= _FEWEST_FREE_FILES
@@ -103,6 +103,11 @@ class Door:
             if len(times) < _MOST_TOLD:
                 self._told[origin.address] = [*times, now]
                 self._note("", TurnedAway(now, origin, reason))
+
+    def alarm(self, origin: Origin, incoming: Incoming, reason: str) -> None:
+        """Of an instance that was kept."""
+        _logger.warning("instance.alarming", reason=reason, association=origin.association)
+        self._note(origin.association, Alarming(self._clock(), origin, incoming.sop_instance_uid, reason))
 
     def end(self, origin: Origin) -> None:
         """Its segment goes to the next association."""

@@ -87,6 +87,7 @@ class Doorman:
         self._take_over()
         self._processes = [self._spawn(number) for number in range(dimse.processes)]
         self._filing.start()
+        threading.Thread(target=self._watch, name="doors", daemon=True).start()
 
     def port(self, name: str = "dimse") -> int:
         """Of dimse, dimse_tls or dicomweb."""
@@ -132,7 +133,6 @@ class Doorman:
             self._dead = [process for process in self._dead if not self._bury(process)]
             if is_filed and not self._dead:
                 self.filed_at = began
-            self._judge()
             if stopping:
                 return
 
@@ -177,6 +177,12 @@ class Doorman:
                 Filing(folder, self._books, positions).finish()
 
     # Closing
+
+    def _watch(self) -> None:
+        """Beside the filing, which may be what does not go on."""
+        while not self._stopping:
+            time.sleep(_LOOK_SECONDS / 2)
+            self._judge()
 
     def _judge(self) -> None:
         """Nothing more is taken while filing has failed, or has been behind, for too long; it opens again by itself."""

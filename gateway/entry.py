@@ -52,6 +52,17 @@ class TurnedAway:
 
 
 @dataclass(frozen=True)
+class Alarming:
+    """An instance was kept that somebody should look at."""
+
+    kind: ClassVar[str] = "alarming"
+    at: datetime
+    origin: Origin
+    sop_instance_uid: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Full:
     """The segment is full: its writer goes on in another."""
 
@@ -79,8 +90,8 @@ class Asked:
     instances: tuple[tuple[str, str], ...] = field(default=())
 
 
-Promise = Kept | Declined | TurnedAway | Full | Ended | Asked
-_KINDS: Mapping[str, type[Promise]] = {kind.kind: kind for kind in (Kept, Declined, TurnedAway, Full, Ended, Asked)}
+Promise = Kept | Declined | TurnedAway | Alarming | Full | Ended | Asked
+_KINDS: Mapping[str, type[Promise]] = {kind.kind: kind for kind in (Kept, Declined, TurnedAway, Alarming, Full, Ended, Asked)}
 
 
 def record(entry: Promise) -> dict[str, Any]:

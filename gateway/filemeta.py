@@ -7,7 +7,9 @@ from gateway.errors import NotUnderstood
 from gateway.uids import is_uid
 
 MAXIMUM_META_BYTES = 64 * 1024
+FOREIGN_PREAMBLE = "its preamble is not empty and could be that of a program: it was not kept"
 _PREFIX = b"DICM"
+_TIFF = (b"II*\0", b"MM\0*")
 _START = 128 + len(_PREFIX)
 _LONG = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 _SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSFER_SYNTAX_UID = 0x02, 0x03, 0x10
@@ -22,6 +24,8 @@ class Meta:
     sop_instance_uid: str
     transfer_syntax_uid: str
     offset: int
+    preamble_is_plain: bool = True
+    """All zero, or that of a TIFF file (PS3.10 7.1); anything else may be a program (CVE-2019-11687)."""
 
 
 def read_meta(head: bytes | memoryview) -> Meta | None:
@@ -35,7 +39,7 @@ def read_meta(head: bytes | memoryview) -> Meta | None:
     at = _START
     while len(head) >= at + 2:
         if head[at : at + 2] != b"\2\0":
-            return _meta(values, at)
+            return _meta(values, at, bytes(head[:128]))
         if len(head) < at + 12:
             break
         number, start, at = _element(head, at)
@@ -61,8 +65,9 @@ def _too_long() -> NotUnderstood:
     return NotUnderstood(f"expected a file meta of at most {MAXIMUM_META_BYTES} bytes")
 
 
-def _meta(values: dict[int, bytes], offset: int) -> Meta:
+def _meta(values: dict[int, bytes], offset: int, preamble: bytes) -> Meta:
     uids = {number: value.decode("latin-1").rstrip("\0 ") for number, value in values.items()}
     if uids.keys() != _WANTED or not all(map(is_uid, uids.values())):
         raise NotUnderstood("expected SOP Class, SOP Instance and Transfer Syntax UID in the file meta")
-    return Meta(uids[_SOP_CLASS_UID], uids[_SOP_INSTANCE_UID], uids[_TRANSFER_SYNTAX_UID], offset)
+    is_plain = not any(preamble) or preamble.startswith(_TIFF)
+    return Meta(uids[_SOP_CLASS_UID], uids[_SOP_INSTANCE_UID], uids[_TRANSFER_SYNTAX_UID], offset, is_plain)

@@ -19,7 +19,7 @@ from gateway.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import SETTLE, Queues, settle_attempt
-from gateway.entry import Asked, Declined, Ended, Kept, Promise, TurnedAway
+from gateway.entry import Alarming, Asked, Declined, Ended, Kept, Promise, TurnedAway
 from gateway.index import Known, index
 from gateway.instance import identity
 from gateway.journal import Entry
@@ -116,6 +116,11 @@ def _write_down(session: Session, promises: Iterable[Promise], torn: Iterable[Ke
             audit.record(
                 session, Act.ASSOCIATION_REJECTED, at=one.at, actor=one.origin.calling_ae_title or one.origin.ingest,
                 outcome=audit.MINOR, reason=one.reason, called_ae_title=one.origin.called_ae_title, address=one.origin.address,
+            )  # fmt: skip
+        elif isinstance(one, Alarming):
+            audit.record(
+                session, Act.INSTANCE_ALARMING, at=one.at, actor=one.origin.calling_ae_title or one.origin.ingest,
+                outcome=audit.MINOR, instance=one.sop_instance_uid, reason=one.reason, address=one.origin.address,
             )  # fmt: skip
     for kept in torn:
         _missing(session, kept, "its bytes are not those that came: it was not acknowledged, unless the disk has damaged them")

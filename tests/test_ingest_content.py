@@ -283,6 +283,21 @@ def test_a_disk_without_room_for_more_files_is_answered_a700_until_there_is_some
         assert gate.held() == {GOOD.SOPInstanceUID: encoded(GOOD)}
 
 
+def test_a_disk_that_became_read_only_is_answered_a700_until_it_can_be_written_again(tmp_path: Path) -> None:
+    with (
+        mounted(tmp_path / "disk", "-t", "tmpfs", "tmpfs") as disk,
+        open_gate(tmp_path, journal=disk) as gate,
+        gate.scanner() as scanner,
+    ):
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert scanner.store(GOOD) == 0xA700
+        assert scanner.echo() == 0x0000
+
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        assert scanner.store(GOOD) == 0x0000
+        assert gate.held() == {GOOD.SOPInstanceUID: encoded(GOOD)}
+
+
 @contextmanager
 def failing_disk(folder: Path) -> Iterator[Path]:
     """A file system that takes writes and fails to sync them: its blocks lie in a memory that is smaller than it believes."""

@@ -26,7 +26,7 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from gateway.door import Door
-from gateway.entry import Declined, Ended, Kept, TurnedAway, promise
+from gateway.entry import Alarming, Declined, Ended, Kept, TurnedAway, promise
 from gateway.ingest.dicomweb import Limits, Server
 from gateway.journal import entries, segments
 from gateway.peers import Sent, load_protocols, make_peer
@@ -202,6 +202,21 @@ def test_an_instance_of_our_own_peer_is_kept_byte_for_byte(web, tmp_path):
 
     assert [outcome for _, outcome in outcomes] == [Sent(0x0000, "stored")] * 4
     assert web.held() == {uid: data_set(file) for uid, file in zip(UIDS, FILES, strict=True)}
+
+
+@pytest.mark.parametrize("preamble", [b"MZ", b"\x7fELF", b"#!/bin/sh", b"<html>"])
+def test_a_preamble_that_could_be_a_program_is_not_kept_and_somebody_is_told(web, preamble):
+    assert web.post(body(preamble.ljust(128, b"\0") + FILES[0][128:])).status_code == 200
+
+    assert web.files()[UIDS[0]][:132] == bytes(128) + b"DICM"
+    assert [one.sop_instance_uid for one in web.entries(Alarming)] == [UIDS[0]]
+
+
+@pytest.mark.parametrize("preamble", [b"", b"II*\0rest of a TIFF header"])
+def test_a_preamble_that_is_empty_or_of_a_tiff_file_alarms_nobody(web, preamble):
+    assert web.post(body(preamble.ljust(128, b"\0") + FILES[0][128:])).status_code == 200
+
+    assert web.entries(Alarming) == []
 
 
 def test_dicomweb_client_is_told_that_all_its_instances_are_stored(web):

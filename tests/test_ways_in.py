@@ -12,6 +12,7 @@ from sqlalchemy import func, select
 from gateway.peers.dicomweb import peer
 from gateway.tables import Association, AuditEvent, Instance, Series
 from tests.certificates import Authority, client_context
+from tests.scanner_fixture import Scanner, c_store
 from tests.synthetic import ct_series, part10
 from tests.world import World, free_port, send
 
@@ -167,3 +168,28 @@ def test_after_a_kill_the_port_is_free_for_the_next_start_though_a_scanner_holds
         association.abort()
         assert send(series[1:], one.port) == [0x0000]
         one.wait_until(lambda: all(map(one.held, series)))
+
+
+@pytest.mark.parametrize("whose", ["the gateway", "the ingest process"])
+def test_a_death_in_the_middle_of_an_instance_leaves_nothing_of_it(database_url: str, tmp_path: Path, whose: str) -> None:
+    (ds,) = ct_series(1)
+    with world(tmp_path, database_url) as one:
+        one.start()
+        (ingest,) = one.ingests
+        with Scanner(one.port) as scanner:
+            scanner.associate()
+            whole = c_store(ds)
+            scanner.send(whole[: len(whole) // 2])
+            one.wait_until(lambda: any(path.stat().st_size > 1000 for path in one.store.incoming.rglob("*.journal")))
+            if whose == "the gateway":
+                one.kill()
+                one.start()
+            else:
+                ingest.kill()
+                one.wait_until(lambda: one.ingests and one.ingests[0].pid != ingest.pid)
+        assert counted(one, Instance) == 0
+
+        assert send([ds], one.port) == [0x0000]
+        one.wait_until(lambda: one.held(ds))
+        assert acts(one).count("instance.received") == 1
+        assert "instance.missing" not in acts(one)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gateway import scan
 from gateway.door import Arrival, Door
 from gateway.errors import Mismatch, NotSupported, NotUnderstood, Refused
-from gateway.filemeta import Meta, read_meta
+from gateway.filemeta import FOREIGN_PREAMBLE, Meta, read_meta
 from gateway.ingest._multipart import Ended, Malformed, Multipart, media_type
 from gateway.instance import Incoming, Origin
 
@@ -169,6 +169,8 @@ class _Part:
         if self._terms.study_instance_uid:
             self._check_study(self._arrival)
         self._arrival.keep()
+        if self._meta is not None and not self._meta.preamble_is_plain:
+            self._door.alarm(self._origin, self._arrival.incoming, FOREIGN_PREAMBLE)
 
     def _check_study(self, arrival: Arrival) -> None:
         """Before it is promised."""

@@ -20,7 +20,7 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from gateway import log
 from gateway.door import Door
 from gateway.errors import NotSupported, NotUnderstood, OutOfResources, Refused
-from gateway.filemeta import Meta, read_meta
+from gateway.filemeta import FOREIGN_PREAMBLE, Meta, read_meta
 from gateway.ingest._archive import Archive, Read, is_archive
 from gateway.ingest._place import Changed, Place, Stamp, find
 from gateway.instance import Incoming, Origin
@@ -234,6 +234,8 @@ class Folder:
                 arrival.write(part)
                 part = read(_CHUNK)
             arrival.keep()
+        if not meta.preamble_is_plain:
+            self._door.alarm(self._batch(), incoming, FOREIGN_PREAMBLE)
         return True
 
     def _check(self, meta: Meta, size: int) -> None:

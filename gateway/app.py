@@ -144,12 +144,13 @@ class Gateway:
             self.store.forget_unfinished()
             gc.set_threshold(*_GARBAGE)
             self._record(Act.GATEWAY_STARTED)
+            self.doorman = Doorman(config, config.policy, self.store.incoming, books=self._books(), clock=now)
+            self.doorman.take_over()
             self.worker.start(self._lanes())
             stack.callback(self.worker.stop)
             stack.callback(self.models.stop)
             schedule(now(), timedelta(0), db=self.db, queues=self.queues)
             resume(now(), peers=self._plan.peers, db=self.db, queues=self.queues)
-            self.doorman = Doorman(config, config.policy, self.store.incoming, books=self._books(), clock=now)
             stack.callback(self.doorman.close)
             self.doorman.start()
             _logger.info("gateway.started", port=self.port, version=gateway.__version__)
@@ -211,9 +212,10 @@ class Gateway:
         equipment = Equipment("Clinical AI Gateway", "Clinical AI Gateway", gateway.__version__, "1")
 
         def do_settle(key: str) -> None:
+            # As of when everything was filed: what is promised but not a row yet counts as not quiet.
             settle(
-                key, now(), policy=policy, rules=ready.rules, pipelines=ready.pipelines, equipment=equipment, store=store, db=db,
-                queues=queues,
+                key, self._filed_at(), policy=policy, rules=ready.rules, pipelines=ready.pipelines, equipment=equipment,
+                store=store, db=db, queues=queues,
             )  # fmt: skip
 
         def do_run(key: str) -> None:

@@ -3,7 +3,6 @@
 # Here stands what is asked; desk.py, check.py, sending.py, app.py and demo.py do it. They are imported inside the commands, so
 # that help comes at once.
 
-import errno
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -81,15 +80,9 @@ def serve(config: ConfigOption = None) -> None:
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())
-    try:
-        with Gateway(ready) as running:
-            running.start_models_aside()
-            stopping.wait()
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES) or error.filename is not None:
-            raise
-        where = f"{settings.dimse.host}:{settings.dimse.port}"
-        raise ConfigError([f"cannot listen on {where} ({error.strerror}): see [dimse] host and port"]) from error
+    with Gateway(ready) as running:
+        running.start_models_aside()
+        stopping.wait()
 
 
 @app.command()

@@ -146,7 +146,11 @@ def _watch(series: Sequence[str], gateway: Gateway, steps: Progress) -> list[Ser
     complete = steps.add_task("series complete", total=len(series))
     jobs, deliveries = steps.add_task("jobs", total=None), steps.add_task("results in the PACS", total=None)
     while True:
-        stories = [admin.show_series(gateway.db, uid) for uid in series]
+        try:
+            stories = [admin.show_series(gateway.db, uid) for uid in series]
+        except ConfigError:  # acknowledged, and about to be indexed
+            time.sleep(0.1)
+            continue
         made = [job for story in stories for job in story.jobs]
         sent = [delivery for job in made for delivery in job.deliveries]
         settled = sum(story.series.state == SeriesState.COMPLETE for story in stories)

@@ -33,7 +33,7 @@ from gateway.visits import Limits
 
 _BATCHES = 8
 _NICE = 5  # what was promised can wait a little, who calls should not
-_LOOK_SECONDS = 1.0
+_LOOK_SECONDS = 0.25
 _BURST_SECONDS, _PAUSE_SECONDS = 2.0, 0.1
 _RESPAWN_SECONDS = 1.0
 _STOP_SECONDS = 10.0
@@ -77,14 +77,13 @@ class Doorman:
         self._filing = threading.Thread(target=self._file, name="filing", daemon=True)
 
     def start(self) -> None:
-        """Raise ConfigError where a port is taken. What earlier processes promised is filed first."""
+        """Raise ConfigError where a port is taken."""
         dimse, dicomweb = self._config.dimse, self._config.dicomweb
         self._sockets["dimse"] = _listen("dimse", dimse.host, dimse.port)
         if dimse.tls_port is not None:
             self._sockets["dimse_tls"] = _listen("dimse", dimse.host, dimse.tls_port)
         if dicomweb.port is not None:
             self._sockets["dicomweb"] = _listen("dicomweb", dicomweb.host, dicomweb.port)
-        self._take_over()
         self._processes = [self._spawn(number) for number in range(dimse.processes)]
         self._filing.start()
         threading.Thread(target=self._watch, name="doors", daemon=True).start()
@@ -169,19 +168,20 @@ class Doorman:
             return True
         return False
 
-    def _take_over(self) -> None:
-        """What processes of an earlier start promised; a folder that another gateway holds is left to it."""
-        positions = self._books.positions()
+    def take_over(self) -> None:
+        """File what processes of an earlier start promised; a folder that another gateway holds is left to it."""
+        positions, began = self._books.positions(), self._clock()
         for folder in sorted(path for path in self._incoming.iterdir() if path.is_dir()):
             with suppress(BlockingIOError), holding(folder):
                 Filing(folder, self._books, positions).finish()
+        self.filed_at = began
 
     # Closing
 
     def _watch(self) -> None:
         """Beside the filing, which may be what does not go on."""
         while not self._stopping:
-            time.sleep(_LOOK_SECONDS / 2)
+            time.sleep(_LOOK_SECONDS)
             self._judge()
 
     def _judge(self) -> None:
@@ -243,6 +243,6 @@ def _listen(section: str, host: str, port: int) -> socket.socket:
             return socket.create_server((host, port), backlog=_BACKLOG, family=family)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() > end:
-                why = (error.strerror or "unknown").lower()
+                why = os.strerror(error.errno).lower() if error.errno else "unknown address"
                 raise ConfigError([f"[{section}] {host}:{port} cannot be listened on: {why}"]) from error
             time.sleep(0.1)

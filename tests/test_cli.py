@@ -360,7 +360,7 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         ran = _subprocess("serve", tmp_path, GATEWAY_DIMSE__PORT=str(taken.getsockname()[1]), GATEWAY_LOG__LEVEL="error")
 
         where = f"127.0.0.1:{taken.getsockname()[1]}"
-    assert (ran.code, ran.err) == (1, f"cannot listen on {where} (Address already in use): see [dimse] host and port\n")
+    assert (ran.code, ran.err) == (1, f"[dimse] {where} cannot be listened on: address already in use\n")
 
 
 def test_a_data_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def world_with_two_peers(folder: Path, database_url: str, triton: str, **more: o
 
 def send_some(world: World, series: Sequence[Dataset]) -> list[Dataset]:
     """Send until the gateway dies; what it acknowledged until then."""
+    if not world.listens():  # pynetdicom leaves the socket of a refused connection open
+        return []
     with suppress(ConnectionError):
         statuses = world.send(series)
         return [ds for ds, status in zip(series, statuses, strict=True) if status == 0x0000]
@@ -129,6 +131,7 @@ def test_after_a_death_at_any_step_everything_is_done_and_done_once(
         world.wait_until(lambda: all(map(world.held, acknowledged)))
         assert_kept(world, acknowledged)
         send_all(world, [ds for ds in series if ds not in acknowledged])
+        world.wait_until(lambda: all(map(world.held, series)))
         world.wait_settled()
 
         assert_kept(world, series)
@@ -151,6 +154,7 @@ def test_deaths_at_random_moments_lose_nothing_and_make_nothing_twice(database_u
             world.start()
         for scanner in scanners:
             scanner.join()
+        world.wait_until(lambda: all(world.held(ds) for series in every for ds in series))
         world.wait_settled(len(every))
 
         for series in every:

@@ -111,7 +111,7 @@ class World:
         command = [sys.executable, "-m", "gateway", "serve", "--config", str(self.config)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        self.wait_until(lambda: self.listens() or self.process.poll() is not None, 60)
+        self.wait_until(lambda: (self.ingests and self.listens()) or self.process.poll() is not None, 60)
         assert self.process.poll() in {None, -signal.SIGKILL}, self.log[-4000:]
         return self
 
@@ -147,8 +147,10 @@ class World:
     def ingests(self) -> list[psutil.Process]:
         """The ingest processes."""
         assert self.process is not None
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE and "gateway.doorway" in child.cmdline()]
+        with suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.process.pid).children()
+            return [one for one in children if one.status() != psutil.STATUS_ZOMBIE and "gateway.doorway" in one.cmdline()]
+        return []
 
     def held(self, ds: Dataset) -> bool:
         """Whether the instance is indexed."""

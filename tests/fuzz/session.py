@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 _ROOT = Path(__file__).parents[2]
 _TELL_SECONDS = 10.0
 _MB = 1024**2
-_MEMORY_MB = 1024
+_MEMORY_MB = 2048
 _GROWTH_MB = 64
 """What a process may grow after the first quarter of a session: libFuzzer keeps its corpus in memory."""
 

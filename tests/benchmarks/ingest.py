@@ -14,6 +14,20 @@ run sends instances that nobody has seen. A run's time is from the first connect
 those of the contestant's whole process tree until it has all that it acknowledged, and "stored after" is how long that took
 from there (this gateway: until the last instance has its row). DCMTK and pynetdicom sync nothing; "the disk alone" is what the
 disk gives to somebody who only writes and syncs. Nothing is asserted: a machine decides nothing but its own figures.
+
+Why a journal, and why this one. Written and made durable one after the other, 525 kB took here (ext4, two cores, medians of a
+noisy machine, milliseconds):
+
+    a file of its own: fsync, rename, fsync of the folder, then a commit      0.4 to 0.6, and the commit
+    a file of its own under a name that was durable before, one fdatasync     0.33 to 0.47
+    the same, and a record in a small journal with its own fdatasync          0.42 to 0.62
+    bytes and record behind each other in a new segment, one fdatasync        0.35 to 0.45
+    the same over what was written before: no metadata change                 0.23 to 0.31, and 0.04 less
+                                                                              of waiting with writing begun early
+So an acknowledgement costs one sync of blocks that exist already; a new segment pays once for all that come after it. SHA-256
+(0.3), the file in the store (0.25) and the rows (0.3) come after the answer, many instances with one sync and one transaction,
+and wait while a burst lasts (at most two seconds). Group commit over associations was left out: each has its own segment, and
+so waits for nobody. XXH3 (0.01) instead of CRC-32 (0.1) tells what is torn.
 """
 
 import argparse

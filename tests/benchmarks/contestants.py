@@ -73,7 +73,7 @@ def ours(folder: Path, *, processes: int) -> Iterator[Contestant]:
     database, web, port = folder / "gateway.db", free_port(), free_port()
     settings: dict[str, dict[str, Any]] = {
         "dimse": {"port": port, "processes": processes, "maximum_associations": 64, "maximum_per_address": 64},
-        "web": {"port": web},
+        "dicomweb": {"port": web},
         "rules": {"file": str(folder / "none.yaml")},
         "completeness": {"quiet_seconds": _NEVER_SECONDS, "deadline_seconds": _NEVER_SECONDS},
     }

@@ -3,8 +3,6 @@
 # Here stands what is asked; desk.py, check.py, sending.py, app.py and demo.py do it. They are imported inside the commands, so
 # that help comes at once.
 
-import signal
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
@@ -72,17 +70,16 @@ def serve(config: ConfigOption = None) -> None:
     from gateway import log
     from gateway.app import Gateway, plan
     from gateway.desk import reach
+    from gateway.stopping import Stop
 
     settings = _config(config)
     log.configure(settings.log.level, settings.log.format)
     ready = plan(settings)
     reach(settings)
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    stop = Stop()
     with Gateway(ready) as running:
         running.start_models_aside()
-        stopping.wait()
+        stop.wait()
 
 
 @app.command()

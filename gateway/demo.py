@@ -3,8 +3,6 @@
 Everything that is shown at the end is read back from the PACS.
 """
 
-import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -31,6 +29,7 @@ from gateway.picture import outlined
 from gateway.pixels import pixels
 from gateway.sections import Config
 from gateway.sending import own_listener
+from gateway.stopping import Stop
 from gateway.store import Store
 from gateway.tables import DeliveryState, JobState, SeriesState
 from gateway.volume import arrange, volume
@@ -268,7 +267,4 @@ def _invite(gateway: Gateway, archive: Pacs, folder: Path, out: Console) -> None
 
 def _serve(out: Console) -> None:
     out.print("serving until Ctrl-C")
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    stopping.wait()
+    Stop().wait()

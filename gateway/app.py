@@ -213,9 +213,10 @@ class Gateway:
 
         def do_settle(key: str) -> None:
             # As of when everything was filed: what is promised but not a row yet counts as not quiet.
+            as_of = self.doorman.filed_by(now()) if self.doorman else now()
             settle(
-                key, self._filed_at(), policy=policy, rules=ready.rules, pipelines=ready.pipelines, equipment=equipment,
-                store=store, db=db, queues=queues,
+                key, as_of, policy=policy, rules=ready.rules, pipelines=ready.pipelines, equipment=equipment, store=store, db=db,
+                queues=queues,
             )  # fmt: skip
 
         def do_run(key: str) -> None:

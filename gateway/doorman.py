@@ -37,6 +37,7 @@ _LOOK_SECONDS = 0.25
 _BURST_SECONDS, _PAUSE_SECONDS = 2.0, 0.1
 _RESPAWN_SECONDS = 1.0
 _STOP_SECONDS = 10.0
+_FILED_SECONDS = 10.0
 _PORT_SECONDS = 5.0
 _BACKLOG = 512
 
@@ -68,7 +69,8 @@ class Doorman:
         self._sockets: dict[str, socket.socket] = {}
         self._processes: list[_Process] = []
         self._dead: list[_Process] = []
-        self._wake, self._stopping = threading.Event(), False
+        self._wake, self._filed, self._stopping = threading.Event(), threading.Condition(), False
+        self._ended = False
         self._closed = ""
         self.filed_at = datetime.min.replace(tzinfo=UTC)
         """Everything that was promised until then is filed."""
@@ -109,6 +111,7 @@ class Doorman:
             except subprocess.TimeoutExpired:
                 process.popen.kill()
                 process.popen.wait()
+        self._ended = True
         self._wake.set()
         if self._filing.is_alive():
             self._filing.join()
@@ -124,16 +127,24 @@ class Doorman:
             self._wake.wait(_LOOK_SECONDS)
             self._let_burst_pass()
             began = self._clock()
-            stopping = self._stopping  # looked at first: then this round reads the last of what was promised
-            for process in list(self._processes):
-                if process.popen.poll() is not None:
-                    self._replace(process)
+            stopping = self._ended  # looked at first: then this round reads the last of what was promised
+            with _told("ingest.not_started"):
+                self._replace_dead()
             is_filed = not [process for process in self._processes if not self._file_some(process)]
             self._dead = [process for process in self._dead if not self._bury(process)]
             if is_filed and not self._dead:
-                self.filed_at = began
+                with self._filed:
+                    self.filed_at = began
+                    self._filed.notify_all()
             if stopping:
                 return
+
+    def filed_by(self, moment: datetime) -> datetime:
+        """Until when everything that was promised is filed: `moment`, soon; or earlier, where filing does not go on."""
+        self._wake.set()
+        with self._filed:
+            self._filed.wait_for(lambda: self.filed_at >= moment or self._stopping, _FILED_SECONDS)
+        return min(moment, self.filed_at)
 
     def _let_burst_pass(self) -> None:
         """While instances pour in, disk and processor are theirs; what is filed together shares its syncs and its transaction."""
@@ -143,15 +154,18 @@ class Doorman:
             time.sleep(_PAUSE_SECONDS)
         self._wake.clear()
 
-    def _replace(self, process: _Process) -> None:
-        """It has ended: another takes its place, and its journal is read to the end."""
-        self._processes.remove(process)
-        self._dead.append(process)
-        if not self._stopping:
-            _logger.error("ingest.died", pid=process.popen.pid, code=process.popen.returncode)
-            if time.monotonic() - process.began < _RESPAWN_SECONDS:
-                time.sleep(_RESPAWN_SECONDS)
-            self._processes.append(self._spawn(process.number))
+    def _replace_dead(self) -> None:
+        """Those that have ended: others take their places, and their journals are read to the end. Raises OSError."""
+        for process in [one for one in self._processes if one.popen.poll() is not None]:
+            self._processes.remove(process)
+            self._dead.append(process)
+            if not self._stopping:
+                _logger.error("ingest.died", pid=process.popen.pid, code=process.popen.returncode)
+                if time.monotonic() - process.began < _RESPAWN_SECONDS:
+                    time.sleep(_RESPAWN_SECONDS)
+        living = {process.number for process in self._processes}
+        for number in () if self._stopping else set(range(self._config.dimse.processes)) - living:
+            self._processes.append(self._spawn(number))
 
     def _file_some(self, process: _Process) -> bool:
         """As much as is there, but not so much that others starve; whether everything is filed."""

@@ -1,6 +1,7 @@
 """What the door of one ingest process promised, filed in its order until there is no more, whatever became of the process."""
 
 import fcntl
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Filing:
 
     def __init__(self, folder: Path, books: Books, positions: Mapping[str, int] = {}) -> None:
         self.folder, self._books, self._positions = folder, books, dict(positions)
+        self._left: set[str] = set()
         self.associations: set[str] = set()
         """Those over which instances came and which have not ended."""
         self.oldest: datetime | None = None
@@ -64,11 +66,9 @@ class Filing:
             pass
         for association in self.associations:
             self._books.ended(association)
-        names = [segment.stem for segment in segments(self.folder)]
-        for path in self.folder.iterdir():
-            path.unlink()
-        self.folder.rmdir()
-        self._books.forget(names)
+        self._left |= {segment.stem for segment in segments(self.folder)}
+        shutil.rmtree(self.folder, ignore_errors=True)  # it may be gone already, where this is done again
+        self._books.forget(sorted(self._left))
 
     def _found(self) -> list[Found]:
         """What is not filed yet, of each segment in its order, as much as makes a batch."""

@@ -150,8 +150,8 @@ def segments(folder: Path) -> list[Path]:
 
 
 def release(segment: Path) -> None:
-    """Everything in it is filed, and its writer has left it: it may be written over, or goes."""
-    if len(list(segment.parent.glob("*.spare"))) < _SPARES:
+    """Everything in it is filed, and its writer has left it: it may be written over, or goes; one of a huge instance always."""
+    if segment.stat().st_size <= 2 * FULL and len(list(segment.parent.glob("*.spare"))) < _SPARES:
         segment.rename(segment.with_suffix(".spare"))
     else:
         segment.unlink()

@@ -1,6 +1,5 @@
 """A door over a folder, and what it promised: filed and indexed as the doorman would."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
@@ -90,6 +89,3 @@ def parts(ds: Dataset, **changes: object) -> tuple[bytes | memoryview, Incoming]
     } | changes
     data = values.pop("data")
     return data, Incoming(**{name: str(value) for name, value in values.items()})
-
-
-Clock = Callable[[], datetime]

@@ -113,6 +113,15 @@ def test_only_so_many_spare_segments_are_kept(tmp_path: Path, monkeypatch: pytes
     assert segments(tmp_path) == []
 
 
+def test_a_segment_of_a_huge_instance_is_not_kept_as_a_spare(tmp_path: Path) -> None:
+    segment = new_segment(tmp_path)
+    os.truncate(segment.path, 2 * journal.FULL + 1)
+
+    release(segment.path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_threads_that_want_a_spare_segment_each_get_their_own(tmp_path: Path) -> None:
     for segment in [new_segment(tmp_path) for _ in range(4)]:
         release(segment.path)

@@ -186,7 +186,7 @@ def test_a_death_in_the_middle_of_an_instance_leaves_nothing_of_it(database_url:
                 one.start()
             else:
                 ingest.kill()
-                one.wait_until(lambda: one.ingests and one.ingests[0].pid != ingest.pid)
+                one.wait_until(lambda: [new for new in one.ingests if new.pid != ingest.pid])
         assert counted(one, Instance) == 0
 
         assert send([ds], one.port) == [0x0000]

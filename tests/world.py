@@ -201,8 +201,10 @@ class World:
 
         def ended() -> bool:
             with self.database() as db:
-                known = uid in {line.series.series_instance_uid for line in admin.list_series(db, limit=1000)}
-                return known and _ended(admin.show_series(db, uid)) and admin.show_series(db, uid).instances == expected
+                if uid not in {line.series.series_instance_uid for line in admin.list_series(db, limit=1000)}:
+                    return False
+                story = admin.show_series(db, uid)
+                return _ended(story) and story.instances == expected
 
         self.wait_until(ended)
         return self.story(series)

@@ -11,12 +11,13 @@ from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from gateway import audit
+from gateway import delivery as rows
 from gateway.audit import Act
 from gateway.db import Database, lock
-from gateway.engine import DELIVER, RUN, Queues, model_lane, peer_lane, ticket
+from gateway.engine import DELIVER, RUN, Queues, model_lane, rank, ticket
 from gateway.errors import ConfigError
+from gateway.outputs.rejection import note_uid
 from gateway.tables import (
-    AuditEvent,
     Delivery,
     DeliveryState,
     Instance,
@@ -29,6 +30,7 @@ from gateway.tables import (
     Study,
     Version,
 )
+from gateway.trail import AuditEvent
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,17 @@ class SeriesStory:
 
 @dataclass(frozen=True)
 class JobStory:
-    """`inputs` are the store's keys of the exact instances that the job works on."""
+    """`inputs` are the store's keys of the exact instances that the job works on, `gone` how many of them retention took.
+
+    `superseded_by` are the jobs of later revisions of the series that take its place.
+    """
 
     job: Job
     inputs: Sequence[str]
+    gone: int
     outputs: Sequence[OutputInstance]
     deliveries: Sequence[Delivery]
+    superseded_by: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,8 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
         job = _known(session, Job, job_id, to_change=True)
         if job.state not in (JobState.QUEUED, JobState.FAILED, JobState.CANCELLED):
             raise ConfigError([f"job {job_id} is {job.state}: expected one that failed, was cancelled or waits"])
+        if _gone(session, job):
+            raise ConfigError([f"job {job_id}: retention took {_gone(session, job)} of its instances: send the series again"])
         was_waiting = job.state == JobState.QUEUED
         if not was_waiting:
             job.state, job.ticket, job.due_at, job.crashes, job.ended_at = (
@@ -154,7 +163,8 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
                 0,
                 None,
             )
-            queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=model_lane(job.model), priority=job.priority)
+            lane = model_lane(job.model, job.priority)
+            queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=lane, rank=rank(job.priority, job.created_at))
         audit.record(session, Act.JOB_RETRIED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
     if was_waiting:  # the engine has its own connection: not before this transaction lets go of the row
         queues.start_now(RUN, str(job.id), job.ticket)
@@ -177,28 +187,41 @@ def retry_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: str
     """Failed deliveries are queued again, waiting ones start now: the same bytes under the same UID."""
     with db.begin() as session:
         delivery = _known(session, Delivery, delivery_id, to_change=True)
-        if delivery.state not in (DeliveryState.QUEUED, DeliveryState.FAILED, DeliveryState.CANCELLED):
-            raise ConfigError([f"delivery {delivery_id} is {delivery.state}: expected one that failed, was cancelled or waits"])
+        if delivery.state in (DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.PROVED):
+            raise ConfigError(
+                [f"delivery {delivery_id} is {delivery.state}: expected one that failed, is held, cancelled or waits"]
+            )
+        _check_not_retracted(session, delivery)
         was_waiting = delivery.state == DeliveryState.QUEUED
+        if was_waiting and not delivery.ticket:
+            raise ConfigError([f"delivery {delivery_id} waits for one of its study that goes first: retry or cancel that one"])
         if not was_waiting:
             delivery.state, delivery.ticket, delivery.due_at = DeliveryState.QUEUED, ticket(delivery.attempts, now), now
-            priority, lane = session.get_one(Job, delivery.job).priority, peer_lane(delivery.peer)
-            queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=lane, priority=priority)
-        _audit_delivery(session, Act.DELIVERY_RETRIED, delivery, actor, now)
+            delivery.refusals = 0
+            rows.enqueue(session, delivery, queues)
+        rows.tell(session, Act.DELIVERY_RETRIED, delivery, now, actor=actor)
     if was_waiting:
         queues.start_now(DELIVER, str(delivery.id), delivery.ticket)
         return f"delivery {delivery_id} was waiting and starts now"
     return f"delivery {delivery_id} is queued again"
 
 
-def cancel_delivery(db: Database, delivery_id: int, *, actor: str, now: datetime) -> str:
+def cancel_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: str, now: datetime) -> str:
+    """It is never sent; what waited behind it goes on."""
     with db.begin() as session:
         delivery = _known(session, Delivery, delivery_id, to_change=True)
-        if delivery.state not in (DeliveryState.QUEUED, DeliveryState.FAILED):
-            raise ConfigError([f"delivery {delivery_id} is {delivery.state}: expected one that waits or failed"])
+        if delivery.state not in (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.FAILED):
+            raise ConfigError([f"delivery {delivery_id} is {delivery.state}: expected one that waits, is held or failed"])
         delivery.state, delivery.reason = DeliveryState.CANCELLED, f"cancelled by {actor}"
-        _audit_delivery(session, Act.DELIVERY_CANCELLED, delivery, actor, now)
+        rows.tell(session, Act.DELIVERY_CANCELLED, delivery, now, actor=actor)
+        session.flush()
+        rows.follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
     return f"delivery {delivery_id} is cancelled"
+
+
+def _check_not_retracted(session: Session, delivery: Delivery) -> None:
+    if session.get(OutputInstance, note_uid(delivery.sop_instance_uid)) is not None:
+        raise ConfigError([f"delivery {delivery.id}: its result was retracted"])
 
 
 def _line(session: Session, series: Series) -> SeriesLine:
@@ -215,7 +238,19 @@ def _story(session: Session, job: Job) -> JobStory:
     inputs = session.scalars(select(JobInstance.sha256).where(JobInstance.job == job.id)).all()
     outputs = session.scalars(select(OutputInstance).where(OutputInstance.job == job.id)).all()
     deliveries = session.scalars(select(Delivery).where(Delivery.job == job.id).order_by(Delivery.id)).all()
-    return JobStory(job, inputs, outputs, deliveries)
+    later = session.scalars(select(Job.id).where(_is_later(job), Job.supersedes == job.id).order_by(Job.id)).all()
+    return JobStory(job, inputs, _gone(session, job), outputs, deliveries, later)
+
+
+def _is_later(job: Job) -> Any:
+    return (Job.series_instance_uid == job.series_instance_uid) & (Job.id > job.id)
+
+
+def _gone(session: Session, job: Job) -> int:
+    gone = select(func.count()).select_from(JobInstance).join(
+        Instance, (Instance.sop_instance_uid == JobInstance.sop_instance_uid) & (Instance.sha256 == JobInstance.sha256)
+    )  # fmt: skip
+    return session.scalar(gone.where(JobInstance.job == job.id, Instance.gone_at.is_not(None))) or 0
 
 
 def _in_state(query: Select[Any], column: Any, state: str | None, states: type[StrEnum]) -> Select[Any]:
@@ -232,7 +267,3 @@ def _known(session: Session, table: Any, key: object, *, to_change: bool = False
         return lock(session, table, key) if to_change else session.get_one(table, key)
     except NoResultFound as error:
         raise ConfigError([f"there is no {table.__name__.lower()} {key}"]) from error
-
-
-def _audit_delivery(session: Session, act: Act, delivery: Delivery, actor: str, now: datetime) -> None:
-    audit.record(session, act, at=now, actor=actor, instance=delivery.sop_instance_uid, job=delivery.job, peer=delivery.peer)

@@ -3,49 +3,44 @@
 import fcntl
 import gc
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 import structlog
 from sqlalchemy import select
 
 import gateway
-from gateway import audit, engine, migrations
+from gateway import audit, engine, hosts, migrations
 from gateway.audit import Act
-from gateway.commit import commit, commit_failed, resume
-from gateway.completeness import Policy
-from gateway.db import Database, open_database
-from gateway.deliver import deliver, deliver_failed
+from gateway.collector import Collector
+from gateway.commit import resume
+from gateway.db import Database, durability, open_database
 from gateway.doorman import Doorman
-from gateway.engine import COMMIT, DELIVER, RUN, SETTLE, SWEEP, Lane, Queues, Stage, Worker, model_lane, peer_lane
+from gateway.engine import Queues, Worker
 from gateway.errors import ConfigError, GatewayError
 from gateway.filing import Books
+from gateway.inherit import Heir
+from gateway.liveness import Presence
 from gateway.models import Models
-from gateway.outputs import Equipment
-from gateway.peers import Peer, load_protocols, make_peer
-from gateway.pipeline import Pipeline, load_pipelines
+from gateway.notary import Notary
+from gateway.plan import Plan
+from gateway.prove import told
 from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
-from gateway.rules import RuleSet
-from gateway.rules import load as load_rules
-from gateway.run import run, run_failed
+from gateway.restored import refuse_older
+from gateway.roles import Role
 from gateway.sections import Config
-from gateway.settle import settle, settle_failed
+from gateway.stages import Stages
 from gateway.store import Store
-from gateway.sweep import schedule, sweep
+from gateway.sweep import schedule
 from gateway.tables import Association
-from gateway.tls import ServerContext
 
-_HOME = Path(gateway.__file__).parent.parent
 # A job makes very many DICOM elements, none of them garbage before it ends: looking for some at every 700th is wasted.
 _GARBAGE = (50_000, 20, 20)
-_PEER_SLOTS, _SETTLE_SLOTS, _COMMIT_SLOTS = 2, 2, 2
-
-T = TypeVar("T")
+_RUN_ON_SECONDS = 10.0
 
 _logger = structlog.get_logger()
 
@@ -54,78 +49,13 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A configuration whose every part was found and understood."""
-
-    config: Config
-    pipelines: Mapping[str, Pipeline]
-    peers: Mapping[str, Peer]
-    rules: RuleSet
-
-    @property
-    def model_folders(self) -> tuple[Path, ...]:
-        return (_HOME / "triton_models", *self.config.triton.models)
-
-
-def plan(config: Config) -> Plan:
-    """Load pipelines, peers and rules; raise ConfigError with everything that is wrong with any of them."""
-    problems: list[str] = []
-    pipelines = _collected(problems, lambda: load_pipelines((_HOME / "pipelines", *config.gateway.pipelines))) or {}
-    protocols = _collected(problems, load_protocols) or {}
-    peers = {}
-    for table in config.peers:
-        settings = {"calling_ae_title": config.dimse.ae_title, **table} if table.get("protocol") == "dimse" else table
-        peer = _collected(problems, partial(make_peer, settings, protocols=protocols))
-        if peer is not None:
-            peers[str(table.get("name"))] = peer
-    if config.tls.certificate:
-        _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
-    problems += _swallowed(config)
-    names = [str(table.get("name")) for table in config.peers]
-    rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names))
-    if problems or rules is None:
-        raise ConfigError(problems)
-    return Plan(config, pipelines, peers, rules)
-
-
-def _swallowed(config: Config) -> list[str]:
-    """A peer's folder within a watched one: results would be taken in and removed."""
-    watched = [folder.path.resolve() for folder in config.folders]
-    return [
-        f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"
-        for table in config.peers
-        if table.get("protocol") == "folder"
-        and any(Path(str(table.get("path"))).resolve().is_relative_to(one) for one in watched)
-    ]
-
-
-def _collected(problems: list[str], load: Callable[[], T]) -> T | None:
-    try:
-        return load()
-    except ConfigError as error:
-        problems.extend(error.problems)
-        return None
-
-
-def _rules(file: Path, pipelines: Iterable[str], peers: Iterable[str]) -> RuleSet:
-    """Without a file there are no rules: every series is kept and none is worked on."""
-    if not file.exists():
-        return RuleSet("", ())
-    try:
-        return load_rules(file.read_text(), pipelines=tuple(pipelines), peers=tuple(peers))
-    except ConfigError as error:
-        raise ConfigError([f"{file}: {problem}" for problem in error.problems]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{file}: expected a readable text file"]) from error
-
-
 class Gateway:
     """A gateway that serves while it is entered: listener, worker, embedded Triton. `port` is the listener's."""
 
-    def __init__(self, ready: Plan) -> None:
-        self._plan, config = ready, ready.config
-        self.store = Store(config.gateway.data_dir / "store", keep_free_bytes=config.store.keep_free_bytes)
+    def __init__(self, ready: Plan, roles: frozenset[Role] = frozenset(Role)) -> None:
+        self._plan, self._roles, config = ready, roles, ready.config
+        self._has_others = not config.database_url.startswith("sqlite")
+        self.store = Store(config.store_folder, keep_free_bytes=config.store.keep_free_bytes)
         self.db: Database = open_database(config.database_url)
         self.queues = Queues(config.database_url)
         log_file = config.gateway.data_dir / "triton.log"
@@ -133,6 +63,7 @@ class Gateway:
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = timedelta(seconds=config.completeness.quiet_seconds)
         self.doorman: Doorman | None = None
+        self._collector = Collector(self.db, config.audit, clock=now, ae_title=config.dimse.ae_title, peers=config.peers)
         self._close = ExitStack()
 
     def __enter__(self) -> Self:
@@ -141,26 +72,65 @@ class Gateway:
             stack.enter_context(_only_one(config.gateway.data_dir))
             stack.callback(self.queues.close)
             upgrade(config.database_url, self.db)
+            refuse_older(config, db=self.db)
+            self._check_durable()
+            hosts.share(config.store_folder, db=self.db)
             self.store.forget_unfinished()
+            stack.enter_context(self.store.working())
             gc.set_threshold(*_GARBAGE)
+            notary = Notary(self.db, config, clock=now)
+            stack.callback(self._collector.stop)
+            stack.callback(notary.stop)
+            stack.callback(self._record, Act.GATEWAY_STOPPED)
             self._record(Act.GATEWAY_STARTED)
-            self.doorman = Doorman(config, config.policy, self.store.incoming, books=self._books(), clock=now)
-            self.doorman.take_over()
-            self.worker.start(self._lanes())
-            stack.callback(self.worker.stop)
-            stack.callback(self.models.stop)
-            schedule(now(), timedelta(0), db=self.db, queues=self.queues)
-            resume(now(), peers=self._plan.peers, db=self.db, queues=self.queues)
-            stack.callback(self.doorman.close)
-            self.doorman.start()
-            _logger.info("gateway.started", port=self.port, version=gateway.__version__)
+            notary.start()
+            self._collector.start()
+            heir = Heir(self.store, books=self._books(), left=self._left)
+            heir.look()
+            if Role.RECEIVE in self._roles:
+                self.doorman = self._doorman()
+            self._start_work(stack)
+            if self.doorman is not None:
+                stack.callback(self.doorman.close)
+                self.doorman.start()
+            stack.callback(heir.close)
+            heir.start()
+            port, role = self.doorman and self.doorman.port(), ",".join(sorted(self._roles))
+            _logger.info("gateway.started", port=port, role=role, version=gateway.__version__)
             self._close = stack.pop_all()
         return self
+
+    def _check_durable(self) -> None:
+        problems = durability(self.db.kw["bind"])
+        if problems and not self._plan.config.database.unsafe:
+            unless = "expected on, or unsafe = true in [database] where losing what was acknowledged does not matter"
+            raise ConfigError([f"database: {problem}: {unless}" for problem in problems])
+        for problem in problems:
+            _logger.warning("database.unsafe", reason=problem)
+
+    def _start_work(self, stack: ExitStack) -> None:
+        """The worker; or, where another process works, what tells it that we live."""
+        if Role.WORK not in self._roles:
+            presence = Presence(self._plan.config.database_url, self.worker.executor, lambda _: self._end_lost())
+            presence.start()
+            stack.callback(presence.stop)
+            return
+        self.worker.start(self._stages().lanes())
+        stack.callback(self._stop_work)
+        schedule(now(), timedelta(0), db=self.db, queues=self.queues)
+        resume(now(), peers=self._plan.peers, db=self.db, queues=self.queues)
+
+    def _stop_work(self) -> None:
+        """What runs may end; what runs long loses its model, and so goes back to its lane for who lives."""
+        later = threading.Timer(_RUN_ON_SECONDS, self.models.stop)
+        later.start()
+        self.worker.stop()
+        later.cancel()
+        self.models.stop()
 
     def __exit__(self, *_: object) -> None:
         """Doors first, then the work in hand; what does not end in time goes on after the next start."""
         self._close.close()
-        self._record(Act.GATEWAY_STOPPED)
         _logger.info("gateway.stopped")
 
     @property
@@ -181,13 +151,21 @@ class Gateway:
             progress(str(error))
 
     def start_models_aside(self) -> None:
-        threading.Thread(target=self.start_models, name="triton", daemon=True).start()
+        if Role.WORK in self._roles:
+            threading.Thread(target=self.start_models, name="triton", daemon=True).start()
+
+    def _doorman(self) -> Doorman:
+        config = self._plan.config
+        return Doorman(
+            config, config.policy, self.store.incoming, executor=self.worker.executor, books=self._books(), clock=now
+        )  # fmt: skip
 
     def _books(self) -> Books:
         db, queues, quiet = self.db, self.queues, self._quiet
+        tell = partial(told, queues=queues, pace=self._stages().pace)
 
         def do_receive(found: Sequence[Found]) -> None:
-            receive(found, now(), store=self.store, db=db, queues=queues, quiet=quiet, executor=self.worker.executor)
+            receive(found, now(), store=self.store, db=db, queues=queues, quiet=quiet, executor=self.worker.executor, told=tell)
 
         return Books(
             receive=do_receive,
@@ -195,7 +173,20 @@ class Gateway:
             forget=partial(forget, db=db),
             ended=lambda association: association_ended(association, now(), db=db, queues=queues, quiet=quiet),
             closed=self._doors_closed,
+            filed=self._tell_filed,
         )
+
+    def _tell_filed(self, at: datetime | None) -> None:
+        if not self._has_others:
+            return
+        if at is None:
+            hosts.has_gone(self.worker.executor, db=self.db)
+        else:
+            hosts.has_filed(self.worker.executor, at, db=self.db)
+
+    def _left(self, executors: set[str]) -> None:
+        if self._has_others:
+            hosts.forget_dead(executors, now(), db=self.db)
 
     def _doors_closed(self, reason: str) -> None:
         act = Act.DOOR_CLOSED if reason else Act.DOOR_OPENED
@@ -203,77 +194,38 @@ class Gateway:
         with self.db.begin() as session:
             audit.record(session, act, at=now(), outcome=audit.SERIOUS if reason else 0, reason=reason)
 
-    def _stages(self) -> tuple[Stage, ...]:
-        ready, config, store, db, queues = self._plan, self._plan.config, self.store, self.db, self.queues
-        policy = Policy(config.completeness.quiet_seconds, config.completeness.deadline_seconds)
-        retry = timedelta(seconds=config.delivery.retry_seconds)
-        retry_at_most = timedelta(seconds=config.delivery.retry_at_most_seconds)
-
-        equipment = Equipment("Clinical AI Gateway", "Clinical AI Gateway", gateway.__version__, "1")
-
-        def do_settle(key: str) -> None:
-            # As of when everything was filed: what is promised but not a row yet counts as not quiet.
-            as_of = self.doorman.filed_by(now()) if self.doorman else now()
-            settle(
-                key, as_of, policy=policy, rules=ready.rules, pipelines=ready.pipelines, equipment=equipment, store=store, db=db,
-                queues=queues,
-            )  # fmt: skip
-
-        def do_run(key: str) -> None:
-            run(
-                int(key), clock=now, pipelines=ready.pipelines, models=self.models, equipment=equipment, store=store, db=db,
-                queues=queues,
-            )  # fmt: skip
-
-        def do_deliver(key: str) -> None:
-            deliver(
-                int(key), clock=now, peers=ready.peers, store=store, db=db, queues=queues, retry=retry,
-                retry_at_most=retry_at_most,
-            )  # fmt: skip
-
-        def do_commit(key: str) -> None:
-            commit(
-                int(key), clock=now, filed=self._filed_at, peers=ready.peers, store=store, db=db, queues=queues, retry=retry,
-                retry_at_most=retry_at_most,
-            )  # fmt: skip
-
-        def do_commit_failed(key: str, error: Exception) -> None:
-            commit_failed(int(key), error, now(), db=db, queues=queues, retry=retry_at_most)
-
-        return (
-            Stage(SETTLE, do_settle, lambda key, error: settle_failed(key, error, now(), db=db)),
-            Stage(RUN, do_run, lambda key, error: run_failed(int(key), error, now(), db=db, queues=queues)),
-            Stage(DELIVER, do_deliver, lambda key, error: deliver_failed(int(key), error, now(), db=db, queues=queues)),
-            Stage(COMMIT, do_commit, do_commit_failed),
-            Stage(SWEEP, lambda _: sweep(now(), db=db, queues=queues), lambda _key, _error: None),
-        )
-
-    def _lanes(self) -> list[Lane]:
-        models = dict.fromkeys(pipeline.model for pipeline in self._plan.pipelines.values())
-        return [
-            Lane(SETTLE, _SETTLE_SLOTS),
-            Lane(COMMIT, _COMMIT_SLOTS, look_seconds=0.5),
-            Lane(SWEEP, 1, look_seconds=5),
-            *(Lane(model_lane(model), self._plan.config.triton.slots) for model in models),
-            *(Lane(peer_lane(peer), _PEER_SLOTS) for peer in self._plan.peers),
-        ]
+    def _stages(self) -> Stages:
+        return Stages(
+            plan=self._plan, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, store=self.store, models=self.models,
+            db=self.db, queues=self.queues,
+        )  # fmt: skip
 
     def _filed_at(self) -> datetime:
-        return self.doorman.filed_at if self.doorman else datetime.min.replace(tzinfo=UTC)
+        return self._filed_everywhere(self.doorman.filed_at if self.doorman else now())
+
+    def _filed_by(self, moment: datetime) -> datetime:
+        return self._filed_everywhere(self.doorman.filed_by(moment) if self.doorman else moment)
+
+    def _filed_everywhere(self, here: datetime) -> datetime:
+        return hosts.filed_by_others(self.worker.executor, here, db=self.db) if self._has_others else here
 
     def _associated(self) -> set[str]:
-        """Processes that hold associations which have not ended.
-
-        One of ours whose end could not be written (the database was away), or that broke off while its first instance was
-        still being indexed, is ended here.
-        """
-        open_ones = select(Association.id, Association.executor).where(Association.ended_at.is_(None))
+        """Processes that hold associations which have not ended."""
+        self._end_lost()
         with self.db() as session:
-            held = {row.id: row.executor for row in session.execute(open_ones)}
-        mine = {association for association, executor in held.items() if executor == self.worker.executor}
-        for association in mine - self.doorman.associations if self.doorman else ():
+            return set(session.scalars(select(Association.executor).where(Association.ended_at.is_(None)).distinct()))
+
+    def _end_lost(self) -> None:
+        """Those of ours whose end could not be written (the database was away), or that broke off while their first instance was
+        still being indexed.
+        """
+        if self.doorman is None:
+            return
+        mine = select(Association.id).where(Association.ended_at.is_(None), Association.executor == self.worker.executor)
+        with self.db() as session:
+            held = set(session.scalars(mine))
+        for association in held - self.doorman.associations:
             association_ended(association, now(), db=self.db, queues=self.queues, quiet=self._quiet)
-        return set(held.values())
 
     def _buried(self, executor: str) -> None:
         executor_died(executor, now(), db=self.db, queues=self.queues, quiet=self._quiet)

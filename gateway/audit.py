@@ -1,14 +1,23 @@
-"""The audit trail: append only, in the transaction of the act it tells of, free of patient data (PS3.15 A.5)."""
+"""The audit trail: append only, in the transaction of the act it tells of, free of patient data (PS3.15 A.5).
 
-from datetime import datetime
+Every event carries the hash of the one before (chain.py), so that an edit, a deletion or a truncation is found.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy.orm import Session
+from sqlalchemy import Table as Rows
+from sqlalchemy import bindparam, event, insert, select, update
+from sqlalchemy.orm import Session, SessionTransaction
 
-from gateway.tables import AuditEvent
+from gateway.chain import Entry, Head, canonical, entry_hash
+from gateway.trail import AuditEvent, AuditHead
 
 MINOR, SERIOUS = 4, 8
+_BATCH = 2000
 
 
 class Act(StrEnum):
@@ -36,13 +45,34 @@ class Act(StrEnum):
     JOB_CANCELLED = "job.cancelled"
     DELIVERY_STARTED = "delivery.started"  # 110102 Begin Transferring
     DELIVERY_SENT = "delivery.sent"  # 110104, outcome 0
+    DELIVERY_PROVED = "delivery.proved"  # 110104, outcome 0
+    DELIVERY_LOST = "delivery.lost"  # 110113, outcome 8: the peer took it and does not have it; it is sent again
+    DELIVERY_HELD = "delivery.held"  # 110113, outcome 4: whose it is has changed; a person decides
+    DELIVERY_LATE = "delivery.late"  # 110113, outcome 4: tried for a long time without success, and tried on
     DELIVERY_RETRIED = "delivery.retried"  # 110104, outcome 4
     DELIVERY_FAILED = "delivery.failed"  # 110104, outcome 8
     DELIVERY_CANCELLED = "delivery.cancelled"
+    PROOF_UNKNOWN = "proof.unknown"  # 110113, outcome 4: a storage commitment report that nobody here waits for
+    OUTPUT_RETRACTED = "output.retracted"  # 110103, D
+    FILE_REMOVED = "file.removed"  # 110105 Study Deleted: retention took it
+    DATABASE_RESTORED = "database.restored"  # 110113, outcome 8: a person says that an older backup was brought back
+    AUDIT_SIGNED = "audit.signed"  # 110101 Audit Log Used
+    AUDIT_VERIFIED = "audit.verified"  # 110101; outcome 8 where the chain is broken
+    COLLECTOR_DOWN = "collector.down"  # 110133 Audit Recording Stopped, outcome 8: of the collector; the trail itself goes on
+    COLLECTOR_UP = "collector.up"  # 110134
     COMMITMENT_ASKED = "commitment.asked"  # 110103 Instances Accessed, R: the instances will be read again
     COMMITMENT_REPORTED = "commitment.reported"  # 110103, R: outcome 4 where one was not there, 8 where one is damaged
     COMMITMENT_RETRIED = "commitment.retried"  # 110103, outcome 4: the peer did not take the report yet
     COMMITMENT_FAILED = "commitment.failed"  # 110103, outcome 8: it does not take it
+
+
+_EVENTS, _HEADS = cast("Rows", AuditEvent.__table__), cast("Rows", AuditHead.__table__)
+_HEAD = update(_HEADS).where(_HEADS.c.id == 1)
+_TAKE = _HEAD.values(position=_HEADS.c.position + bindparam("count")).returning(_HEADS.c.position, _HEADS.c.hash)
+_WRITE = insert(_EVENTS)
+_MOVE = _HEAD.values(hash=bindparam("last"))
+_CHAINED = ("previous", "hash")
+_TOLD = "audit"
 
 
 def record(
@@ -58,10 +88,91 @@ def record(
     job: int | None = None,
     **detail: Any,
 ) -> None:
-    """Add one event to the session's transaction; `detail` is JSON: UIDs, numbers, our own words."""
-    session.add(
-        AuditEvent(
-            at=at, act=act, actor=actor, outcome=outcome, study_instance_uid=study, series_instance_uid=series,
-            sop_instance_uid=instance, job=job, detail=detail,
-        )
-    )  # fmt: skip
+    """Add one event to the session's transaction; `detail` is JSON: UIDs, numbers, our own words.
+
+    It gets its place in the chain when the transaction commits, and its row is there from then on.
+    """
+    told = {
+        "at": at, "act": str(act), "actor": actor, "outcome": outcome, "study_instance_uid": study,
+        "series_instance_uid": series, "sop_instance_uid": instance, "job": job,
+        "detail": json.loads(canonical(detail).encode("utf-8", "replace")),
+    }  # fmt: skip
+    session.info.setdefault(_TOLD, []).append((session.get_nested_transaction(), told))
+
+
+def fields_of(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row's hash is of, as JSON."""
+    fields = {name: value for name, value in row.items() if name not in _CHAINED}
+    return fields | {"at": row["at"].astimezone(UTC).isoformat(timespec="microseconds")}
+
+
+def head_of(session: Session) -> Head | None:
+    found = session.execute(select(AuditHead.position, AuditHead.hash).where(AuditHead.id == 1)).first()
+    return Head(*found) if found else None
+
+
+def rows(
+    session: Session, *, after: int = 0, since: datetime | None = None, at_once: int = _BATCH
+) -> Iterator[Mapping[str, Any]]:
+    """The trail in its order, read as it is wanted; `since` leaves out what was told of earlier times."""
+    query = select(*_EVENTS.columns).order_by(AuditEvent.id).limit(at_once)
+    if since is not None:
+        query = query.where(AuditEvent.at >= since)
+    while batch := session.execute(query.where(AuditEvent.id > after)).mappings().all():
+        yield from map(dict, batch)
+        after = batch[-1]["id"]
+
+
+def entries(session: Session) -> Iterator[Entry]:
+    """The trail for a walk; it ends with the first row that cannot be read (SQLite takes what is no time and no JSON)."""
+    last = 0
+    for at_once in (_BATCH, 1):  # one at a time it shows which row it is
+        try:
+            for row in rows(session, after=last, at_once=at_once):
+                yield Entry(row["id"], row["previous"], row["hash"], fields_of(row))
+                last = row["id"]
+        except (ValueError, TypeError):
+            continue
+        return
+    unreadable = session.scalars(select(AuditEvent.id).where(AuditEvent.id > last).order_by(AuditEvent.id).limit(1))
+    yield Entry(unreadable.one(), "", "unreadable", {})
+
+
+@event.listens_for(Session, "before_commit")
+def _chain(session: Session) -> None:
+    """Write what was recorded, at the end of the chain.
+
+    The head's row is the last thing that a transaction takes and is held until it ends: transactions, on however many
+    machines, come one after the other here, wait for nothing else, and one that is rolled back leaves no gap.
+    """
+    if session.in_nested_transaction() or not session.info.get(_TOLD):
+        return
+    session.flush()
+    told = [one for _, one in session.info.pop(_TOLD)]
+    connection = session.connection()
+    end, last = connection.execute(_TAKE, {"count": len(told)}).one()
+    chained = []
+    for position, one in enumerate(told, end - len(told) + 1):
+        values = {"id": position, **one}
+        chained.append({**values, "previous": last, "hash": (last := entry_hash(last, fields_of(values)))})
+    connection.execute(_WRITE, chained)
+    connection.execute(_MOVE, {"last": last})
+
+
+@event.listens_for(Session, "after_soft_rollback")
+def _forget(session: Session, undone: SessionTransaction) -> None:
+    """What was recorded in a transaction, or within a savepoint, that is rolled back did not happen."""
+    told = session.info.get(_TOLD, ())
+    session.info[_TOLD] = [(within, one) for within, one in told if not _is_part(within, undone)]
+
+
+@event.listens_for(Session, "after_transaction_end")
+def _end(session: Session, ended: SessionTransaction) -> None:
+    if ended.parent is None:
+        session.info.pop(_TOLD, None)
+
+
+def _is_part(within: SessionTransaction | None, undone: SessionTransaction) -> bool:
+    while within is not None and within is not undone:
+        within = within.parent
+    return within is undone or undone.parent is None

@@ -10,12 +10,12 @@ from tempfile import TemporaryFile
 from sqlalchemy import make_url
 
 from gateway import migrations
-from gateway.app import Plan, plan
 from gateway.config import understood
-from gateway.db import open_engine
+from gateway.db import durability, open_engine
 from gateway.errors import ConfigError, GatewayError
 from gateway.migrations import Schema
-from gateway.peers import Peer
+from gateway.peers import Peer, Proof
+from gateway.plan import Plan, plan
 from gateway.sections import Config, GatewaySection, RulesSection
 from gateway.triton import Triton
 from gateway.tritonserver import problems
@@ -43,7 +43,7 @@ def check_all(path: Path | None) -> list[Finding]:
     keys = [Finding(good=False, text=problem) for problem in wrong]
     if not keys:
         keys = [Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")]
-    return [*keys, _data_dir(config.gateway.data_dir), _database(config.database_url), *_planned(config)]
+    return [*keys, _data_dir(config.gateway.data_dir), *_database(config.database_url), *_planned(config)]
 
 
 def rules_in_words(ready: Plan) -> Finding:
@@ -68,7 +68,7 @@ def _data_dir(folder: Path) -> Finding:
     return Finding(good=True, text=f"data_dir {folder}: can be written{'' if folder.exists() else ', will be made'}")
 
 
-def _database(url: str) -> Finding:
+def _database(url: str) -> list[Finding]:
     engine, kind = open_engine(url), "PostgreSQL"
     try:
         if engine.dialect.name == "sqlite":
@@ -76,13 +76,14 @@ def _database(url: str) -> Finding:
             kind = f"SQLite in {file}"
             if not file.exists():
                 beside = _data_dir(file.parent)
-                return Finding(beside.good, f"database: {kind}, will be made" if beside.good else f"database: {beside.text}")
-        found = migrations.state(engine)
+                return [Finding(beside.good, f"database: {kind}, will be made" if beside.good else f"database: {beside.text}")]
+        found, unsafe = migrations.state(engine), durability(engine)
     except ConfigError as error:
-        return Finding(good=False, text=str(error))
+        return [Finding(good=False, text=str(error))]
     finally:
         engine.dispose()
-    return Finding(found is not Schema.NEWER, f"database: {kind} {_SCHEMAS[found]}")
+    state = Finding(found is not Schema.NEWER, f"database: {kind} {_SCHEMAS[found]}")
+    return [state, *(Finding(good=False, text=f"database: {kind}: {what}") for what in unsafe)]
 
 
 def _planned(config: Config) -> Iterator[Finding]:
@@ -121,7 +122,8 @@ def _tried(config: Config) -> tuple[tuple[str, ...], Plan | None]:
 def _echo(named: tuple[str, Peer]) -> Finding:
     name, peer = named
     try:
-        return Finding(good=True, text=f"peer {name}: {peer.echo()}")
+        proof = "nothing proves deliveries" if peer.proof is Proof.NONE else f"deliveries are proved by {peer.proof}"
+        return Finding(good=True, text=f"peer {name}: {peer.echo()}; {proof}")
     except GatewayError as error:
         return Finding(good=False, text=f"peer {name}: {error}")
 

@@ -3,7 +3,7 @@
 import struct
 from dataclasses import dataclass
 
-C_STORE, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_ACTION = 0x0001, 0x0030, 0x0FFF, 0x0100, 0x0130
+C_STORE, C_FIND, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_ACTION = 0x0001, 0x0020, 0x0030, 0x0FFF, 0x0100, 0x0130
 RESPONSE = 0x8000
 SUCCESS, UNRECOGNIZED_OPERATION = 0x0000, 0x0211
 _NO_DATA_SET, _MEDIUM = 0x0101, 0
@@ -52,7 +52,7 @@ def read(data: bytes | bytearray) -> Command:
         _number(found, _DATA_SET_TYPE) != _NO_DATA_SET,
         _uid(found, _SOP_CLASS) or _uid(found, _REQUESTED_CLASS),
         _uid(found, _INSTANCE) or _uid(found, _REQUESTED_INSTANCE),
-        _number(found, _ACTION) if _ACTION in found else 0,
+        next((_number(found, kind) for kind in (_ACTION, _EVENT) if kind in found), 0),
         _number(found, _STATUS) if _STATUS in found else None,
     )
 
@@ -63,18 +63,22 @@ def respond(command: Command, status: int, comment: str = "") -> bytes:
         (_SOP_CLASS, _padded(command.sop_class_uid, 0)), (_FIELD, _us(command.field | RESPONSE)),
         (_RESPONDED, _us(command.message_id)), (_DATA_SET_TYPE, _us(_NO_DATA_SET)), (_STATUS, _us(status)),
         (_COMMENT, _padded(comment[:64], 32)), (_INSTANCE, _padded(command.sop_instance_uid, 0)),
+        (_EVENT, _us(command.type_id) if command.field == N_EVENT_REPORT else b""),
         (_ACTION, _us(command.type_id) if command.field == N_ACTION else b""),
     )  # fmt: skip
 
 
 def request(
-    field: int, message_id: int, *, sop_class_uid: str, sop_instance_uid: str = "", event: int = 0, has_data_set: bool
+    field: int, message_id: int, *, sop_class_uid: str, sop_instance_uid: str = "", type_id: int = 0, has_data_set: bool
 ) -> bytes:
-    """The command set of a C-STORE-RQ, C-ECHO-RQ or N-EVENT-REPORT-RQ."""
+    """The command set of a C-STORE-RQ, C-FIND-RQ, C-ECHO-RQ, N-EVENT-REPORT-RQ or N-ACTION-RQ; `type_id` as in Command."""
+    sop_class, instance = (_REQUESTED_CLASS, _REQUESTED_INSTANCE) if field == N_ACTION else (_SOP_CLASS, _INSTANCE)
+    kind = _us(type_id) if type_id else b""
     return _set(
-        (_SOP_CLASS, _padded(sop_class_uid, 0)), (_FIELD, _us(field)), (_MESSAGE_ID, _us(message_id)),
-        (_PRIORITY, _us(_MEDIUM) if field == C_STORE else b""), (_DATA_SET_TYPE, _us(1 if has_data_set else _NO_DATA_SET)),
-        (_INSTANCE, _padded(sop_instance_uid, 0)), (_EVENT, _us(event) if event else b""),
+        (sop_class, _padded(sop_class_uid, 0)), (_FIELD, _us(field)), (_MESSAGE_ID, _us(message_id)),
+        (_PRIORITY, _us(_MEDIUM) if field in (C_STORE, C_FIND) else b""),
+        (_DATA_SET_TYPE, _us(1 if has_data_set else _NO_DATA_SET)), (instance, _padded(sop_instance_uid, 0)),
+        (_ACTION if field == N_ACTION else _EVENT, kind),
     )  # fmt: skip
 
 

@@ -123,7 +123,8 @@ def _held(session: Session, commitment: Commitment) -> dict[str, tuple[str, str]
     for start in range(0, len(asked), _CHUNK):
         uids = asked[start : start + _CHUNK]
         found = select(Instance.sop_instance_uid, Instance.sop_class_uid, Instance.sha256)
-        for uid, sop_class, sha256 in session.execute(found.where(Instance.sop_instance_uid.in_(uids))):
+        here = Instance.sop_instance_uid.in_(uids) & Instance.gone_at.is_(None)
+        for uid, sop_class, sha256 in session.execute(found.where(here)):
             held[uid] = (sop_class, sha256)
         apart = select(Version.sop_instance_uid).where(Version.sop_instance_uid.in_(uids))
         held |= dict.fromkeys(session.scalars(apart), ("", ""))

@@ -1,6 +1,8 @@
 """Storage Commitment, push model (PS3.4 J.3): its UIDs, and the data sets of its two messages. No I/O."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 
@@ -16,7 +18,8 @@ COMMITMENT = "1.2.840.10008.1.20.1"
 WELL_KNOWN = "1.2.840.10008.1.20.1.1"
 REQUEST = 1
 """The one action type (PS3.4 J.3.2.1.1)."""
-_ALL, _SOME_FAILED = 1, 2
+EVENTS = _ALL, _SOME_FAILED = 1, 2
+"""The event types (PS3.4 J.3.3.1.1): all instances are committed, or some are not."""
 # Failure reasons (PS3.3 C.14.1.1).
 PROCESSING_FAILURE, NO_SUCH_INSTANCE, CONFLICT, DUPLICATE_TRANSACTION = 0x0110, 0x0112, 0x0119, 0x0131
 
@@ -47,30 +50,72 @@ class Outcome:
         return encode(ds, implicit_vr, is_little_endian=True) or b""
 
 
-def read_request(data: bytes, transfer_syntax_uid: str) -> tuple[str, tuple[Reference, ...]]:
-    """Transaction UID and instances of an action information (PS3.4 table J.3-1); raises InvalidArgument.
+def encoded_request(transaction_uid: str, instances: Iterable[Reference]) -> bytes:
+    """The action information (PS3.4 table J.3-1), Implicit VR Little Endian."""
+    ds = Dataset()
+    ds.TransactionUID = UID(transaction_uid)
+    ds.ReferencedSOPSequence = [_item(*reference) for reference in instances]
+    return encode(ds, is_implicit_vr=True, is_little_endian=True) or b""
 
-    The walk of `scan` goes first: what is torn, nested too deep or too long never comes to pydicom.
-    """
-    try:
-        scan(in_memory(data), len(data), transfer_syntax_uid)
-        ds = decode(BytesIO(data), transfer_syntax_uid == ImplicitVRLittleEndian, is_little_endian=True)
-        transaction_uid = _uid(ds, "TransactionUID")
-        instances = tuple((_uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")) for item in _items(ds))
-    except (NotUnderstood, InvalidArgument) as error:
-        raise InvalidArgument(str(error)) from error
-    except Exception as error:  # a reader of foreign bytes
-        raise InvalidArgument("expected a Transaction UID and a Referenced SOP Sequence") from error
-    if len({instance for _, instance in instances}) < len(instances):
-        raise InvalidArgument("expected each instance once")
+
+def read_request(data: bytes, transfer_syntax_uid: str) -> tuple[str, tuple[Reference, ...]]:
+    """Transaction UID and instances of an action information (PS3.4 table J.3-1); raises InvalidArgument."""
+    with _foreign("expected a Transaction UID and a Referenced SOP Sequence"):
+        ds = _decoded(data, transfer_syntax_uid)
+        transaction_uid, instances = _uid(ds, "TransactionUID"), tuple(map(_reference, _items(ds, "ReferencedSOPSequence")))
+        if not instances:
+            raise InvalidArgument("expected a Referenced SOP Sequence with at least one item")
+        _check_once(uid for _, uid in instances)
     return transaction_uid, instances
 
 
-def _items(ds: Dataset) -> Sequence[Dataset]:
-    items: Sequence[Dataset] = ds.get("ReferencedSOPSequence") or ()
-    if not items:
-        raise InvalidArgument("expected a Referenced SOP Sequence with at least one item")
-    return items
+def read_outcome(event_type: int, data: bytes, transfer_syntax_uid: str) -> Outcome:
+    """The event information (PS3.4 table J.3-2) of an event of that type; raises InvalidArgument.
+
+    One that says two things at once is refused: it would prove nothing.
+    """
+    with _foreign("expected a Transaction UID and a Referenced or Failed SOP Sequence"):
+        ds = _decoded(data, transfer_syntax_uid)
+        committed = tuple(map(_reference, _items(ds, "ReferencedSOPSequence")))
+        failed = tuple((*_reference(item), _number(item, "FailureReason")) for item in _items(ds, "FailedSOPSequence"))
+        outcome = Outcome(_uid(ds, "TransactionUID"), committed, failed)
+        if not committed and not failed:
+            raise InvalidArgument("expected a Referenced or Failed SOP Sequence with at least one item")
+        if outcome.event_type != event_type:
+            raise InvalidArgument("expected a Failed SOP Sequence in event type 2, and in no other")
+        _check_once([*(uid for _, uid in committed), *(uid for _, uid, _ in failed)])
+    return outcome
+
+
+@contextmanager
+def _foreign(expected: str) -> Iterator[None]:
+    """What is raised while foreign bytes are read becomes an InvalidArgument."""
+    try:
+        yield
+    except (NotUnderstood, InvalidArgument) as error:
+        raise InvalidArgument(str(error)) from error
+    except Exception as error:  # a reader of foreign bytes
+        raise InvalidArgument(expected) from error
+
+
+def _decoded(data: bytes, transfer_syntax_uid: str) -> Dataset:
+    """The walk of `scan` goes first: what is torn, nested too deep or too long never comes to pydicom."""
+    scan(in_memory(data), len(data), transfer_syntax_uid)
+    return decode(BytesIO(data), transfer_syntax_uid == ImplicitVRLittleEndian, is_little_endian=True)
+
+
+def _items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
+    return ds.get(keyword) or ()
+
+
+def _reference(item: Dataset) -> Reference:
+    return _uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")
+
+
+def _check_once(uids: Iterable[str]) -> None:
+    counts = Counter(uids)
+    if counts.total() > len(counts):
+        raise InvalidArgument("expected each instance once")
 
 
 def _item(sop_class: str, instance: str, failure: int | None = None) -> Dataset:
@@ -88,3 +133,11 @@ def _uid(ds: Dataset, keyword: str) -> str:
     if not is_uid(uid):
         raise InvalidArgument(f"expected a {keyword} as in PS3.5 9.1")
     return uid
+
+
+def _number(ds: Dataset, keyword: str) -> int:
+    """A US as it stands in the bytes. Raises InvalidArgument."""
+    value = ds.get_item(keyword).value if keyword in ds else b""
+    if not isinstance(value, bytes) or len(value) != 2:
+        raise InvalidArgument(f"expected a {keyword} as in PS3.3 C.14.1.1")
+    return int.from_bytes(value, "little")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage, SegmentationStorage
 
 from gateway.header import CHECKED, UNICODE, is_legal
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, Output
@@ -85,6 +85,7 @@ def _unmet(*expectations: tuple[bool, str]) -> Iterator[str]:
 
 def _general(made: Dataset, output: Output, encoding: Encoding) -> Iterator[str]:
     first, meta = encoding.source[0], made.file_meta
+    by_a_person = made.SOPClassUID == KeyObjectSelectionDocumentStorage
     yield from _unmet(
         *(
             (all(_text(made, k) == _text(source, k) for source in encoding.source), f"{k} of every source instance")
@@ -99,7 +100,11 @@ def _general(made: Dataset, output: Output, encoding: Encoding) -> Iterator[str]
         (int(made.SeriesNumber) >= FIRST_SERIES_NUMBER, f"Series Number {FIRST_SERIES_NUMBER} or more"),
         (NOT_FOR_DIAGNOSIS in _text(made, "SeriesDescription"), f"Series Description to say: {NOT_FOR_DIAGNOSIS}"),
         (_text(made, "SpecificCharacterSet") == UNICODE, f"Specific Character Set {UNICODE}"),
-        (list(_processing_equipment(made)) == [_algorithm(encoding)], "the algorithm alone as Processing Equipment"),
+        (
+            by_a_person or list(_processing_equipment(made)) == [_algorithm(encoding)],
+            "the algorithm alone as Processing Equipment",
+        ),
+        (not by_a_person or not list(_processing_equipment(made)), "no algorithm in what a person says"),
     )
 
 

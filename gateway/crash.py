@@ -24,7 +24,13 @@ POINTS = (
     "deliver.started",
     "deliver.sent",
     "deliver.committed",
+    "prove.looked",
+    "prove.committed",
+    "prove.recorded",
+    "prove.asked",
     "commit.reported",
+    "seal.appended",
+    "collector.sent",
 )
 
 

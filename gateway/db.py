@@ -1,6 +1,7 @@
 """The database: SQLite (one machine) or PostgreSQL (many); how a session begins, and how a row is inserted at most once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Engine, create_engine, event, update
@@ -8,10 +9,15 @@ from sqlalchemy import Table as Rows
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
-from gateway.tables import Table
+from gateway.columns import Table
 
 Database = sessionmaker[Session]
 Row = TypeVar("Row", bound=Table)
+_DURABLE = {
+    "fsync": "a power cut may lose or destroy the database",
+    "full_page_writes": "a power cut may destroy the database",
+    "synchronous_commit": "a power cut may lose what was acknowledged",
+}
 
 
 def open_engine(url: str) -> Engine:
@@ -29,8 +35,28 @@ def open_engine(url: str) -> Engine:
     return engine
 
 
+def durability(engine: Engine) -> list[str]:
+    """What a PostgreSQL server is told not to do, so that a power cut may lose what was committed and acknowledged."""
+    if engine.dialect.name == "sqlite":  # as open_engine sets it
+        return []
+    with engine.connect() as connection:
+        found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in _DURABLE}
+    return [f"{name} is off: {_DURABLE[name]}" for name, value in found.items() if value == "off"]
+
+
 def open_database(url: str) -> Database:
     return sessionmaker(open_engine(url), expire_on_commit=False)
+
+
+@contextmanager
+def snapshot(db: Database) -> Iterator[Session]:
+    """A session that sees the database as it is now, however long it looks; for reading."""
+    with db() as session:
+        if session.get_bind().dialect.name == "sqlite":
+            session.connection().exec_driver_sql("BEGIN")
+        else:
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+        yield session
 
 
 def insert_once(session: Session, table: type[Table], /, **values: Any) -> bool:

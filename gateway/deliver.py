@@ -1,25 +1,42 @@
 """Deliver: one object to one peer. The stored bytes, for ever the same; an attempt that fails enqueues the next one, delayed.
 
-Nothing waits in a thread, so a dead peer costs nothing and delays nobody: every peer has a lane of its own. An answer that
-never came is not a failure but unknown: the same bytes are sent again, under the same UID, and a peer that holds them says so.
+Nothing waits in a thread, so a dead peer costs nothing and delays nobody: every peer has a lane of its own. What the peer says
+decides:
+
+    success, it has it already, stored with a warning   sent; prove.py finds out whether it is there
+    no connection, no association, out of resources     tried again, for days; told once it is late
+    everything sent and no answer                       unknown: the peer is asked, then the same bytes go again
+    no, for this object                                 three times, then failed: a person sees it, with the reason
+    another patient for this study than we have         held: a person decides
 """
 
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import update
+import structlog
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gateway import audit
 from gateway.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
-from gateway.engine import DELIVER, Queues, backoff, peer_lane
-from gateway.errors import Damaged, DeliveryError, Rejected
-from gateway.peers import Peer, Sent
+from gateway.delivery import AT_MOST, OPEN, Pace, again, end, enqueue_proof, follow, tell
+from gateway.engine import Queues, ticket
+from gateway.errors import Damaged, DeliveryError, Rejected, Unanswered, Unreachable
+from gateway.peers import Peer, Proof, Sent, Wanted
 from gateway.store import Store
-from gateway.tables import Delivery, DeliveryState, Job, OutputInstance
+from gateway.tables import Delivery, DeliveryState, OutputInstance, Study
+from gateway.trail import AuditEvent
+
+_LONGEST_ASKED = timedelta(hours=4)
+_OLDEST = datetime(2026, 1, 1, tzinfo=UTC)
+
+_logger = structlog.get_logger()
+
+
+class _Held(DeliveryError):
+    """Another patient."""
 
 
 def deliver(
@@ -30,30 +47,37 @@ def deliver(
     store: Store,
     db: Database,
     queues: Queues,
-    retry: timedelta,
-    retry_at_most: timedelta,
+    pace: Pace,
 ) -> None:
-    """Make one attempt and write down how it ended: sent, to be tried again, or failed with the peer's status."""
+    """Make one attempt and write down how it ended: sent, to be tried again, held, or failed with the peer's status."""
     with db.begin() as session:
         delivery = lock(session, Delivery, delivery_id)
-        if delivery.state not in (DeliveryState.QUEUED, DeliveryState.SENDING):
+        if delivery.state not in OPEN:
             return
         output = session.get_one(OutputInstance, delivery.sop_instance_uid)
+        asks_first = delivery.unanswered or delivery.state == DeliveryState.SENDING or _was_restored(session)
+        study = None if _was_held(session, delivery) else session.get(Study, output.study_instance_uid)
         delivery.attempts += delivery.state == DeliveryState.QUEUED
         delivery.state = DeliveryState.SENDING
-        _audit(session, Act.DELIVERY_STARTED, delivery, output, clock(), attempt=delivery.attempts)
+        tell(session, Act.DELIVERY_STARTED, delivery, clock(), attempt=delivery.attempts)
     crash_point("deliver.started")
     try:
-        sent = _send(delivery, output, peers, store)
+        _check_clock(clock())
+        sent = _send(delivery, output, study.patient_id if study else None, peers, store, asks_first=asks_first)
     except DeliveryError as error:
-        delay = backoff(delivery.attempts, first=retry, at_most=retry_at_most)
-        _ended_badly(delivery, output, error, clock(), db, queues, delay)
+        _ended_badly(delivery, error, clock(), db, queues, pace)
         return
     crash_point("deliver.sent")
-    now = clock()
+    now, proof = clock(), peers[delivery.peer].proof
     with db.begin() as session:
-        if _end(session, delivery, state=DeliveryState.SENT, status=sent.status, reason=sent.note, sent_at=now):
-            _audit(session, Act.DELIVERY_SENT, delivery, output, now, status=f"0x{sent.status:04X}")
+        attempt = ticket(0, now)
+        values = {"status": sent.status, "reason": sent.note, "unanswered": False, "looks": 0, "asked_at": None}
+        if end(session, delivery, state=DeliveryState.SENT, sent_at=now, due_at=now, ticket=attempt, **values):
+            tell(session, Act.DELIVERY_SENT, delivery, now, status=f"0x{sent.status:04X}")
+            if proof is not Proof.NONE:
+                delivery.ticket = attempt
+                enqueue_proof(session, delivery, queues, timedelta(0))
+            follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
     crash_point("deliver.committed")
 
 
@@ -61,12 +85,36 @@ def deliver_failed(delivery_id: int, error: Exception, now: datetime, *, db: Dat
     """What nobody expected: the delivery fails where a person sees it."""
     with db() as session:
         delivery = session.get_one(Delivery, delivery_id)
-        output = session.get_one(OutputInstance, delivery.sop_instance_uid)
     failure = DeliveryError(f"unexpected {type(error).__name__}; the log has where it was raised")
-    _ended_badly(delivery, output, failure, now, db, queues, timedelta(0))
+    _ended_badly(delivery, failure, now, db, queues, Pace())
 
 
-def _send(delivery: Delivery, output: OutputInstance, peers: Mapping[str, Peer], store: Store) -> Sent:
+def _was_held(session: Session, delivery: Delivery) -> bool:
+    """A person has looked at whose it is, and let it go."""
+    held = (AuditEvent.sop_instance_uid == delivery.sop_instance_uid) & (AuditEvent.act == Act.DELIVERY_HELD)
+    return any(detail["peer"] == delivery.peer for detail in session.scalars(select(AuditEvent.detail).where(held)))
+
+
+def _was_restored(session: Session) -> bool:
+    """Peers may hold what the database does not know of (restored.py)."""
+    return session.scalar(select(AuditEvent.id).where(AuditEvent.act == Act.DATABASE_RESTORED).limit(1)) is not None
+
+
+def _check_clock(now: datetime) -> None:
+    """Raises Unreachable: a machine that believes in 1970 takes instances, but what it tells others of times would be wrong."""
+    if now < _OLDEST:
+        raise Unreachable("this machine's clock is years behind: expected one that NTP keeps")
+
+
+def _send(
+    delivery: Delivery,
+    output: OutputInstance,
+    patient_id: str | None,
+    peers: Mapping[str, Peer],
+    store: Store,
+    *,
+    asks_first: bool,
+) -> Sent:
     peer = peers.get(delivery.peer)
     if peer is None:
         raise DeliveryError("expected a peer of this name in the configuration")
@@ -74,46 +122,70 @@ def _send(delivery: Delivery, output: OutputInstance, peers: Mapping[str, Peer],
         path = store.check(output.sha256)
     except Damaged as error:
         raise DeliveryError(str(error)) from error
+    wanted = Wanted(output.study_instance_uid, output.series_instance_uid, output.sop_instance_uid, output.sop_class_uid, path)
+    if asks_first and _holds(peer, wanted):
+        return Sent(0x0000, "it is there already, from an attempt whose end is not known here")
+    if patient_id is not None and peer.proof is Proof.QUERY:
+        _check_patient(peer, output.study_instance_uid, patient_id)
     return peer.send(path)
 
 
-def _ended_badly(
-    delivery: Delivery,
-    output: OutputInstance,
-    error: DeliveryError,
-    now: datetime,
-    db: Database,
-    queues: Queues,
-    delay: timedelta,
-) -> None:
+def _holds(peer: Peer, wanted: Wanted) -> bool:
+    """Whether it is known to be there; who cannot say so gets it again."""
+    if peer.proof is Proof.NONE:
+        return False
+    try:
+        return peer.holds(wanted)
+    except DeliveryError as error:
+        _logger.info("peer.not_asked", reason=str(error))
+        return False
+
+
+def _check_patient(peer: Peer, study_instance_uid: str, patient_id: str) -> None:
+    """Raises _Held where the peer has the study under another patient: merged or corrected there since we received it."""
+    try:
+        theirs = peer.patient_of(study_instance_uid)
+    except DeliveryError as error:
+        _logger.info("peer.not_asked", reason=str(error))
+        return
+    if theirs and theirs.strip() != patient_id.strip():  # a peer that sends it empty says nothing
+        raise _Held(
+            "the peer has this study under another Patient ID than the images that came here: it was not sent."
+            " Look at both; `gateway deliveries retry` sends it all the same, `cancel` drops it"
+        )
+
+
+def _ended_badly(delivery: Delivery, error: DeliveryError, now: datetime, db: Database, queues: Queues, pace: Pace) -> None:
     status = error.status if isinstance(error, Rejected) else None
+    # Once unknown, it stays so until the peer could be asked, or answers.
+    unanswered = isinstance(error, Unanswered) or (delivery.unanswered and isinstance(error, Unreachable))
     with db.begin() as session:
-        if not error.retryable:
-            if _end(session, delivery, state=DeliveryState.FAILED, status=status, reason=str(error)):
-                detail = {"reason": str(error), "status": status}
-                _audit(session, Act.DELIVERY_FAILED, delivery, output, now, outcome=audit.SERIOUS, **detail)
+        values: dict[str, object] = {"status": status, "reason": str(error), "unanswered": unanswered}
+        refusals = delivery.refusals + isinstance(error, Rejected)
+        if error.retryable or (isinstance(error, Rejected) and refusals < AT_MOST):
+            delay = max(pace.wait(delivery.attempts), _asked_for(error))
+            is_late = delivery.late_at is None and now - delivery.created_at >= pace.late
+            values |= {"refusals": refusals, "late_at": now if is_late else delivery.late_at}
+            if again(session, delivery, now, queues, delay=delay, **values):
+                tell(session, Act.DELIVERY_RETRIED, delivery, now, outcome=audit.MINOR, reason=str(error))
+                if is_late:
+                    _tell_late(session, delivery, now)
             return
-        again = {"state": DeliveryState.QUEUED, "due_at": now + delay, "ticket": str(delivery.attempts)}
-        if _end(session, delivery, status=status, reason=str(error), **again):
-            priority = session.get_one(Job, delivery.job).priority
-            queues.enqueue(
-                session, DELIVER, str(delivery.id), attempt=str(delivery.attempts), lane=peer_lane(delivery.peer), delay=delay,
-                priority=priority,
-            )  # fmt: skip
-            _audit(session, Act.DELIVERY_RETRIED, delivery, output, now, outcome=audit.MINOR, reason=str(error))
+        is_held = isinstance(error, _Held)
+        state = DeliveryState.HELD if is_held else DeliveryState.FAILED
+        if end(session, delivery, state=state, refusals=refusals, **values):
+            act, outcome = (Act.DELIVERY_HELD, audit.MINOR) if is_held else (Act.DELIVERY_FAILED, audit.SERIOUS)
+            tell(session, act, delivery, now, outcome=outcome, reason=str(error), status=status)
+            follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
 
 
-def _end(session: Session, delivery: Delivery, **values: object) -> bool:
-    """Compare-and-swap: only the attempt that still holds the delivery may end it."""
-    mine = (Delivery.id == delivery.id) & (Delivery.state == DeliveryState.SENDING) & (Delivery.attempts == delivery.attempts)
-    ended = session.execute(update(Delivery).where(mine).values(**values))
-    return bool(ended.rowcount)  # type: ignore[attr-defined]
+def _asked_for(error: DeliveryError) -> timedelta:
+    """What the peer asked us to wait (Retry-After), within reason."""
+    after = error.after if isinstance(error, Unreachable) else None
+    return min(after or timedelta(0), _LONGEST_ASKED)
 
 
-def _audit(
-    session: Session, act: Act, delivery: Delivery, output: OutputInstance, now: datetime, *, outcome: int = 0, **detail: Any
-) -> None:
-    audit.record(
-        session, act, at=now, outcome=outcome, study=output.study_instance_uid, series=output.series_instance_uid,
-        instance=output.sop_instance_uid, job=delivery.job, peer=delivery.peer, **detail,
-    )  # fmt: skip
+def _tell_late(session: Session, delivery: Delivery, now: datetime) -> None:
+    hours = round((now - delivery.created_at).total_seconds() / 3600, 1)
+    _logger.warning("delivery.late", delivery=delivery.id, peer=delivery.peer, hours=hours)
+    tell(session, Act.DELIVERY_LATE, delivery, now, outcome=audit.MINOR, hours=hours)

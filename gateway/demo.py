@@ -19,7 +19,7 @@ from rich.table import Table
 
 from gateway import admin, log
 from gateway.admin import SeriesStory
-from gateway.app import Gateway, plan
+from gateway.app import Gateway
 from gateway.config import parse
 from gateway.demopacs import Pacs, pacs
 from gateway.errors import ConfigError, DeliveryError
@@ -27,6 +27,7 @@ from gateway.peers import send_many
 from gateway.phantom import chest_ct
 from gateway.picture import outlined
 from gateway.pixels import pixels
+from gateway.plan import plan
 from gateway.sections import Config
 from gateway.sending import own_listener
 from gateway.stopping import Stop
@@ -48,7 +49,7 @@ rules:
 """
 _UNITS = {"[hnsf'U]": "HU", "mL": "ml"}
 _JOB_ENDS = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-_DELIVERY_ENDS = (DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.CANCELLED)
+_DELIVERY_ENDS = (DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED)
 
 
 def demonstrate(path: Path | None, *, once: bool, folder: Path, out: Console, program: str | None) -> None:
@@ -189,9 +190,11 @@ def _tell_job(story: admin.JobStory, series: SeriesStory, out: Console) -> None:
     job = story.job
     out.print(f"  job {job.id}, pipeline {job.pipeline}: {job.state} {job.code} {job.reason}".rstrip(), highlight=False)
     sent = [delivery.sent_at for delivery in story.deliveries if delivery.sent_at]
+    proved = [delivery.proved_at for delivery in story.deliveries if delivery.proved_at]
     steps = (
         ("last image", series.series.last_received_at), ("complete", series.series.complete_at), ("job", job.started_at),
-        ("model", job.inferred_at), ("encoded", job.encoded_at), ("stored in the PACS", max(sent, default=None)),
+        ("model", job.inferred_at), ("encoded", job.encoded_at), ("sent to the PACS", max(sent, default=None)),
+        ("proved to be there", max(proved, default=None)),
     )  # fmt: skip
     start = series.series.last_received_at
     line = " -> ".join(f"{what} {(at - start).total_seconds():+.2f} s" for what, at in steps if at)

@@ -2,20 +2,29 @@
 
 import getpass
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
 from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import admin, app, migrations
-from gateway.db import Database, open_database, open_engine
+from gateway import admin, app, audit, migrations, restored, seal
+from gateway.chain import Entry, canonical
+from gateway.db import Database, open_database, open_engine, snapshot
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.migrations import Schema
+from gateway.provenance import provenance
+from gateway.resend import resend
+from gateway.retract import retract
 from gateway.screen import Screen
 from gateway.sections import Config
+from gateway.stages import equipment
+from gateway.store import Store
 
 _UNREADY = {
     Schema.MISSING: "database: there are no tables yet: run `gateway serve`, or `gateway db upgrade`",
@@ -28,7 +37,7 @@ class Desk:
     """Open until closed. A database that `gateway serve` has not prepared is refused in words and left as it is."""
 
     def __init__(self, config: Config, out: Console) -> None:
-        self._url, self._screen = config.database_url, Screen(out)
+        self._config, self._url, self._screen = config, config.database_url, Screen(out)
         self._db = _opened(config.database_url)
 
     def close(self) -> None:
@@ -62,10 +71,76 @@ class Desk:
         self._act(lambda queues: admin.retry_delivery(self._db, queues, delivery, actor=_actor(), now=_now()))
 
     def deliveries_cancel(self, delivery: int) -> None:
-        self._act(lambda _: admin.cancel_delivery(self._db, delivery, actor=_actor(), now=_now()))
+        self._act(lambda queues: admin.cancel_delivery(self._db, queues, delivery, actor=_actor(), now=_now()))
+
+    def deliveries_resend(self, sop_instance_uid: str | None, job: int | None, to: str | None) -> None:
+        peers = [str(peer["name"]) for peer in self._config.peers]
+        self._act(
+            lambda queues: _lines(
+                resend(
+                    self._db, queues, job=job, sop_instance_uid=sop_instance_uid, to=to, peers=peers, actor=_actor(), now=_now()
+                )
+            )
+        )
+
+    def retract(self, what: str, reason: str) -> None:
+        """`what`: the number of a job, or the SOP Instance UID of a result."""
+        store = Store(self._config.store_folder)
+        job, uid = (int(what), None) if what.isdecimal() else (None, what)
+        self._act(
+            lambda queues: _lines(
+                retract(
+                    self._db, queues, job=job, sop_instance_uid=uid, reason=reason, actor=_actor(), now=_now(),
+                    equipment=equipment(), store=store,
+                )
+            )
+        )  # fmt: skip
 
     def audit_list(self, limit: int, series: str | None, job: int | None) -> None:
         self._screen.events(admin.list_audit(self._db, limit=limit, series=series, job=job))
+
+    def audit_show(self, sop_instance_uid: str) -> None:
+        self._screen.provenance(provenance(self._db, sop_instance_uid))
+
+    def audit_export(self, since: datetime | None) -> None:
+        """A line an event, as chain.py writes what it hashes."""
+        with snapshot(self._db) as session:
+            for row in audit.rows(session, since=since):
+                chained = {"previous": row["previous"], "hash": row["hash"]}
+                self._screen.out.file.write(f"{canonical(audit.fields_of(row) | chained)}\n")
+
+    def audit_verify(self, heads: Path | None, public_key: Path | None) -> bool:
+        """True where nothing is wrong with the trail."""
+        signed = self._heads(heads, public_key)
+        found = seal.verify(self._db, signed, watch=self._watch)
+        self._screen.finding(found, signed)
+        try:
+            seal.verified(self._db, found, actor=_actor(), now=_now())
+        except SQLAlchemyError:  # a head that was changed fits no further event
+            self._screen.line("[red]the trail takes no further events[/]")
+            return False
+        return not found.problem
+
+    def _heads(self, heads: Path | None, public_key: Path | None) -> seal.Heads:
+        file = heads or seal.heads_file(self._config)
+        if heads is None and not file.exists():
+            return seal.Heads()
+        key = seal.public_key(public_key or seal.public_key_file(self._config))
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            return seal.read(lines, key)
+
+    def _watch(self, entries: Iterable[Entry], total: int) -> Iterable[Entry]:
+        out = self._screen.out
+        with Progress(console=out, transient=True, disable=not out.is_terminal) as progress:
+            yield from progress.track(entries, total=total, description=f"verifying {total} events")
+
+    def db_restored(self) -> None:
+        now = _now()
+        self._screen.line(restored.accept(self._config, db=self._db, actor=_actor(), now=now))
+        left = restored.without_rows(self._config, db=self._db)
+        if left:
+            advice = "copy them elsewhere and `gateway send` the copies to bring them in again"
+            self._screen.line(f"{left} files in {self._config.store_folder} have no row: {advice}")
 
     def _act(self, act: Callable[[Queues], str]) -> None:
         queues = Queues(self._url)
@@ -108,6 +183,10 @@ def _opened(url: str) -> Database:
         db.kw["bind"].dispose()
         raise
     return db
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return escape("\n".join(texts))
 
 
 def _actor() -> str:

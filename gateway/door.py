@@ -17,7 +17,8 @@ from typing import Self
 import structlog
 
 from gateway import scan
-from gateway.entry import Alarming, Asked, Declined, Ended, Full, Kept, Promise, TurnedAway, identifying, record
+from gateway.commitment import Outcome
+from gateway.entry import Alarming, Asked, Declined, Ended, Full, Kept, Promise, Reported, TurnedAway, identifying, record
 from gateway.errors import GatewayError, NotUnderstood, OutOfResources, ResourceLimitation
 from gateway.instance import Incoming, Origin, check, part10_header
 from gateway.journal import Segment, new_segment
@@ -68,7 +69,7 @@ class Door:
             self._looked_at = now
         return self._room
 
-    def promise(self, origin: Origin, entry: Kept | Asked) -> None:
+    def promise(self, origin: Origin, entry: Kept | Asked | Reported) -> None:
         """Durable when this returns; raise OutOfResources where it cannot be made so."""
         self._segment(origin.association).commit(record(entry))
         self._wake()
@@ -80,8 +81,16 @@ class Door:
 
     def ask(self, origin: Origin, transaction_uid: str, instances: tuple[tuple[str, str], ...]) -> None:
         """A request for storage commitment, kept before it is answered; raise ResourceLimitation where that fails."""
+        self._hear(origin, Asked(self._clock(), origin, transaction_uid, instances))
+
+    def report(self, origin: Origin, outcome: Outcome) -> None:
+        """What a peer tells of a storage commitment of ours, kept before it is answered; raise ResourceLimitation as above."""
+        committed, failed = tuple(outcome.committed), tuple(outcome.failed)
+        self._hear(origin, Reported(self._clock(), origin, outcome.transaction_uid, committed, failed))
+
+    def _hear(self, origin: Origin, entry: Asked | Reported) -> None:
         try:
-            self.promise(origin, Asked(self._clock(), origin, transaction_uid, instances))
+            self.promise(origin, entry)
         except (OSError, OutOfResources) as error:
             raise ResourceLimitation("the store cannot be written") from error
 

@@ -15,18 +15,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from uuid import uuid4
+from typing import IO
 
 import structlog
 
-from gateway import log
 from gateway.errors import ConfigError
-from gateway.filing import Books, Filing, holding
+from gateway.filing import Books, Filing, told
+from gateway.folders import claim
 from gateway.policy import Policy
 from gateway.sections import Config
 from gateway.visits import Limits
@@ -38,6 +38,7 @@ _BURST_SECONDS, _PAUSE_SECONDS = 2.0, 0.1
 _RESPAWN_SECONDS = 1.0
 _STOP_SECONDS = 10.0
 _FILED_SECONDS = 10.0
+_TELL_SECONDS = 1.0
 _PORT_SECONDS = 5.0
 _BACKLOG = 512
 
@@ -46,10 +47,11 @@ _logger = structlog.get_logger()
 
 @dataclass(frozen=True)
 class _Process:
-    """An ingest process, and the filing of what it promises."""
+    """An ingest process, and the filing of what it promises. Nobody takes its folder over before both it and we have ended."""
 
     number: int
     filing: Filing
+    alive: IO[str]
     popen: "subprocess.Popen[bytes]"
     began: float
 
@@ -64,16 +66,19 @@ class _Process:
 class Doorman:
     """Open from `start` to `close`. `behind_seconds`: how far filing may fall behind before nothing more is taken."""
 
-    def __init__(self, config: Config, policy: Policy, incoming: Path, *, books: Books, clock: Callable[[], datetime]) -> None:
-        self._config, self._policy, self._incoming, self._books, self._clock = config, policy, incoming, books, clock
+    def __init__(
+        self, config: Config, policy: Policy, incoming: Path, *, executor: str, books: Books, clock: Callable[[], datetime]
+    ) -> None:
+        self._config, self._policy, self._incoming, self._executor = config, policy, incoming, executor
+        self._books, self._clock = books, clock
         self._sockets: dict[str, socket.socket] = {}
         self._processes: list[_Process] = []
         self._dead: list[_Process] = []
         self._wake, self._filed, self._stopping = threading.Event(), threading.Condition(), False
         self._ended = False
         self._closed = ""
-        self.filed_at = datetime.min.replace(tzinfo=UTC)
-        """Everything that was promised until then is filed."""
+        self.filed_at, self._told_at = clock(), -_TELL_SECONDS
+        """Everything that was promised here until then is filed."""
         self._shared = os.memfd_create("limits")
         os.ftruncate(self._shared, max(8 * Limits.size(policy, config.dimse.processes), mmap.PAGESIZE))
         self._filing = threading.Thread(target=self._file, name="filing", daemon=True)
@@ -86,6 +91,7 @@ class Doorman:
             self._sockets["dimse_tls"] = _listen("dimse", dimse.host, dimse.tls_port)
         if dicomweb.port is not None:
             self._sockets["dicomweb"] = _listen("dicomweb", dicomweb.host, dicomweb.port)
+        self._books.filed(self.filed_at)  # first: whoever settles waits from now on for what we promise
         self._processes = [self._spawn(number) for number in range(dimse.processes)]
         self._filing.start()
         threading.Thread(target=self._watch, name="doors", daemon=True).start()
@@ -115,6 +121,11 @@ class Doorman:
         self._wake.set()
         if self._filing.is_alive():
             self._filing.join()
+        if not self._processes and not self._dead:
+            with told("receive.failed"):
+                self._books.filed(None)
+        for process in [*self._processes, *self._dead]:  # what could not be filed is for who looks next
+            process.alive.close()
         for listening in self._sockets.values():
             listening.close()
         os.close(self._shared)
@@ -128,7 +139,7 @@ class Doorman:
             self._let_burst_pass()
             began = self._clock()
             stopping = self._ended  # looked at first: then this round reads the last of what was promised
-            with _told("ingest.not_started"):
+            with told("ingest.not_started"):
                 self._replace_dead()
             is_filed = not [process for process in self._processes if not self._file_some(process)]
             self._dead = [process for process in self._dead if not self._bury(process)]
@@ -136,8 +147,16 @@ class Doorman:
                 with self._filed:
                     self.filed_at = began
                     self._filed.notify_all()
+                self._tell_filed()
             if stopping:
                 return
+
+    def _tell_filed(self) -> None:
+        """Those who settle elsewhere, about once a second."""
+        if time.monotonic() > self._told_at + _TELL_SECONDS and not self._stopping:
+            with told("receive.failed"):
+                self._books.filed(self.filed_at)
+                self._told_at = time.monotonic()
 
     def filed_by(self, moment: datetime) -> datetime:
         """Until when everything that was promised is filed: `moment`, soon; or earlier, where filing does not go on."""
@@ -169,7 +188,7 @@ class Doorman:
 
     def _file_some(self, process: _Process) -> bool:
         """As much as is there, but not so much that others starve; whether everything is filed."""
-        with _told("receive.failed"):
+        with told("receive.failed"):
             for _ in range(_BATCHES):
                 if not process.filing.file():
                     return True
@@ -177,18 +196,11 @@ class Doorman:
         return False
 
     def _bury(self, process: _Process) -> bool:
-        with _told("receive.failed"):
+        with told("receive.failed"):
             process.filing.finish()
+            process.alive.close()
             return True
         return False
-
-    def take_over(self) -> None:
-        """File what processes of an earlier start promised; a folder that another gateway holds is left to it."""
-        positions, began = self._books.positions(), self._clock()
-        for folder in sorted(path for path in self._incoming.iterdir() if path.is_dir()):
-            with suppress(BlockingIOError), holding(folder):
-                Filing(folder, self._books, positions).finish()
-        self.filed_at = began
 
     # Closing
 
@@ -207,21 +219,19 @@ class Doorman:
             self._closed = reason
             for process in self._processes:
                 process.tell(closed=reason)
-            with _told("door.not_recorded"):  # the database may be the reason
+            with told("door.not_recorded"):  # the database may be the reason
                 self._books.closed(reason)
 
     # Processes
 
     def _spawn(self, number: int) -> _Process:
-        folder = self._incoming / f"{number}-{uuid4().hex}"
-        folder.mkdir()
-        with holding(folder) as alive:
-            sockets = {name: listening.fileno() for name, listening in self._sockets.items()}
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "gateway.doorway"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                pass_fds=(*sockets.values(), self._shared, alive.fileno()),
-            )  # fmt: skip
-        process = _Process(number, Filing(folder, self._books), popen, time.monotonic())
+        folder, alive = claim(self._incoming, f"{self._executor}.{number}")
+        sockets = {name: listening.fileno() for name, listening in self._sockets.items()}
+        popen = subprocess.Popen(
+            [sys.executable, "-m", "gateway.doorway"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            pass_fds=(*sockets.values(), self._shared, alive.fileno()),
+        )  # fmt: skip
+        process = _Process(number, Filing(folder, self._books), alive, popen, time.monotonic())
         process.tell(
             config=self._config.model_dump(mode="json", exclude={"peers"}), policy=self._policy.to_settings(),
             folder=str(folder), sockets=sockets, shared=self._shared, process=number,
@@ -237,15 +247,6 @@ class Doorman:
             time.sleep(_PAUSE_SECONDS / 2)  # not for each of what may be a thousand a second
         popen.wait()
         self._wake.set()
-
-
-@contextmanager
-def _told(event: str) -> Iterator[None]:
-    """Boundary: database or disk are away; nothing is lost, they come back, and then it is done."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001
-        _logger.error(event, error=type(error).__name__, stack=log.stack_without_values(error))
 
 
 def _listen(section: str, host: str, port: int) -> socket.socket:

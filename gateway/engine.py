@@ -5,8 +5,8 @@ next attempt, delayed) is enqueued in the transaction that writes the row, so wo
 No thread waits, nothing else polls or sleeps. A workflow has no steps of its own: a stage is safe to repeat, so recovery
 starts it again from the beginning. Exactly once comes from our UIDs and rows, not from the engine.
 
-The core of DBOS does not notice that another worker died; the reaper here does. Every worker holds a lock for its life
-(an advisory lock on PostgreSQL, flock on SQLite); who can take the lock of a worker knows that it is dead.
+The core of DBOS does not notice that another worker died; the one here does, by its lock (liveness.py). Nor can it be told of
+new work: each of its lanes would ask the database many times a second. Here one look serves all, and wakes those with work.
 """
 
 import json
@@ -16,36 +16,43 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import structlog
 from dbos import DBOS, DBOSClient, DBOSConfig
 from dbos._dbos import _get_dbos_instance
+from dbos._queue import queue_worker_thread
 from dbos._serialization import Serializer
-from sqlalchemy import select
+from sqlalchemy import bindparam, exists, literal, select, text, union_all
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from gateway import log
-from gateway.liveness import locks
+from gateway.bell import Bell
+from gateway.liveness import IsDead, Presence
 
 _NAME = "gateway"
 _VERSION = "1"  # of the stages' arguments, not of our release: work enqueued before an upgrade goes on after it
-_PRIORITY = {"stat": 1, "routine": 100, "background": 10_000}  # unset would sort before 1
-SETTLE, RUN, DELIVER, COMMIT, SWEEP = "settle", "run", "deliver", "commit", "sweep"
+_LOOK_SECONDS, _LANE_SECONDS = 0.1, 10.0
+_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+_PATIENCE = {"stat": None, "routine": timedelta(0), "background": timedelta(hours=4)}
+_AWAY = (DBAPIError, NoConnectionFree)
+SETTLE, RUN, DELIVER, PROVE, COMMIT, SWEEP = "settle", "run", "deliver", "prove", "commit", "sweep"
 
 _logger = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Lane:
-    """A queue, how many of its workflows one worker runs at a time, and how often it looks for more."""
+    """A queue, and how many of its workflows one worker runs at a time."""
 
     name: str
     slots: int
-    look_seconds: float = 0.1
+    per_minute: int | None = None
+    """Starts of all workers together."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,9 @@ class Stage:
     failed: Callable[[str, Exception], None]
 
 
-def model_lane(model: str) -> str:
-    return f"model.{model}"
+def model_lane(model: str, priority: str = "routine") -> str:
+    """Stat has slots of its own: it never waits for a routine job to end."""
+    return f"stat.{model}" if priority == "stat" else f"model.{model}"
 
 
 def peer_lane(peer: str) -> str:
@@ -93,15 +101,18 @@ class Queues:
         attempt: str,
         lane: str,
         delay: timedelta = timedelta(0),
-        priority: str = "routine",
+        rank: int = 1,
     ) -> None:
-        """Start `stage` on `key` once for this `attempt`: a second enqueue of the same attempt makes nothing new."""
+        """Start `stage` on `key` once for this `attempt`: a second enqueue of the same attempt makes nothing new.
+
+        Of what waits on a lane the lowest `rank` goes first.
+        """
         options: dict[str, Any] = {
             "workflow_name": stage,
             "queue_name": lane,
             "workflow_id": workflow_id(stage, key, attempt),
             "application_name": _NAME,
-            "priority": _PRIORITY[priority],
+            "priority": rank,
         }
         if delay > timedelta(0):
             options["delay_seconds"] = delay.total_seconds()
@@ -128,6 +139,14 @@ class Queues:
         self._client.destroy()
 
 
+def rank(priority: str, since: datetime) -> int:
+    """Stat first; then by age, of which background is given less: it waits for routine, but not for ever."""
+    patience = _PATIENCE[priority]
+    if patience is None:
+        return 1
+    return 2 + max(0, int((since - _EPOCH + patience).total_seconds()))
+
+
 def backoff(attempts: int, *, first: timedelta, at_most: timedelta) -> timedelta:
     """How long to wait after that many attempts: it doubles until it is `at_most`, and then stays so, for days."""
     return min(first * (1 << min(max(attempts, 1) - 1, 30)), at_most)
@@ -135,7 +154,7 @@ def backoff(attempts: int, *, first: timedelta, at_most: timedelta) -> timedelta
 
 def ticket(attempts: int, now: datetime) -> str:
     """A name for an attempt that is made outside the usual order: by a person, or by the sweep."""
-    return f"{attempts}.{now.timestamp():.3f}"
+    return f"{attempts}.{now.timestamp():.6f}"
 
 
 def settle_attempt(revision: int, due_at: datetime) -> str:
@@ -164,9 +183,10 @@ class Worker:
         self.executor = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._url, self._stages = database_url, {stage.name: stage for stage in stages}
         self._watched, self._buried = watched, buried
-        self._stopping, self._stopped = threading.Event(), threading.Event()
-        self._reaper = threading.Thread(target=self._reap, name="reaper", daemon=True)
-        self._alarm = threading.Thread(target=self._end_delays, name="alarm", daemon=True)
+        self._stopping = threading.Event()
+        self._presence = Presence(database_url, self.executor, self._take_over)
+        self._alarm = threading.Thread(target=self._wake_lanes, name="alarm", daemon=True)
+        self._lanes: dict[str, tuple[Bell, threading.Thread]] = {}
 
     def start(self, lanes: Iterable[Lane]) -> None:
         lanes = list(lanes)
@@ -183,21 +203,30 @@ class Worker:
         DBOS(config=config)
         for stage in self._stages.values():
             DBOS.workflow(name=stage.name)(self._workflow(stage))
-        DBOS.listen_queues([lane.name for lane in lanes])
-        self._reaper.start()
+        DBOS.listen_queues([])  # its own threads look every so often; ours when there is work
+        self._presence.start()
         DBOS.launch()
         for lane in lanes:
-            often = {"worker_concurrency": lane.slots, "polling_interval_sec": lane.look_seconds}
-            DBOS.register_queue(lane.name, on_conflict="always_update", **often)  # type: ignore[arg-type]
+            often: dict[str, Any] = {"worker_concurrency": lane.slots, "polling_interval_sec": _LANE_SECONDS}
+            if lane.per_minute is not None:
+                often["limiter"] = {"limit": lane.per_minute, "period": 60}
+            queue, bell = DBOS.register_queue(lane.name, on_conflict="always_update", **often), Bell()
+            work = (bell, _get_dbos_instance(), queue)
+            self._lanes[lane.name] = bell, threading.Thread(target=queue_worker_thread, args=work, name=lane.name, daemon=True)
+        for _, thread in self._lanes.values():
+            thread.start()
         self._alarm.start()
 
     def stop(self, grace: timedelta = timedelta(seconds=20)) -> None:
         """Take no more work, let what runs end within `grace`; what does not is taken over by whoever lives."""
         self._stopping.set()
         self._alarm.join()
+        for bell, _ in self._lanes.values():
+            bell.end()
+        for _, thread in self._lanes.values():
+            thread.join(_LANE_SECONDS)
         DBOS.destroy(workflow_completion_timeout_sec=int(grace.total_seconds()), destroy_registry=True)
-        self._stopped.set()  # until here nobody may think that we are dead
-        self._reaper.join()
+        self._presence.stop()  # until here nobody may think that we are dead
 
     def _workflow(self, stage: Stage) -> Callable[[str], None]:
         def attempt(key: str) -> None:
@@ -207,32 +236,26 @@ class Worker:
         attempt.__qualname__ = stage.name
         return attempt
 
-    def _reap(self) -> None:
-        while not self._stopped.wait(0):
-            try:
-                with locks(self._url, self.executor) as dead:
-                    while not self._stopped.wait(1.0):
-                        self._take_over(dead)
-            except Exception as error:  # noqa: BLE001 - boundary: a reaper that ended would leave dead workers unnoticed
-                _logger.warning("reaper.interrupted", error=type(error).__name__)
-                self._stopped.wait(2.0)
-
-    def _end_delays(self) -> None:
-        """DBOS looks once a second for delays that have ended; the quiet time of a series is too short for that."""
+    def _wake_lanes(self) -> None:
+        """DBOS itself ends delays once a second only; the quiet time of a series is too short for that."""
         system = _get_dbos_instance()._sys_db  # noqa: SLF001 - dbos is pinned to 3.4
         flows = system.tables.workflow_status.c
-        due = select(flows.workflow_uuid).where(flows.status == "DELAYED").limit(1)
-        while not self._stopping.wait(0.1):
+        is_due = exists().where(flows.status == text("'DELAYED'"), flows.delay_until_epoch_ms <= bindparam("now"))
+        waits = {lane: exists().where(flows.queue_name == lane, flows.status == text("'ENQUEUED'")) for lane in self._lanes}
+        look = union_all(*(select(literal(lane)).where(waiting) for lane, waiting in {**waits, "": is_due}.items()))
+        while not self._stopping.wait(_LOOK_SECONDS):
             try:
                 with system.engine.connect() as connection:
-                    is_due = connection.execute(due.where(flows.delay_until_epoch_ms <= time.time() * 1000)).first()
-                if is_due:
+                    found = set(connection.scalars(look, {"now": time.time() * 1000}))
+                if "" in found:
                     system.transition_delayed_workflows()
-            except DBAPIError as error:  # DBOS's own look is there too
+                for lane in self._lanes if "" in found else found:
+                    self._lanes[lane][0].ring()
+            except _AWAY as error:  # DBOS's own look is there too
                 _logger.warning("alarm.interrupted", error=type(error).__name__)
                 self._stopping.wait(2.0)
 
-    def _take_over(self, dead: Callable[[str], Any]) -> None:
+    def _take_over(self, dead: IsDead) -> None:
         if self._stopping.is_set():
             return
         pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
@@ -249,7 +272,7 @@ def _guarded(stage: Stage, key: str) -> None:
     """The worker's boundary: nothing that a stage raises may be lost or stop the worker."""
     try:
         stage.act(key)
-    except DBAPIError:
+    except _AWAY:
         raise
     except Exception as error:  # noqa: BLE001 - boundary (habit 25)
         _logger.error("stage.failed", error=type(error).__name__, stack=log.stack_without_values(error))
@@ -262,8 +285,8 @@ def _until_the_database_answers(act: Callable[[], None], stopping: threading.Eve
     while True:
         try:
             return act()
-        except DBAPIError as error:
-            _logger.warning("database.unavailable", error=type(error.orig).__name__, seconds=wait)
+        except _AWAY as error:
+            _logger.warning("database.unavailable", error=type(getattr(error, "orig", error)).__name__, seconds=wait)
             if stopping.wait(wait):
                 raise
             wait = min(2 * wait, 30)

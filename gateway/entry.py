@@ -90,8 +90,23 @@ class Asked:
     instances: tuple[tuple[str, str], ...] = field(default=())
 
 
-Promise = Kept | Declined | TurnedAway | Alarming | Full | Ended | Asked
-_KINDS: Mapping[str, type[Promise]] = {kind.kind: kind for kind in (Kept, Declined, TurnedAway, Alarming, Full, Ended, Asked)}
+@dataclass(frozen=True)
+class Reported:
+    """A peer has told what it commits to keep, and with which failure reasons what it does not (PS3.4 J.3.3)."""
+
+    kind: ClassVar[str] = "reported"
+    at: datetime
+    origin: Origin
+    transaction_uid: str
+    committed: tuple[tuple[str, str], ...] = field(default=())
+    failed: tuple[tuple[str, str, int], ...] = field(default=())
+
+
+Promise = Kept | Declined | TurnedAway | Alarming | Full | Ended | Asked | Reported
+_KINDS: Mapping[str, type[Promise]] = {
+    kind.kind: kind for kind in (Kept, Declined, TurnedAway, Alarming, Full, Ended, Asked, Reported)
+}
+_REFERENCES = ("instances", "committed", "failed")
 
 
 def record(entry: Promise) -> dict[str, Any]:
@@ -113,6 +128,7 @@ def promise(found: Mapping[str, Any]) -> Promise:
         values["origin"] = Origin(**values["origin"])
     if "incoming" in values:
         values["incoming"] = Incoming(**values["incoming"])
-    if "instances" in values:
-        values["instances"] = tuple((sop_class, instance) for sop_class, instance in values["instances"])
+    for name in _REFERENCES:
+        if name in values:
+            values[name] = tuple(tuple(one) for one in values[name])
     return kind(**values)

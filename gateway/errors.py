@@ -10,23 +10,28 @@ GatewayError
 |  +- NoSuchClass          0x0118  an action on a SOP class that has none (as the next four: PS3.7 10.1.4.1.10)
 |  +- NoSuchInstance       0x0112  an action on another instance than the well-known one
 |  +- NoSuchAction         0x0123  an action type that the SOP class does not have
-|  +- InvalidArgument      0x0115  an action information that is not what PS3.4 J.3 says
-|  +- ResourceLimitation   0x0213  an action that cannot be kept: disk full
+|  +- NoSuchEvent          0x0113  an event type that the SOP class does not have (PS3.7 10.1.1.1.8)
+|  +- InvalidArgument      0x0115  an action or event information that is not what PS3.4 J.3 says
+|  +- ResourceLimitation   0x0213  an action or event that cannot be kept: disk full
 +- JobError                what keeps a job from its end
 |  +- Unsuitable           the series is not what the pipeline needs (final); `code` names the reason
 |  +- Damaged              a stored instance is not the one that was received (final)
 |  +- BadModelOutput       Triton answered something else than promised (final)
 |  +- BadOutput            our own object is not conformant (final, never sent)
 |  +- ModelUnavailable     Triton or the model did not answer (try again)
+|  +- NoRoom               the store does not take the results now (try again)
 +- DeliveryError           a peer did not take an output
 |  +- Unreachable          no association, no answer, out of resources (try again)
+|  |  +- Unanswered        everything was sent and the answer never came: the peer may hold it (ask, then send the same again)
 |  +- Rejected             the peer's status says no (final); `status` is that number
++- CollectorError          the collector of audit messages did not take them (they wait, and are sent again)
 +- ConfigError             gateway.toml, rules.yaml or a plug-in file is wrong; `problems` lists all of it
 
 Statuses: PS3.7 Annex C and PS3.4 B.2.3. Texts say what was expected, never a value found in a data set.
 """
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import ClassVar
 
 
@@ -74,6 +79,10 @@ class NoSuchAction(Refused):
     dimse_status = 0x0123
 
 
+class NoSuchEvent(Refused):
+    dimse_status = 0x0113
+
+
 class InvalidArgument(Refused):
     dimse_status = 0x0115
 
@@ -114,18 +123,37 @@ class ModelUnavailable(JobError):
     retryable = True
 
 
+class NoRoom(JobError):
+    code = "STORE"
+    retryable = True
+
+
 class DeliveryError(GatewayError):
     """A delivery attempt that did not end with the peer's success."""
 
 
 class Unreachable(DeliveryError):
+    """`after` is how long the peer asked us to wait."""
+
     retryable = True
+
+    def __init__(self, reason: str, after: timedelta | None = None) -> None:
+        super().__init__(reason)
+        self.after = after
+
+
+class Unanswered(Unreachable):
+    pass
 
 
 class Rejected(DeliveryError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
+
+
+class CollectorError(GatewayError):
+    retryable = True
 
 
 class ConfigError(GatewayError):

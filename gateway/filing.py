@@ -1,19 +1,22 @@
 """What the door of one ingest process promised, filed in its order until there is no more, whatever became of the process."""
 
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
 
+import structlog
+
+from gateway import log
 from gateway.entry import Ended, Full, Kept, promise
 from gateway.journal import entries, release, segments
 from gateway.receive import Found
 
 _BATCH, _BATCH_BYTES = 500, 64 * 1024**2
+
+_logger = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,8 @@ class Books:
     """An association whose process has died."""
     closed: Callable[[str], None]
     """The doors were closed, for this reason, or opened again ("")."""
+    filed: Callable[[datetime | None], None] = lambda _: None
+    """Everything that was promised until then is; None: nothing more will be."""
 
 
 class Filing:
@@ -84,11 +89,9 @@ class Filing:
 
 
 @contextmanager
-def holding(folder: Path) -> Iterator[IO[str]]:
-    """The lock that says that somebody has this folder; raises BlockingIOError where another does.
-
-    It belongs to the open file: a process that it is passed on to holds it for its life, whatever becomes of us.
-    """
-    with (folder / "alive").open("a") as alive:
-        fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield alive
+def told(event: str) -> Iterator[None]:
+    """Boundary: database or disk are away; nothing is lost, they come back, and then it is done."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001
+        _logger.error(event, error=type(error).__name__, stack=log.stack_without_values(error))

@@ -5,6 +5,8 @@ with its connection, which keepalives end within half a minute where a host was 
 """
 
 import fcntl
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -12,11 +14,51 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import structlog
 from sqlalchemy import make_url
 
 _LOCK_SPACE = 7401
+_LOOK_SECONDS, _AGAIN_SECONDS, _BACK_SECONDS = 1.0, 2.0, 6.0
 
 IsDead = Callable[[str], AbstractContextManager[bool]]
+
+_logger = structlog.get_logger()
+
+
+class Presence:
+    """Holds the lock of `me` from `start` to `stop`, and has `look` look after others every second."""
+
+    def __init__(self, url: str, me: str, look: Callable[[IsDead], None]) -> None:
+        self._url, self._me, self._look = url, me, look
+        self._held, self._stopped = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._hold, name="presence", daemon=True)
+
+    def start(self) -> None:
+        """The lock is held when this returns, unless the database is away: then it is as soon as that is back."""
+        self._thread.start()
+        self._held.wait(10 * _LOOK_SECONDS)
+
+    def stop(self) -> None:
+        """From here on others may know us for dead."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _hold(self) -> None:
+        look_at = time.monotonic()
+        while not self._stopped.is_set():
+            try:
+                with locks(self._url, self._me) as dead:
+                    self._held.set()
+                    while not self._stopped.wait(_LOOK_SECONDS):
+                        with dead(self._me):  # raises where the connection is gone, and our lock with it
+                            pass
+                        if time.monotonic() > look_at:
+                            self._look(dead)
+            except Exception as error:  # noqa: BLE001 - boundary: if this ended, dead processes would stay unnoticed
+                _logger.warning("reaper.interrupted", error=type(error).__name__)
+                self._stopped.wait(_AGAIN_SECONDS)
+                look_at = time.monotonic() + _BACK_SECONDS  # a database that comes back is not known at once to all who live
 
 
 @contextmanager

@@ -19,8 +19,9 @@ KEYS = frozenset(
     {
         "event", "level", "timestamp", "logger", "association", "calling_ae_title", "called_ae_title", "address", "ingest",
         "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "revision",
-        "job", "delivery", "peer", "pipeline", "model", "rule", "stage", "attempt", "status", "state", "code", "reason",
+        "job", "delivery", "hours", "peer", "pipeline", "model", "rule", "stage", "attempt", "status", "state", "code", "reason",
         "instances", "bytes", "seconds", "port", "host", "url", "path", "error", "stack", "count", "executor", "version", "pid",
+        "role",
     }
 )  # fmt: skip
 

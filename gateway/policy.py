@@ -18,7 +18,7 @@ AE_TITLE = re.compile(r"(?!.*\.\./)[\x21-\x5B\x5D-\x7E]([\x20-\x5B\x5D-\x7E]{0,1
 """PS3.5 6.2 without what would be a path: 1 to 16 printable ASCII characters, no backslash, no space at an end, no "../"."""
 Service = Literal["echo", "store", "commitment"]
 SERVICES: tuple[Service, ...] = get_args(Service)
-# Verification, Storage Commitment Push Model; every other SOP class is one of Storage.
+# Verification, and Storage Commitment Push Model both ways: who may ask us may report what we asked. Others are of Storage.
 _SERVICE_OF: Mapping[str, Service] = {"1.2.840.10008.1.1": "echo", "1.2.840.10008.1.20.1": "commitment"}
 
 
@@ -43,7 +43,7 @@ class Caller:
     name: str
     calling_ae_title: frozenset[str] | None = None
     called_ae_titles: frozenset[str] | None = None
-    """None: our own AE title."""
+    """None: our own AE title, and those of ours that are stat."""
     networks: tuple[Network, ...] | None = None
     certificate_names: frozenset[str] | None = None
     """Subject CN or SAN DNS names, compared letter by letter; only over TLS."""
@@ -83,10 +83,12 @@ ANYONE = Caller("anyone")
 
 @dataclass(frozen=True)
 class Policy:
-    """The callers in the order of the file. None of them at all: everybody who can reach the port and calls us by `ae_title`."""
+    """The callers in the order of the file. None at all: everybody who can reach the port and calls us by a title of ours."""
 
     ae_title: str
     callers: tuple[Caller, ...] = ()
+    stat_ae_titles: tuple[str, ...] = ()
+    """Further AE titles of ours; what is sent to one of them is stat."""
 
     def admit(self, calling: str, called: str, address: str, names: frozenset[str] | None) -> Caller | Rejection:
         """The first caller that fits. `names` are those of the peer's certificate, None without TLS.
@@ -126,7 +128,7 @@ class Policy:
     ) -> tuple[tuple[bool, str], ...]:
         """Each check and the words for its failure, in the order in which they say more and more about who calls."""
         titles, networks, wanted = caller.calling_ae_title, caller.networks, caller.certificate_names
-        ours = (self.ae_title,) if caller.called_ae_titles is None else caller.called_ae_titles
+        ours = (self.ae_title, *self.stat_ae_titles) if caller.called_ae_titles is None else caller.called_ae_titles
         return (
             (titles is None or calling in titles, "expected a known calling AE title"),
             (networks is None or _within(address, networks), f"expected an address in the networks of caller {caller.name}"),
@@ -137,11 +139,13 @@ class Policy:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        return cls(settings["ae_title"], tuple(Caller.from_settings(table) for table in settings["callers"]))
+        callers = tuple(Caller.from_settings(table) for table in settings["callers"])
+        return cls(settings["ae_title"], callers, tuple(settings.get("stat_ae_titles", ())))
 
     def to_settings(self) -> dict[str, Any]:
         """What JSON can carry to another process; `from_settings` makes the same policy of it."""
-        return {"ae_title": self.ae_title, "callers": [caller.to_settings() for caller in self.callers]}
+        callers = [caller.to_settings() for caller in self.callers]
+        return {"ae_title": self.ae_title, "callers": callers, "stat_ae_titles": list(self.stat_ae_titles)}
 
 
 _CALLED = 4  # the place of that check in _checks

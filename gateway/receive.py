@@ -5,7 +5,7 @@ audit event and the work that follows in one transaction, which also says how fa
 may be repeated, and nothing is indexed twice.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -16,18 +16,22 @@ from sqlalchemy.orm import Session
 from gateway import audit
 from gateway.ask import ask
 from gateway.audit import Act
+from gateway.commitment import Outcome
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import SETTLE, Queues, settle_attempt
-from gateway.entry import Alarming, Asked, Declined, Ended, Kept, Promise, TurnedAway
+from gateway.entry import Alarming, Asked, Declined, Ended, Kept, Promise, Reported, TurnedAway
 from gateway.index import Known, index
 from gateway.instance import identity
 from gateway.journal import Entry
+from gateway.returned import check_filed, take_back
 from gateway.store import Store
 from gateway.tables import Association, Instance, Segment, Series, SeriesState
 
 Found = tuple[Entry, Promise]
 """What was promised, and where it lies."""
+Told = Callable[[Session, Outcome, str, datetime], None]
+"""What to do with a report on storage commitment of that AE title, now, in the transaction that reads it."""
 
 _logger = structlog.get_logger()
 
@@ -41,6 +45,7 @@ def receive(
     queues: Queues,
     quiet: timedelta,
     executor: str,
+    told: Told,
 ) -> None:
     """File and index what a door promised; raises OutOfResources or DBAPIError, and then may be asked again.
 
@@ -54,10 +59,16 @@ def receive(
     try:
         with db.begin() as session:
             _move_on(session, found)
+            check_filed(session, known, store=store)
             index(session, known, now, queues=queues, quiet=quiet, executor=executor)
+            take_back(session, known, now, queues=queues, quiet=quiet)
             _write_down(session, [one for _, one in found], torn)
-            for asked in (one for _, one in found if isinstance(one, Asked)):
-                ask(session, asked, now, queues=queues)
+            for _, one in found:
+                if isinstance(one, Asked):
+                    ask(session, one, now, queues=queues)
+                elif isinstance(one, Reported):
+                    outcome = Outcome(one.transaction_uid, one.committed, one.failed)
+                    told(session, outcome, one.origin.calling_ae_title, now)
             _end(
                 session,
                 Association.id.in_([one.origin.association for _, one in found if isinstance(one, Ended)]),
@@ -70,7 +81,7 @@ def receive(
             _set_aside(found, db=db)
             return
         for single in found:
-            receive((single,), now, store=store, db=db, queues=queues, quiet=quiet, executor=executor)
+            receive((single,), now, store=store, db=db, queues=queues, quiet=quiet, executor=executor, told=told)
         return
     crash_point("receive.committed")
 

@@ -16,18 +16,18 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from gateway import audit, conformance
+from gateway import audit, conformance, delivery
 from gateway.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
-from gateway.engine import DELIVER, RUN, Queues, backoff, model_lane, peer_lane
-from gateway.errors import BadOutput, JobError, Unsuitable
+from gateway.engine import RUN, Queues, backoff, model_lane, rank
+from gateway.errors import BadOutput, JobError, NoRoom, OutOfResources, Unsuitable
 from gateway.header import clean_series
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Needs, Pipeline, Study
 from gateway.pixels import pixels
-from gateway.store import Store
-from gateway.tables import Delivery, Job, JobInstance, JobState, OutputInstance
+from gateway.store import Store, Stored
+from gateway.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.uids import job_key
 from gateway.volume import Stack, arrange, volume
 
@@ -86,7 +86,7 @@ def run(
             inputs = [(uid, sha256) for uid, sha256 in session.execute(found)]
         result = _work(job, inputs, pipelines[job.pipeline], models, equipment, store, clock)
         crash_point("run.encoded")
-        stored = [(dataset, store.put([part10])) for dataset, part10 in result.objects]
+        stored = [(dataset, _keep(store, part10)) for dataset, part10 in result.objects]
         crash_point("run.stored")
     except JobError as error:
         _ended_badly(job, error, clock(), db, queues)
@@ -185,6 +185,13 @@ def _part10(dataset: Dataset) -> bytes:
     return buffer.getvalue()
 
 
+def _keep(store: Store, part10: bytes) -> Stored:
+    try:
+        return store.put([part10])
+    except OutOfResources as error:
+        raise NoRoom(str(error)) from error
+
+
 def _ended_badly(job: Job, error: JobError, now: datetime, db: Database, queues: Queues) -> None:
     with db.begin() as session:
         if not error.retryable:
@@ -195,8 +202,8 @@ def _ended_badly(job: Job, error: JobError, now: datetime, db: Database, queues:
         again = {"state": JobState.QUEUED, "due_at": now + delay, "ticket": str(job.attempts)}
         if _end(session, job, code=error.code, reason=str(error), **again):
             queues.enqueue(
-                session, RUN, str(job.id), attempt=str(job.attempts), lane=model_lane(job.model), delay=delay,
-                priority=job.priority,
+                session, RUN, str(job.id), attempt=str(job.attempts), lane=model_lane(job.model, job.priority), delay=delay,
+                rank=rank(job.priority, job.created_at),
             )  # fmt: skip
             _audit(session, Act.JOB_RETRIED, job, now, outcome=audit.MINOR, code=error.code, reason=str(error))
 
@@ -222,11 +229,9 @@ def _write_output(session: Session, job: Job, dataset: Dataset, sha256: str, siz
         study_instance_uid=dataset.StudyInstanceUID, series_instance_uid=dataset.SeriesInstanceUID,
         sop_class_uid=dataset.SOPClassUID, modality=dataset.Modality,
     )  # fmt: skip
+    output = session.get_one(OutputInstance, dataset.SOPInstanceUID)
     for peer in job.send_to:
-        uid = str(dataset.SOPInstanceUID)
-        if insert_once(session, Delivery, sop_instance_uid=uid, job=job.id, peer=peer, created_at=now, due_at=now):
-            made = session.scalars(select(Delivery.id).where(Delivery.sop_instance_uid == uid, Delivery.peer == peer)).one()
-            queues.enqueue(session, DELIVER, str(made), attempt="0", lane=peer_lane(peer), priority=job.priority)
+        delivery.make(session, output, peer, now, job=job, queues=queues)
 
 
 def _audit(session: Session, act: Act, job: Job, now: datetime, *, outcome: int = 0, **detail: Any) -> None:

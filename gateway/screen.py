@@ -8,10 +8,21 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway.admin import DeliveryStory, JobStory, SeriesLine, SeriesStory
-from gateway.tables import AuditEvent, Delivery, DeliveryState, Job
+from gateway.chain import Finding
+from gateway.provenance import Came, Made, Provenance, Result
+from gateway.seal import Heads
+from gateway.tables import Delivery, DeliveryState, Job
+from gateway.trail import AuditEvent
 
 Row = tuple[Sequence[str], Sequence[str]]
 """The cells of one line, and what else there is to say, each in a line of its own below it; both without markup."""
+
+
+_ADVICE: dict[str, str] = {
+    DeliveryState.SENT: "The peer said that it took it; nothing has proved yet that it is there.",
+    DeliveryState.HELD: "It waits for you: `gateway deliveries retry {0}` sends it all the same, `cancel {0}` drops it.",
+    DeliveryState.FAILED: "Mend the cause, then `gateway deliveries retry {0}` sends the same bytes; `cancel {0}` drops it.",
+}
 
 
 class Screen:
@@ -72,7 +83,10 @@ class Screen:
     def job_story(self, story: JobStory) -> None:
         job = story.job
         self.line(f"[bold]{escape(_headline(job))}[/] for {escape(', '.join(job.rules))}")
-        self.line(f"series {job.series_instance_uid}, {len(story.inputs)} instances", depth=1)
+        gone = f", {story.gone} of them taken by retention" if story.gone else ""
+        self.line(f"series {job.series_instance_uid}, {len(story.inputs)} instances{gone}", depth=1)
+        for text in _links(story):
+            self.line(text, depth=1)
         for text in (_coded(job), *(f"note: {note}" for note in job.notes)):
             if text:
                 self.line(escape(text), depth=1)
@@ -82,7 +96,10 @@ class Screen:
         steps = {"made": job.created_at, "started": job.started_at, "model ended": job.inferred_at, "ended": job.ended_at}
         self.line(", ".join(f"{what} {at(when)}" for what, when in steps.items() if when), depth=1)
         for output in story.outputs:
-            self.line(f"{output.modality} {output.sop_instance_uid}, {output.size / 1e6:.2f} MB", depth=1)
+            gone = f", taken by retention {at(output.gone_at)}" if output.gone_at else ""
+            self.line(f"{output.modality} {output.sop_instance_uid}, {output.size / 1e6:.2f} MB{gone}", depth=1)
+            if output.retracts:
+                self.line(f"takes back {output.retracts}", depth=2)
         if story.deliveries:
             self.deliveries(story.deliveries, depth=1)
 
@@ -93,6 +110,8 @@ class Screen:
     def delivery_story(self, story: DeliveryStory) -> None:
         self.deliveries([story.delivery])
         self.line(f"{story.output.modality}, {story.output.size / 1e6:.2f} MB, of job {story.delivery.job}")
+        if story.delivery.state in _ADVICE:
+            self.line(_ADVICE[story.delivery.state].format(story.delivery.id))
         self.events(story.events)
 
     def events(self, events: Iterable[AuditEvent]) -> None:
@@ -105,6 +124,67 @@ class Screen:
         ]
         self.rows(("event", "at", "act", "actor", "outcome", "job"), rows, empty="the trail is empty")
 
+    def finding(self, found: Finding, heads: Heads) -> None:
+        """What a walk over the trail proved, or the first event that is not as it was written."""
+        if found.problem:
+            self.line(f"[red]{f'event {found.bad}: ' if found.bad else ''}{escape(found.problem)}[/]")
+        else:
+            self.line(f"[green]{found.events} events, the chain is whole[/]")
+        if found.unchained:
+            self.line(f"[yellow]the first {found.unchained} are from before the chain began: nothing proves them[/]")
+        if found.heads:
+            when = max(head.at for head in heads.signed if head.position == found.signed)
+            self.line(f"{found.heads} signed heads match, the last is of event {found.signed}, signed at {at(when)}")
+        elif not found.problem:
+            self.line("[yellow]no signed head matches: a trail that was written anew from its beginning would not show[/]")
+
+    def provenance(self, found: Provenance) -> None:
+        if found.came:
+            self._came(found.came)
+        if found.made:
+            self._made(found.made)
+        self.events(found.events)
+
+    def _came(self, came: Came) -> None:
+        instance, origin = came.instance, came.origin
+        who = f"{origin.calling_ae_title or origin.ingest} at {origin.address}".removesuffix(" at ")
+        self.line(f"[bold]{escape(came.series.modality)} {instance.sop_instance_uid}[/] came in")
+        self.line(f"at {at(instance.received_at)} from {escape(who)} over {escape(origin.ingest)}", depth=1)
+        self.line(f"SHA-256 {instance.sha256}, {instance.size} bytes{_gone(instance.gone_at)}", depth=1)
+        self.line(f"series {came.series.series_instance_uid}", depth=1)
+        for version in came.apart:
+            self.line(f"[yellow]kept apart: SHA-256 {version.sha256} of {at(version.received_at)}[/]", depth=1)
+        if not came.work:
+            self.line("no job read it", depth=1)
+        for job, results in came.work:
+            self.line(f"{escape(_headline(job))}, read it for {escape(', '.join(job.rules))}", depth=1)
+            for result in results:
+                self._result(result, depth=2)
+
+    def _made(self, made: Made) -> None:
+        job, by, output = made.job, made.job.provenance, made.result.output
+        self.line(f"[bold]{escape(output.modality)} {output.sop_instance_uid}[/] was made here")
+        self._result(made.result, depth=1)
+        self.line(f"{escape(_headline(job))}, revision {job.revision} of series {job.series_instance_uid}", depth=1)
+        for rule in made.rules:
+            self.line(f"rule {escape(rule.rule)} of rules {rule.rules_digest}", depth=1)
+        if by:
+            self.line(escape(f"pipeline {by['name']} version {by['version']}, {by['manufacturer']}"), depth=1)
+            self.line(escape(f"model {by['model']} version {by['model_version']}, weights {by['weights']}"), depth=1)
+        links = {"retracts": [output.retracts], "is retracted by": made.retracted_by}
+        links |= {"supersedes": made.supersedes, "is superseded by": made.superseded_by}
+        for what, uid in ((what, uid) for what, uids in links.items() for uid in uids if uid):
+            self.line(f"{what} {uid}", depth=1)
+        self.line(f"made of {len(made.inputs)} instances:", depth=1)
+        for one in made.inputs:
+            self.line(f"{one.sop_instance_uid} SHA-256 {one.sha256}", depth=2)
+
+    def _result(self, result: Result, *, depth: int) -> None:
+        output = result.output
+        self.line(f"{escape(output.modality)} {output.sop_instance_uid} of {at(output.created_at)}", depth=depth)
+        self.line(f"SHA-256 {output.sha256}, {output.size} bytes{_gone(output.gone_at)}", depth=depth)
+        self.deliveries(result.deliveries, depth=depth)
+
     def findings(self, findings: Iterable[tuple[bool, str]]) -> None:
         """What is in order and what is wrong, and how much of it."""
         findings = list(findings)
@@ -113,9 +193,12 @@ class Screen:
         wrong = sum(not good for good, _ in findings)
         self.line(f"{wrong} wrong" if wrong else "everything is in order")
 
-    def peers(self, tables: Iterable[Mapping[str, Any]]) -> None:
-        rows: list[Row] = [((str(table["name"]), str(table["protocol"]), _address(table)), ()) for table in tables]
-        self.rows(("peer", "protocol", "address"), rows, empty="no peers: results stay in the store")
+    def peers(self, tables: Iterable[Mapping[str, Any]], proofs: Mapping[str, str]) -> None:
+        """`proofs` says of each peer how it is found out that it has what it took."""
+        rows: list[Row] = [
+            ((str(table["name"]), str(table["protocol"]), _address(table), proofs[str(table["name"])]), ()) for table in tables
+        ]
+        self.rows(("peer", "protocol", "address", "proof"), rows, empty="no peers: results stay in the store")
 
     def models(self, versions: Mapping[str, str]) -> None:
         rows: list[Row] = [((name, "ready" if version else "not ready", version), ()) for name, version in versions.items()]
@@ -125,6 +208,10 @@ class Screen:
 def at(when: datetime | None) -> str:
     """In the time zone of who reads it."""
     return when.astimezone().strftime("%Y-%m-%d %H:%M:%S") if when else ""
+
+
+def _gone(when: datetime | None) -> str:
+    return f", its file went at {at(when)}" if when else ""
 
 
 def _address(table: Mapping[str, Any]) -> str:
@@ -146,6 +233,13 @@ def _headline(job: Job) -> str:
     return f"job {job.id} {job.pipeline}: {job.state}"
 
 
+def _links(story: JobStory) -> Iterator[str]:
+    if story.job.supersedes:
+        yield f"revision {story.job.revision}, supersedes job {story.job.supersedes}"
+    if story.superseded_by:
+        yield f"superseded by job {', '.join(map(str, story.superseded_by))}"
+
+
 def _coded(job: Job) -> str:
     return ": ".join(filter(None, (job.code, job.reason)))
 
@@ -160,6 +254,7 @@ def _conditions(conditions: Iterable[dict[str, Any]], depth: int = 1) -> Iterato
 
 def _delivery(delivery: Delivery) -> Row:
     status = "" if delivery.status is None else f"0x{delivery.status:04X}"
-    when = delivery.sent_at or (delivery.due_at if delivery.state == DeliveryState.QUEUED else None)
-    cells = (str(delivery.id), str(delivery.job), delivery.peer, delivery.state, str(delivery.attempts), status, at(when))
+    when = delivery.proved_at or delivery.sent_at or (delivery.due_at if delivery.state == DeliveryState.QUEUED else None)
+    state = f"proved by {delivery.proof}" if delivery.state == DeliveryState.PROVED else delivery.state
+    cells = (str(delivery.id), str(delivery.job), delivery.peer, state, str(delivery.attempts), status, at(when))
     return cells, (delivery.sop_instance_uid, delivery.reason)

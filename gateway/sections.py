@@ -1,38 +1,17 @@
 """The sections of gateway.toml: every key, its default and its limits.
 
 Untrusted text enters here, so this is one of the two places where pydantic is used. Relative paths start at the working
-directory. The keys of a peer are its protocol's own; app.plan has them checked.
+directory. The keys of a peer are its protocol's own; plan.plan has them checked.
 """
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from gateway.policy import AE_TITLE, SERVICES, Policy, Service
+from gateway.forms import AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TritonUrl
+from gateway.policy import SERVICES, Policy, Service
 from gateway.settings import check_apart, check_names_once, listed, network, some, sop_class_uid
-
-_NAME = re.compile(r"[\x21-\x7E]([\x20-\x7E]{0,62}[\x21-\x7E])?")
-_DATABASE = re.compile(r"|sqlite:///.+|postgresql(\+psycopg)?://.+", re.DOTALL)
-_TRITON = re.compile(r"embedded|[^\s/]+:[0-9]{1,5}")
-
-
-def _matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
-    def check(value: str) -> str:
-        if pattern.fullmatch(value) is None:
-            raise ValueError(expected)
-        return value
-
-    return AfterValidator(check)
 
 
 def _each_name_once(peers: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
@@ -40,20 +19,9 @@ def _each_name_once(peers: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], 
     return peers
 
 
-AeTitle = Annotated[
-    str,
-    _matching(AE_TITLE, 'expected 1 to 16 printable ASCII characters, no backslash, no "../", no space at an end (PS3.5 6.2)'),
-]
-DatabaseUrl = Annotated[str, _matching(_DATABASE, "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")]
-TritonUrl = Annotated[str, _matching(_TRITON, 'expected "embedded", or HOST:PORT of a Triton\'s gRPC endpoint')]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
 class GatewaySection(Section):
     data_dir: Path = Path("var")
+    """This process's own: journals, locks, Triton's log, and by default store and database."""
     pipelines: tuple[Path, ...] = ()
     """Folders with pipelines of your own, beside the built-in ones."""
 
@@ -67,6 +35,8 @@ class DimseSection(Section):
     """A second port, which speaks DICOM TLS by what [tls] says (2762 is the registered one)."""
     processes: int = Field(default=1, ge=1, le=16)
     """Ingest processes that share the ports."""
+    stat_ae_titles: tuple[AeTitle, ...] = ()
+    """Called AE titles that are ours too; what is sent to one of them is stat, whatever its rule says."""
     calling_ae_titles: tuple[AeTitle, ...] = ()
     """Who may send, where that is all to say of them; [[callers]] say more. Neither: everybody who can reach a port."""
     maximum_associations: int = Field(default=32, ge=1, le=512)
@@ -105,7 +75,7 @@ class TlsSection(Section):
 class CallerSection(Section):
     """One caller that is let in (policy.Caller); a key that is left out asks for nothing."""
 
-    name: Annotated[str, _matching(_NAME, "expected 1 to 64 printable ASCII characters, no space at an end")]
+    name: CallerName
     calling_ae_title: Annotated[tuple[AeTitle, ...], BeforeValidator(listed), AfterValidator(some)] | None = None
     called_ae_titles: Annotated[tuple[AeTitle, ...], AfterValidator(some)] | None = None
     networks: Annotated[tuple[Annotated[str, AfterValidator(network)], ...], AfterValidator(some)] | None = None
@@ -148,6 +118,8 @@ class WebSection(Section):
 class DatabaseSection(Section):
     url: DatabaseUrl = ""
     """Empty: SQLite in data_dir. PostgreSQL: postgresql://user@host/database."""
+    unsafe: bool = False
+    """Serve on a PostgreSQL that does not sync what it commits: a power cut may lose what was acknowledged."""
 
 
 class TritonSection(Section):
@@ -178,9 +150,47 @@ class DeliverySection(Section):
     retry_seconds: float = Field(default=10, gt=0)
     """Wait after the first failed attempt; it doubles with every further one."""
     retry_at_most_seconds: float = Field(default=3600, gt=0)
+    late_hours: float = Field(default=4, gt=0)
+    """A delivery without success for so long is told of; it is tried on."""
+    report_hours: float = Field(default=24, gt=0)
+    """A storage commitment that a peer has not reported after so long is asked for again."""
+
+
+class AuditSection(Section):
+    """The trail itself is in the database; these say who else is told of it."""
+
+    heads: Path | None = None
+    """Where signed heads of the chain go, a line each; by default data_dir/audit-heads.jsonl. Best on another machine's disk."""
+    key: Path | None = None
+    """The Ed25519 key (PEM) that signs them; by default data_dir/audit.key, made at the first start."""
+    sign_seconds: float = Field(default=300, gt=0)
+    syslog: SyslogUrl = ""
+    """A collector of DICOM audit messages (PS3.15 A.5): RFC 5425 over TLS, RFC 5426 over UDP."""
+    authorities: Path | None = None
+    """Who must have signed the collector's certificate (PEM)."""
+    certificate: Path | None = None
+    """Ours, for a collector that asks for one; with its key."""
+    certificate_key: Path | None = None
+    source: str = "gateway"
+    """AuditSourceID of the messages: which system this is."""
+    patients: bool = True
+    """Tell the collector the Patient ID too, as PS3.15 A.5 wants it; nothing else of the patient is ever told."""
+
+
+class RetentionSection(Section):
+    """When files go, in days after the last thing that happened to them; rows and the audit trail stay. Never before proof."""
+
+    sources_days: float | None = Field(default=None, ge=0)
+    """Instances whose series has come to its end: every result of it is proved, or there is none to wait for."""
+    outputs_days: float | None = Field(default=None, ge=0)
+    """Our objects that every peer of theirs has proved to hold."""
+    pressure_free_bytes: int = Field(default=0, ge=0)
+    """Below so much free space what may go does, the oldest first, before its days are over."""
 
 
 class StoreSection(Section):
+    folder: Path | None = None
+    """Where the files are; by default data_dir/store. One folder for all processes that share a database."""
     keep_free_bytes: int = Field(default=1024**3, ge=0)
     """Below so much free space on the store's disk, senders are told to try again later (0xA700)."""
     behind_seconds: float = Field(default=30, gt=0)
@@ -232,6 +242,8 @@ class Config(Section):
     completeness: CompletenessSection = CompletenessSection()
     rules: RulesSection = RulesSection()
     delivery: DeliverySection = DeliverySection()
+    audit: AuditSection = AuditSection()
+    retention: RetentionSection = RetentionSection()
     store: StoreSection = StoreSection()
     log: LogSection = LogSection()
     peers: Annotated[tuple[dict[str, Any], ...], AfterValidator(_each_name_once)] = ()
@@ -243,9 +255,14 @@ class Config(Section):
         return url.replace("postgresql://", "postgresql+psycopg://", 1)
 
     @property
+    def store_folder(self) -> Path:
+        return self.store.folder or self.gateway.data_dir / "store"
+
+    @property
     def policy(self) -> Policy:
         """The callers in their order, then those of whom only the calling AE title is asked."""
         titles = dict.fromkeys(self.dimse.calling_ae_titles)
         tables = [caller.model_dump(mode="json") for caller in self.callers]
         tables += [{"name": title, "calling_ae_title": [title]} for title in titles]
-        return Policy.from_settings({"ae_title": self.dimse.ae_title, "callers": tables})
+        ours = {"ae_title": self.dimse.ae_title, "stat_ae_titles": self.dimse.stat_ae_titles}
+        return Policy.from_settings({**ours, "callers": tables})

@@ -10,11 +10,11 @@ from pydicom.uid import MediaStorageDirectoryStorage
 from rich.console import Console
 from rich.progress import Progress
 
-from gateway.app import plan
 from gateway.errors import ConfigError, DeliveryError, NotUnderstood
 from gateway.filemeta import read_meta
 from gateway.ingest._archive import Archive, Member, is_archive
 from gateway.peers import Peer, load_protocols, make_peer, send_many
+from gateway.plan import plan
 from gateway.sections import Config
 
 _SHOWN = 20

@@ -4,8 +4,9 @@ A job is made for every pipeline that a matching rule names; two rules that name
 results go to the peers of both. The same instances never make the job of a pipeline twice.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from pydicom import Dataset, dcmread
 from sqlalchemy import func, insert, select, update
@@ -16,13 +17,20 @@ from gateway.audit import Act
 from gateway.completeness import Evidence, Policy, Verdict, verdict
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
-from gateway.engine import RUN, SETTLE, Queues, model_lane, settle_attempt
+from gateway.engine import RUN, SETTLE, Queues, model_lane, rank, settle_attempt
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
+from gateway.priority import REQUESTED, decide
 from gateway.rules import PRIORITIES, Outcome, RuleSet, match
 from gateway.store import Store
 from gateway.tables import Association, Instance, Job, JobInstance, JobState, OutputInstance, RuleOutcome, Series, SeriesState
 from gateway.uids import digest
+from gateway.values import each, texts
+
+Urgency = Callable[[str], tuple[str, str]]
+"""From the priority of the rules to the priority of the job, and what decided it."""
+
+_SOON, _BEHIND = timedelta(milliseconds=50), timedelta(minutes=1)
 
 
 def settle(
@@ -36,6 +44,7 @@ def settle(
     store: Store,
     db: Database,
     queues: Queues,
+    stat_ae_titles: Collection[str] = (),
 ) -> None:
     """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat."""
     with db.begin() as session:
@@ -48,9 +57,14 @@ def settle(
             _come_back(session, series, found, now, queues)
             return
         instances = _instances(session, series_instance_uid)
-        origin = session.get_one(Association, instances[-1].association)
+        gone = sum(instance.gone_at is not None for instance in instances)
+        if gone:
+            _hold(session, series, gone, len(instances), now)
+            return
+        origin, called = session.get_one(Association, instances[-1].association), _called(session, series_instance_uid)
     headers = [dcmread(store.path(instance.sha256), stop_before_pixels=True) for instance in instances]
     outcomes = _outcomes(headers, origin, rules, equipment)
+    urgency = partial(decide, called=called, stat_ae_titles=stat_ae_titles, requested=_requested(headers))
     crash_point("settle.evaluated")
     with db.begin() as session:
         series = lock(session, Series, series_instance_uid)
@@ -62,8 +76,18 @@ def settle(
         is_ours = _is_ours(session, instances)
         outcomes = () if is_ours else outcomes
         _write(session, series, found, outcomes, now, rules, is_ours=is_ours)
-        _make_jobs(session, series, instances, outcomes, now, pipelines, queues)
+        _make_jobs(session, series, instances, outcomes, now, pipelines, queues, urgency)
     crash_point("settle.committed")
+
+
+def _hold(session: Session, series: Series, gone: int, instances: int, now: datetime) -> None:
+    """Something came late, after retention took the files of the others: the whole cannot be looked at before they come again."""
+    series.state, series.complete_at = SeriesState.COMPLETE, now
+    series.reason = f"held: retention took {gone} of its {instances} instances; when they are sent again it is looked at"
+    audit.record(
+        session, Act.SERIES_COMPLETE, at=now, outcome=audit.MINOR, study=series.study_instance_uid,
+        series=series.series_instance_uid, revision=series.revision, reason=series.reason,
+    )  # fmt: skip
 
 
 def settle_failed(series_instance_uid: str, error: Exception, now: datetime, *, db: Database) -> None:
@@ -89,7 +113,9 @@ def _evidence(session: Session, series: Series) -> Evidence:
 
 
 def _come_back(session: Session, series: Series, found: Verdict, now: datetime, queues: Queues) -> None:
-    due_at = max(found.due or now, now + timedelta(milliseconds=50))
+    due_at = max(found.due or now, now + _SOON)
+    if due_at <= series.due_at < due_at + _BEHIND:  # `now` is as of when all receivers had filed: that due time had its look
+        due_at = series.due_at + _SOON
     series.due_at, series.reason = due_at, found.reason
     attempt = settle_attempt(series.revision, due_at)
     queues.enqueue(session, SETTLE, series.series_instance_uid, attempt=attempt, lane=SETTLE, delay=due_at - now)
@@ -98,6 +124,16 @@ def _come_back(session: Session, series: Series, found: Verdict, now: datetime, 
 def _instances(session: Session, series_instance_uid: str) -> Sequence[Instance]:
     mine = select(Instance).where(Instance.series_instance_uid == series_instance_uid)
     return session.scalars(mine.order_by(Instance.received_at, Instance.sop_instance_uid)).all()
+
+
+def _called(session: Session, series_instance_uid: str) -> set[str]:
+    """The AE titles under which its instances were sent to us."""
+    mine = select(Instance.association).where(Instance.series_instance_uid == series_instance_uid)
+    return set(session.scalars(select(Association.called_ae_title).where(Association.id.in_(mine)).distinct()))
+
+
+def _requested(headers: Sequence[Dataset]) -> set[str]:
+    return {value for found in each(headers, (REQUESTED,), partial(texts, keyword=REQUESTED)) for value in found}
 
 
 def _outcomes(headers: Sequence[Dataset], origin: Association, rules: RuleSet, equipment: Equipment) -> tuple[Outcome, ...]:
@@ -147,32 +183,41 @@ def _make_jobs(
     now: datetime,
     pipelines: Mapping[str, Pipeline],
     queues: Queues,
+    urgency: Urgency,
 ) -> None:
     matched = [outcome.rule for outcome in outcomes if outcome.matched]
     for name in dict.fromkeys(rule.pipeline for rule in matched):
         chosen = [rule for rule in matched if rule.pipeline == name]
         pipeline = pipelines[name]
         earlier = _supersede(session, series, name, now)
+        priority, decided_by = urgency(min((rule.priority for rule in chosen), key=PRIORITIES.index))
         inputs = sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)
         made = insert_once(
             session, Job, input_key=digest(name, pipeline.version, inputs), series_instance_uid=series.series_instance_uid,
             revision=series.revision, supersedes=earlier, rules=[rule.name for rule in chosen], pipeline=name,
             model=pipeline.model, send_to=list(dict.fromkeys(peer for rule in chosen for peer in rule.send_to)),
-            priority=min((rule.priority for rule in chosen), key=PRIORITIES.index), created_at=now, due_at=now,
+            priority=priority, created_at=now, due_at=now,
         )  # fmt: skip
         if made:
-            _enqueue_job(session, digest(name, pipeline.version, inputs), inputs, series, now, queues)
+            _enqueue_job(session, digest(name, pipeline.version, inputs), inputs, series, now, queues, decided_by)
 
 
 def _enqueue_job(
-    session: Session, input_key: str, inputs: Sequence[tuple[str, str]], series: Series, now: datetime, queues: Queues
+    session: Session,
+    input_key: str,
+    inputs: Sequence[tuple[str, str]],
+    series: Series,
+    now: datetime,
+    queues: Queues,
+    decided_by: str,
 ) -> None:
     job = session.scalars(select(Job).where(Job.input_key == input_key)).one()
     session.execute(insert(JobInstance), [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in inputs])
-    queues.enqueue(session, RUN, str(job.id), attempt="0", lane=model_lane(job.model), priority=job.priority)
+    lane = model_lane(job.model, job.priority)
+    queues.enqueue(session, RUN, str(job.id), attempt="0", lane=lane, rank=rank(job.priority, job.created_at))
     audit.record(
         session, Act.JOB_CREATED, at=now, study=series.study_instance_uid, series=series.series_instance_uid, job=job.id,
-        pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes,
+        pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes, priority=job.priority, priority_by=decided_by,
     )  # fmt: skip
 
 

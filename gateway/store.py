@@ -7,7 +7,8 @@ cut. The name tells whether the bytes are still the ones that were written.
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -17,6 +18,7 @@ from xxhash import xxh3_64
 from gateway.crash import crash_point
 from gateway.disk import sync_file_system, sync_folder
 from gateway.errors import Damaged, OutOfResources
+from gateway.folders import claim
 from gateway.journal import Entry
 
 _CHUNK = 1 << 20
@@ -35,6 +37,8 @@ class Store:
         self._root, self._keep_free = root, keep_free_bytes
         self._incoming = root / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+        self._half = self._incoming
+        """Where files are written before they are whole."""
         for number in range(256):  # all at once: a folder that is made on the way would have to be synced there
             (root / f"{number:02x}").mkdir(exist_ok=True)
         sync_folder(root)
@@ -44,10 +48,10 @@ class Store:
 
         After a failed sync nothing is retried as if the pages were still dirty: the file is given up.
         """
-        temporary = self._incoming / uuid4().hex
+        temporary = self._half / uuid4().hex
         sha256, size = hashlib.sha256(), 0
         try:
-            if shutil.disk_usage(self._incoming).free < self._keep_free:
+            if self.free_bytes() < self._keep_free:
                 raise OutOfResources("the store's disk is nearly full")
             with temporary.open("xb", buffering=0) as file:
                 for part in parts:
@@ -73,7 +77,7 @@ class Store:
         temporary: dict[Path, Path] = {}
         try:
             for entry in arrived:
-                path = self._incoming / uuid4().hex
+                path = self._half / uuid4().hex
                 digests.append(_copy(entry, path))
                 temporary[path] = self.path(digests[-1]) if digests[-1] else path
             sync_file_system(self._incoming)
@@ -98,6 +102,8 @@ class Store:
         try:
             with path.open("rb", buffering=0) as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError as error:
+            raise Damaged("a stored instance is not there any more: unless retention took it, the disk has lost it") from error
         except OSError as error:
             raise Damaged("a stored instance cannot be read") from error
         if found != sha256:
@@ -108,6 +114,10 @@ class Store:
         """The file's bytes; raise Damaged where they are missing or not the ones that were written."""
         return self.check(sha256).read_bytes()
 
+    def free_bytes(self) -> int:
+        """Free on the store's disk."""
+        return shutil.disk_usage(self._incoming).free
+
     def discard(self, sha256: str) -> None:
         self.path(sha256).unlink(missing_ok=True)
 
@@ -115,6 +125,22 @@ class Store:
     def incoming(self) -> Path:
         """Where doors have their folders, on the same disk."""
         return self._incoming
+
+    @property
+    def work(self) -> Path:
+        """Where processes have folders for what they have half written."""
+        return self._root / "work"
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Half files are in a folder of our own meanwhile: others who have the store too see whose they are."""
+        self._half, alive = claim(self.work, "half")
+        with alive:
+            try:
+                yield
+            finally:
+                shutil.rmtree(self._half, ignore_errors=True)
+                self._half = self._incoming
 
     def forget_unfinished(self) -> int:
         """Remove what a killed process left half written; nobody was told that it was received."""

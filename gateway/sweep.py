@@ -11,7 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from gateway.db import Database
-from gateway.engine import COMMIT, DELIVER, RUN, SETTLE, SWEEP, Queues, model_lane, peer_lane, settle_attempt, ticket
+from gateway.delivery import OPEN, enqueue, enqueue_proof, follow
+from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Queues, model_lane, peer_lane, rank, settle_attempt, ticket
 from gateway.tables import Commitment, CommitmentState, Delivery, DeliveryState, Job, JobState, Series, SeriesState
 
 PERIOD = timedelta(seconds=60)
@@ -25,7 +26,7 @@ def sweep(now: datetime, *, db: Database, queues: Queues) -> None:
     """One round; it enqueues the next one first, so that a round that fails is not the last."""
     schedule(now + PERIOD, PERIOD, db=db, queues=queues)
     with db.begin() as session:
-        again = sum(look(session, now, queues) for look in (_series, _jobs, _deliveries, _commitments))
+        again = sum(look(session, now, queues) for look in (_series, _jobs, _deliveries, _proofs, _commitments))
     if again:
         _logger.warning("work.enqueued_again", count=again)
     queues.prune(now - _ENGINE_KEEPS)
@@ -53,17 +54,30 @@ def _jobs(session: Session, now: datetime, queues: Queues) -> int:
     lost = [job for job in session.scalars(overdue.limit(1000)) if not queues.is_alive(RUN, str(job.id), job.ticket)]
     for job in lost:
         job.due_at, job.ticket = now, ticket(job.attempts, now)
-        queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=model_lane(job.model), priority=job.priority)
+        lane = model_lane(job.model, job.priority)
+        queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=lane, rank=rank(job.priority, job.created_at))
     return len(lost)
 
 
 def _deliveries(session: Session, now: datetime, queues: Queues) -> int:
-    waiting = (DeliveryState.QUEUED, DeliveryState.SENDING)
-    overdue = session.scalars(select(Delivery).where(Delivery.state.in_(waiting), Delivery.due_at < now - _OVERDUE).limit(1000))
-    lost = [delivery for delivery in overdue if not queues.is_alive(DELIVER, str(delivery.id), delivery.ticket)]
+    overdue = session.scalars(select(Delivery).where(Delivery.state.in_(OPEN), Delivery.due_at < now - _OVERDUE).limit(1000))
+    lost = [one for one in overdue if one.ticket and not queues.is_alive(DELIVER, str(one.id), one.ticket)]
     for delivery in lost:
         delivery.due_at, delivery.ticket = now, ticket(delivery.attempts, now)
-        queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=peer_lane(delivery.peer))
+        enqueue(session, delivery, queues)
+    waiting = select(Delivery.peer, Delivery.study_instance_uid).where(Delivery.state.in_(OPEN), Delivery.ticket == "")
+    for peer, study in session.execute(waiting.where(Delivery.due_at < now - _OVERDUE).distinct().limit(1000)).all():
+        follow(session, peer, study, now, queues=queues)
+    return len(lost)
+
+
+def _proofs(session: Session, now: datetime, queues: Queues) -> int:
+    """Where a peer's `proof` was "none" when it was sent, nothing was enqueued, and nothing is overdue."""
+    sent = select(Delivery).where(Delivery.state == DeliveryState.SENT, Delivery.looks > 0, Delivery.due_at < now - _OVERDUE)
+    lost = [one for one in session.scalars(sent.limit(1000)) if not queues.is_alive(PROVE, str(one.id), one.ticket)]
+    for delivery in lost:
+        delivery.due_at, delivery.ticket = now, ticket(delivery.attempts, now)
+        enqueue_proof(session, delivery, queues, timedelta(0))
     return len(lost)
 
 

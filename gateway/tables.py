@@ -4,49 +4,21 @@ State diagrams (a row only ever moves along these arrows):
 
     series     receiving -> complete -> receiving (a late instance, revision + 1)
     job        queued -> running -> done | failed; running -> queued (try again); queued -> cancelled; failed -> queued (a person)
-    delivery   queued -> sending -> sent | failed; sending -> queued (try again); queued -> cancelled; failed -> queued (a person)
+    delivery   queued -> sending -> sent -> proved; sending -> queued (try again) | failed; sent -> queued (the peer has it not);
+               queued -> held (whose it is has changed); queued | held | failed -> cancelled; held | failed -> queued (a person)
     commitment asked -> checked -> reported | failed; asked | checked <-> waiting; any -> asked (asked again)
 
 Patient name, ID, birth date and accession number are columns of `study` and of no other table.
 """
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    DateTime,
-    Dialect,
-    ForeignKey,
-    Index,
-    Integer,
-    MetaData,
-    String,
-    TypeDecorator,
-    UniqueConstraint,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
 
-PREFIX = "gw_"
-
-
-class UtcDateTime(TypeDecorator[datetime]):
-    """Aware in Python, UTC in the database; a naive datetime raises."""
-
-    impl = DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("expected an aware datetime")
-        return value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else value.replace(tzinfo=UTC)
+from gateway.columns import PREFIX, BigKey, Digest, Table, Uid
 
 
 class SeriesState(StrEnum):
@@ -66,6 +38,10 @@ class DeliveryState(StrEnum):
     QUEUED = "queued"
     SENDING = "sending"
     SENT = "sent"
+    """The peer says that it took it; nothing has proved it yet."""
+    PROVED = "proved"
+    HELD = "held"
+    """Not sent before a person says so."""
     FAILED = "failed"
     CANCELLED = "cancelled"
 
@@ -76,23 +52,6 @@ class CommitmentState(StrEnum):
     WAITING = "waiting"  # checked, and no configured peer has the AE title of who asked
     REPORTED = "reported"
     FAILED = "failed"
-
-
-Uid = String(64)
-Digest = String(64)
-BigKey = BigInteger().with_variant(Integer, "sqlite")
-
-
-class Table(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "pk": "pk_%(table_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        }
-    )
-    type_annotation_map = {datetime: UtcDateTime, dict[str, Any]: JSON, list[Any]: JSON, str: String}  # noqa: RUF012 - SQLAlchemy's own form
 
 
 class Study(Table):
@@ -119,6 +78,8 @@ class Series(Table):
     complete_at: Mapped[datetime | None]
     reason: Mapped[str] = mapped_column(default="")
     """Why it is held to be complete, and what follows from that."""
+    gone_at: Mapped[datetime | None] = mapped_column(index=True)
+    """When retention had taken the files of all its instances; empty again when one comes."""
 
 
 class Association(Table):
@@ -144,6 +105,8 @@ class Instance(Table):
     sha256: Mapped[str] = mapped_column(Digest)
     size: Mapped[int] = mapped_column(BigInteger)
     received_at: Mapped[datetime]
+    gone_at: Mapped[datetime | None]
+    """When retention took its file; the row stays."""
 
 
 class Version(Table):
@@ -164,6 +127,23 @@ class Segment(Table):
     __tablename__ = f"{PREFIX}segment"
     name: Mapped[str] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(BigInteger)
+
+
+class Filed(Table):
+    """A process that files what it promised, or did: without its row everything of it is filed (hosts.py)."""
+
+    __tablename__ = f"{PREFIX}filed"
+    executor: Mapped[str] = mapped_column(primary_key=True)
+    filed_at: Mapped[datetime]
+    """Everything that it promised until then is filed."""
+
+
+class StoreMark(Table):
+    """Which folder holds all files of this database: the one with this in its `store.id`. One row."""
+
+    __tablename__ = f"{PREFIX}store_mark"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    mark: Mapped[str]
 
 
 class RuleOutcome(Table):
@@ -216,6 +196,7 @@ class JobInstance(Table):
     """The exact input of a job."""
 
     __tablename__ = f"{PREFIX}job_instance"
+    __table_args__ = (Index(None, "sop_instance_uid"),)
     job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
     sha256: Mapped[str] = mapped_column(Digest)
@@ -234,24 +215,44 @@ class OutputInstance(Table):
     sha256: Mapped[str] = mapped_column(Digest)
     size: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime]
+    retracts: Mapped[str] = mapped_column(Uid, default="")
+    """A rejection note (PS3.3 A.35.4, IHE IOCM): the SOP Instance UID of ours that it takes back."""
+    gone_at: Mapped[datetime | None] = mapped_column(index=True)
+    """When retention took its file; the row stays."""
 
 
 class Delivery(Table):
     __tablename__ = f"{PREFIX}delivery"
-    __table_args__ = (UniqueConstraint("sop_instance_uid", "peer"),)
+    __table_args__ = (UniqueConstraint("sop_instance_uid", "peer"), Index(None, "peer", "study_instance_uid"))
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(OutputInstance.sop_instance_uid))
     job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(Uid, default="")
     peer: Mapped[str] = mapped_column(index=True)
     state: Mapped[str] = mapped_column(default=DeliveryState.QUEUED, index=True)
     attempts: Mapped[int] = mapped_column(default=0)
+    refusals: Mapped[int] = mapped_column(default=0)
+    """How often the peer said no for good, or said yes and then did not have it."""
+    unanswered: Mapped[bool] = mapped_column(default=False)
+    """The last answer never came: the peer may hold it, and is asked before it is sent again."""
     status: Mapped[int | None]
     """The peer's answer to the last attempt (PS3.4 B.2.3)."""
     reason: Mapped[str] = mapped_column(default="")
     ticket: Mapped[str] = mapped_column(default="0")
+    """Names the engine's attempt that this row waits for or is held by; empty while an earlier one of its study goes first."""
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
+    late_at: Mapped[datetime | None]
+    """When somebody was told that it takes long."""
     sent_at: Mapped[datetime | None]
+    looks: Mapped[int] = mapped_column(default=0)
+    """How often a proof was looked for since it was sent."""
+    transaction_uid: Mapped[str] = mapped_column(Uid, default="", index=True)
+    """Of the storage commitment that was asked for last (PS3.4 J.3)."""
+    asked_at: Mapped[datetime | None]
+    proved_at: Mapped[datetime | None]
+    proof: Mapped[str] = mapped_column(default="")
+    """What proved it: commitment, query or read-back."""
 
 
 class Commitment(Table):
@@ -279,22 +280,3 @@ class Commitment(Table):
     due_at: Mapped[datetime]
     checked_at: Mapped[datetime | None]
     reported_at: Mapped[datetime | None]
-
-
-class AuditEvent(Table):
-    """Append only; written in the transaction of the act it tells of. Details carry UIDs and numbers, no patient data."""
-
-    __tablename__ = f"{PREFIX}audit_event"
-    __table_args__ = (Index(None, "series_instance_uid"), Index(None, "job"))
-    id: Mapped[int] = mapped_column(BigKey, primary_key=True)
-    at: Mapped[datetime]
-    act: Mapped[str] = mapped_column(index=True)
-    actor: Mapped[str]
-    """An AE title, a user, or the process itself."""
-    outcome: Mapped[int]
-    """0 success, 4 minor failure, 8 serious failure, 12 major failure (PS3.15 A.5)."""
-    study_instance_uid: Mapped[str] = mapped_column(Uid, default="")
-    series_instance_uid: Mapped[str] = mapped_column(Uid, default="")
-    sop_instance_uid: Mapped[str] = mapped_column(Uid, default="")
-    job: Mapped[int | None] = mapped_column(BigKey)
-    detail: Mapped[dict[str, Any]] = mapped_column(default=dict)

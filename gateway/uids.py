@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 NAMESPACE = UUID("b3f0d7c2-5a41-4c8e-9f5b-0c6f2a7d1e94")
 IMPLEMENTATION_CLASS_UID = f"2.25.{uuid5(NAMESPACE, 'implementation').int}"
@@ -25,6 +25,11 @@ def is_uid(value: str) -> bool:
 def derived_uid(*names: object) -> str:
     """At most 44 characters; the same names give the same UID for ever."""
     return f"2.25.{uuid5(NAMESPACE, json.dumps([str(name) for name in names])).int}"
+
+
+def secret_uid() -> str:
+    """Drawn, for what nobody else may guess; at most 44 characters."""
+    return f"2.25.{uuid4().int}"
 
 
 def digest(*parts: object) -> str:

@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from gateway.app import upgrade
 from gateway.db import open_database
+from tests.postgres_fixture import OwnPostgres, own_cluster
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,6 +73,13 @@ def postgres() -> Iterator[str]:
     finally:
         subprocess.run([*as_user, programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], check=False, capture_output=True)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A cluster that a test may stop."""
+    with own_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """A door over a folder, and what it promised: filed and indexed as the doorman would."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -10,11 +11,13 @@ from sqlalchemy import func, select
 
 from gateway import app
 from gateway.db import open_database
+from gateway.delivery import Pace
 from gateway.door import Door
 from gateway.engine import Queues
 from gateway.entry import promise
 from gateway.instance import Incoming, Origin
 from gateway.journal import entries, segments
+from gateway.prove import told
 from gateway.receive import Found, receive
 from gateway.store import Store
 from tests.synthetic import part10
@@ -54,7 +57,8 @@ class Place:
         found = self.promised()
         if found:
             receive(
-                found, self.now, store=self.store, db=self.db, queues=self.queues, quiet=timedelta(seconds=10), executor="tests"
+                found, self.now, store=self.store, db=self.db, queues=self.queues, quiet=timedelta(seconds=10), executor="tests",
+                told=partial(told, queues=self.queues, pace=Pace()),
             )  # fmt: skip
         if not again:
             self.positions |= {lies.segment.stem: lies.end for lies, _ in found}

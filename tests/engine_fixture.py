@@ -82,12 +82,12 @@ def worker(url: str, folder: Path) -> Iterator[Process]:
 
 
 def enqueue(
-    url: str, key: str, *, attempt: str = "1", lane: str = QUICK, delay: float = 0, priority: str = "routine", commit: bool = True
+    url: str, key: str, *, attempt: str = "1", lane: str = QUICK, delay: float = 0, rank: int = 1, commit: bool = True
 ) -> None:
     db, queues = open_database(url), Queues(url)
     try:
         with db() as session:
-            queues.enqueue(session, "work", key, attempt=attempt, lane=lane, delay=timedelta(seconds=delay), priority=priority)
+            queues.enqueue(session, "work", key, attempt=attempt, lane=lane, delay=timedelta(seconds=delay), rank=rank)
             if commit:
                 session.commit()
     finally:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,18 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from gateway.db import open_database
+from gateway.delivery import Pace
 from gateway.door import Door
 from gateway.engine import Queues
 from gateway.entry import Declined, Kept, Promise, TurnedAway, promise
 from gateway.ingest.dimse import Listener, Wrap
 from gateway.journal import Entry, entries, segments
 from gateway.policy import Policy
+from gateway.prove import told
 from gateway.receive import receive
 from gateway.store import Store
-from gateway.tables import AuditEvent, Instance, Version
+from gateway.tables import Instance, Version
+from gateway.trail import AuditEvent
 from gateway.visits import Limits
 from tests.peers_fixture import data_set
 from tests.scanner_fixture import AC, Scanner, encoded
@@ -127,7 +130,8 @@ class Gate:
         new = [(lies, one) for lies, one in self.lies() if lies.end > self._positions.get(lies.segment, 0)]
         if new:
             receive(
-                new, now(), store=self.store, db=self.db, queues=self.queues, quiet=timedelta(seconds=10), executor="tests"
+                new, now(), store=self.store, db=self.db, queues=self.queues, quiet=timedelta(seconds=10), executor="tests",
+                told=partial(told, queues=self.queues, pace=Pace()),
             )  # fmt: skip
         self._positions |= {lies.segment: lies.end for lies, _ in new}
 

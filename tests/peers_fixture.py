@@ -14,17 +14,18 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom.filereader import read_preamble
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
+from tests.scp_fixture import ScriptedScp, add_contexts
 from tests.synthetic import part10
 
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -102,25 +103,42 @@ def running_storescp(folder: Path, *options: str):
         yield port
 
 
-@dataclass
-class ScriptedScp:
-    """A pynetdicom SCP; `statuses` are its next answers to C-STORE, 0x0000 when there are no more."""
-
-    statuses: list[int] = field(default_factory=list)
-    received: list[bytes] = field(default_factory=list)
-    associations: int = 0
-    port: int = 0
-
-    def on_c_store(self, event) -> int:
-        self.received.append(event.request.DataSet.getvalue())
-        return self.statuses.pop(0) if self.statuses else 0x0000
-
-    def on_accepted(self, event) -> None:
-        self.associations += 1
+@contextmanager
+def running_dcmqrscp(folder: Path):
+    """DCMTK's archive, which stores and is queried; yields its port. Its AE title is DCMQR."""
+    program = shutil.which("dcmqrscp")
+    if program is None:
+        pytest.skip("needs the Debian package dcmtk")
+    port, area, settings = free_port(), folder / "area", folder / "dcmqrscp.cfg"
+    area.mkdir()
+    settings.write_text(
+        f"""NetworkTCPPort = {port}
+MaxPDUSize = 16384
+MaxAssociations = 16
+HostTable BEGIN
+HostTable END
+VendorTable BEGIN
+VendorTable END
+AETable BEGIN
+DCMQR {area} RW (100, 1024mb) ANY
+AETable END
+"""
+    )
+    with _running([program, "--config", str(settings), str(port)], folder / "dcmqrscp.log", port):
+        yield port
 
 
 @contextmanager
-def running_scp(*statuses: int, contexts=None, require_calling=(), maximum_length: int = 16382, dimse_timeout: float = 30):
+def running_scp(
+    *statuses: int,
+    contexts=None,
+    require_calling=(),
+    maximum_length: int = 16382,
+    dimse_timeout: float = 30,
+    finds=True,
+    commits=True,
+):
+    """A ScriptedScp; without `finds` or `commits` it does not accept the presentation context."""
     scp = ScriptedScp(list(statuses))
     ae = AE("SCP")
     ae.maximum_pdu_size = maximum_length
@@ -128,11 +146,13 @@ def running_scp(*statuses: int, contexts=None, require_calling=(), maximum_lengt
     ae.require_calling_aet = list(require_calling)
     ae.supported_contexts = AllStoragePresentationContexts if contexts is None else contexts
     ae.add_supported_context(Verification)
-    handlers = [(evt.EVT_C_STORE, scp.on_c_store), (evt.EVT_ACCEPTED, scp.on_accepted)]
-    with ae.make_server(("127.0.0.1", 0), evt_handlers=handlers, server_class=ThreadedAssociationServer) as server:
+    add_contexts(ae, finds=finds, commits=commits)
+    with ae.make_server(("127.0.0.1", 0), evt_handlers=scp.handlers, server_class=ThreadedAssociationServer) as server:
         ae._servers.append(server)  # as start_server does, which polls for its end only every half second
         scp.port = server.socket.getsockname()[1]
         yield from _served(server, scp)
+    for thread in scp.reporting:
+        thread.join()
 
 
 @contextmanager

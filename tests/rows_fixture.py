@@ -53,15 +53,22 @@ def a_job(db: Database, queues: Queues | None = None, **values: object) -> int:
         session.flush()
         session.add(JobInstance(job=job.id, sop_instance_uid=SOURCE, sha256="5" * 64))
         if queues is not None:
-            lane = model_lane(job.model)
-            queues.enqueue(
-                session, RUN, str(job.id), attempt=job.ticket, lane=lane, delay=timedelta(hours=1), priority=job.priority
-            )
+            lane = model_lane(job.model, job.priority)
+            queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=lane, delay=timedelta(hours=1))
         return job.id
 
 
 def a_delivery(db: Database, job: int, queues: Queues | None = None, **values: object) -> int:
-    row = {"sop_instance_uid": OUTPUT, "job": job, "peer": "pacs", "state": "queued", "created_at": NOW, "due_at": NOW}
+    row = {
+        "sop_instance_uid": OUTPUT,
+        "study_instance_uid": STUDY,
+        "job": job,
+        "peer": "pacs",
+        "ticket": "0",
+        "state": "queued",
+        "created_at": NOW,
+        "due_at": NOW,
+    }
     with db.begin() as session:
         if session.get(OutputInstance, OUTPUT) is None:
             session.add(OutputInstance(sop_instance_uid=OUTPUT, job=job, study_instance_uid=STUDY, series_instance_uid=SERIES, sop_class_uid="1.2", modality="SEG", sha256="8" * 64, size=1_250_000, created_at=NOW))  # fmt: skip

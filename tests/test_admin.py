@@ -69,7 +69,7 @@ def test_lists_show_the_latest_and_only_those_in_a_state(db) -> None:
 def test_a_state_that_does_not_exist_is_refused_with_those_that_do(db) -> None:
     with pytest.raises(ConfigError, match="queued, running, done, failed, cancelled"):
         admin.list_jobs(db, state="finished")
-    with pytest.raises(ConfigError, match="queued, sending, sent, failed, cancelled"):
+    with pytest.raises(ConfigError, match="queued, sending, sent, proved, held, failed, cancelled"):
         admin.list_deliveries(db, state="done")
 
 
@@ -152,7 +152,7 @@ def test_a_waiting_job_can_be_cancelled_and_no_other(db) -> None:
         admin.cancel_job(db, job, actor="ann", now=LATER)
 
 
-@pytest.mark.parametrize("state", ["failed", "cancelled"])
+@pytest.mark.parametrize("state", ["failed", "held", "cancelled"])
 def test_a_delivery_that_ended_badly_is_queued_again_with_its_jobs_priority(db, queues, state: str) -> None:
     job = a_job(db, state="done", priority="stat")
     delivery = a_delivery(db, job, state=state, attempts=3)
@@ -174,20 +174,20 @@ def test_a_delivery_that_waits_starts_now(db, queues) -> None:
     assert last_act(db) == ("delivery.retried", "ann")
 
 
-@pytest.mark.parametrize("state", ["sending", "sent"])
+@pytest.mark.parametrize("state", ["sending", "sent", "proved"])
 def test_a_delivery_on_its_way_or_arrived_is_neither_retried_nor_cancelled(db, queues, state: str) -> None:
     delivery = a_delivery(db, a_job(db, state="done"), state=state)
 
     with pytest.raises(ConfigError, match=f"is {state}"):
         admin.retry_delivery(db, queues, delivery, actor="ann", now=LATER)
     with pytest.raises(ConfigError, match=f"is {state}"):
-        admin.cancel_delivery(db, delivery, actor="ann", now=LATER)
+        admin.cancel_delivery(db, queues, delivery, actor="ann", now=LATER)
 
 
-def test_a_delivery_can_be_given_up(db) -> None:
+def test_a_delivery_can_be_given_up(db, queues) -> None:
     delivery = a_delivery(db, a_job(db, state="done"), state="failed")
 
-    assert admin.cancel_delivery(db, delivery, actor="ann", now=LATER) == f"delivery {delivery} is cancelled"
+    assert admin.cancel_delivery(db, queues, delivery, actor="ann", now=LATER) == f"delivery {delivery} is cancelled"
 
     assert admin.show_delivery(db, delivery).delivery.reason == "cancelled by ann"
     assert last_act(db) == ("delivery.cancelled", "ann")

@@ -56,7 +56,7 @@ def test_a_configuration_in_order_is_ok_in_every_part_and_nothing_is_made(checke
         "rules.yaml: 1 rules: chest CT",
     ]
     assert good[5].startswith("peer pacs: answered C-ECHO in")
-    assert good[6:] == ["peer disk: the folder can be written", "model ct_lung: served"]
+    assert good[6:] == ["peer disk: the folder can be written; deliveries are proved by read-back", "model ct_lung: served"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gateway.toml", "results", "rules.yaml"]
 
 

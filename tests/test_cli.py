@@ -23,10 +23,12 @@ from tests.world import World, free_port
 COMMANDS = (
     "serve", "demo", "check", "send", "series list", "series show", "jobs list", "jobs show", "jobs retry", "jobs cancel",
     "deliveries list", "deliveries show", "deliveries retry", "deliveries cancel", "peers list", "peers echo", "audit list",
+    "audit show", "audit export", "audit verify",
     "models list", "models install-server", "rules check", "db upgrade",
 )  # fmt: skip
 ASKING = ("series list", "series show 1.2", "jobs list", "jobs show 1", "jobs retry 1", "jobs cancel 1", "deliveries list",
-          "deliveries show 1", "deliveries retry 1", "deliveries cancel 1", "audit list")  # fmt: skip
+          "deliveries show 1", "deliveries retry 1", "deliveries cancel 1", "audit list", "audit show 1.2", "audit export",
+          "audit verify")  # fmt: skip
 
 
 @dataclass
@@ -260,10 +262,10 @@ def test_peers_are_listed_without_their_secrets(gateway, tmp_path: Path) -> None
     ran = gateway("peers list")
 
     assert [line.split() for line in ran.out.splitlines()] == [
-        ["peer", "protocol", "address"],
-        ["pacs", "dimse", "ORTHANC@10.0.0.1:104"],
-        ["web", "dicomweb", "https://pacs.example/dicom-web"],
-        ["disk", "folder", "/mnt/results"],
+        ["peer", "protocol", "address", "proof"],
+        ["pacs", "dimse", "ORTHANC@10.0.0.1:104", "query"],
+        ["web", "dicomweb", "https://pacs.example/dicom-web", "query"],
+        ["disk", "folder", "/mnt/results", "read-back"],
     ]
 
 

@@ -34,7 +34,8 @@ from gateway.instance import Origin
 from gateway.peers._association import COMMITMENT_REPORTS
 from gateway.peers.dimse import Dimse
 from gateway.sweep import sweep
-from gateway.tables import AuditEvent, Commitment, CommitmentState, Instance
+from gateway.tables import Commitment, CommitmentState, Instance
+from gateway.trail import AuditEvent
 from tests.door_fixture import NOW, Place
 from tests.peers_fixture import Orthanc, free_port, running_orthanc
 from tests.synthetic import ct_series

@@ -206,7 +206,7 @@ def test_an_instance_is_on_disk_before_it_is_acknowledged_and_in_its_place_befor
         filing.read_text(),
         {
             "files synced": r"syncfs\(\d+<[^>]*/store/incoming>\) += 0",
-            "file renamed": r"rename(at2?)?\(.*/store/incoming/[0-9a-f]{32}\".*\.dcm\"",
+            "file renamed": r"rename(at2?)?\(.*/store/work/half-[0-9a-f]{32}/[0-9a-f]{32}\".*\.dcm\"",
             "database synced": r"(fsync|fdatasync)\(\d+<[^>]*gateway\.db-wal>",
         },
     )

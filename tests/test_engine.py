@@ -1,21 +1,15 @@
 """The engine: work is committed with its row, runs once an attempt, and outlives the worker and the database that did it."""
 
-import os
-import shutil
-import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from gateway.app import upgrade
-from gateway.db import open_database
-from gateway.engine import Queues, backoff, settle_attempt, ticket, workflow_id
+from gateway.engine import Queues, backoff, rank, settle_attempt, ticket, workflow_id
 from tests.engine_fixture import QUICK, SINGLE, Journal, enqueue, worker
+from tests.postgres_fixture import OwnPostgres
 
 
 @pytest.fixture
@@ -35,53 +29,6 @@ def queues(database_url: str) -> Iterator[Queues]:
     queues = Queues(database_url)
     yield queues
     queues.close()
-
-
-@dataclass(frozen=True)
-class OwnPostgres:
-    """A cluster that a test may stop."""
-
-    folder: Path
-    programs: Path
-    as_user: tuple[str, ...]
-
-    @property
-    def url(self) -> str:
-        return f"postgresql+psycopg://postgres@/postgres?host={self.folder}"
-
-    def run(self, program: str, *arguments: object) -> None:
-        command = [*self.as_user, str(self.programs / program), "-D", str(self.folder / "data"), *map(str, arguments)]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
-
-    def start(self) -> None:
-        options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={self.folder}"
-        self.run("pg_ctl", "-w", "-l", self.folder / "log", "-o", options, "start")
-
-    def stop(self) -> None:
-        self.run("pg_ctl", "-w", "-m", "fast", "stop")
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
-    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
-    if not programs:
-        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="gateway-pg-"))  # pytest's own folder is closed to the user that PostgreSQL wants
-    as_user: tuple[str, ...] = ()
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
-        as_user = ("setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups")
-    cluster = OwnPostgres(folder, programs[0].parent, as_user)
-    cluster.run("initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync")
-    cluster.start()
-    try:
-        db = open_database(cluster.url)
-        upgrade(cluster.url, db)
-        db.kw["bind"].dispose()
-        yield cluster
-    finally:
-        cluster.stop()
-        shutil.rmtree(folder)
 
 
 def test_work_of_a_transaction_that_was_rolled_back_never_runs(database_url: str, tmp_path: Path, journal: Journal) -> None:
@@ -126,7 +73,7 @@ def test_delayed_work_waits_and_a_person_can_start_it_now(
 def test_stat_goes_before_routine_before_background(database_url: str, tmp_path: Path, journal: Journal) -> None:
     for priority in ("background", "routine", "stat"):
         for n in range(2):
-            enqueue(database_url, f"{priority} {n}", lane=SINGLE, priority=priority)
+            enqueue(database_url, f"{priority} {n}", lane=SINGLE, rank=rank(priority, datetime(2026, 1, 2, tzinfo=UTC)) + n)
 
     with worker(database_url, tmp_path):
         journal.wait_for("done background 1")

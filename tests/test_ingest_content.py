@@ -17,7 +17,8 @@ from pydicom import DataElement, Dataset, config
 from pynetdicom.dsutils import encode
 
 from gateway.entry import Declined, Kept
-from gateway.tables import AuditEvent, Instance, Series, Study, Version
+from gateway.tables import Instance, Series, Study, Version
+from gateway.trail import AuditEvent
 from tests.gate_fixture import Gate, mounted, open_gate
 from tests.scanner_fixture import encoded
 from tests.synthetic import ct_series
@@ -125,6 +126,7 @@ UNUSUAL: dict[str, Callable[[], bytes]] = {
     "a byte more of pixels, which makes them even": lambda: encoded(changed(PixelData=OTHER.PixelData + b"\0\0")),
     "no patient": lambda: encoded(changed(PatientID=None, PatientName=None)),
     "a private value of 1 MB": lambda: with_element(element(PRIVATE, b"UN", NOISE(2**20))),
+    "a private value of 100 MB": lambda: with_element(element(PRIVATE, b"UN", NOISE(2**20) * 100)),
     "UN of undefined length with implicit items": lambda: with_element(
         element(PRIVATE, b"UN", ITEM + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0), 2**32 - 1)
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ConfigError, Rejected, Unreachable
-from gateway.peers import Sent, judge, load_protocols, make_peer, send_many
+from gateway.peers import Proof, Sent, judge, load_protocols, make_peer, send_many
 from tests.peers_fixture import stored
 from tests.synthetic import ct_series
 
@@ -78,6 +78,8 @@ def test_a_second_file_of_one_name_stops_the_start(tmp_path):
 
 
 def test_everything_wrong_in_a_table_is_said_at_once_without_its_values():
+    keys = "name, host, port, ae_title, calling_ae_title, timeout_seconds, proof, concurrency, per_minute"
+
     with pytest.raises(ConfigError) as raised:
         make_peer(
             {
@@ -93,7 +95,7 @@ def test_everything_wrong_in_a_table_is_said_at_once_without_its_values():
         )
 
     assert raised.value.problems == (
-        "peer pacs: hots: not a key of this protocol, which has name, host, port, ae_title, calling_ae_title, timeout_seconds",
+        f"peer pacs: hots: not a key of this protocol, which has {keys}",
         "peer pacs: port: expected a whole number from 1 to 65535",
         "peer pacs: ae_title: expected 1 to 16 ASCII characters without backslash",
         "peer pacs: timeout_seconds: expected seconds, more than 0 and at most 3600",
@@ -111,6 +113,10 @@ def test_everything_wrong_in_a_table_is_said_at_once_without_its_values():
             {"protocol": "dicomweb", "url": "http://host/", "user": "ann"},
             "peer p: expected a token, or user and password together",
         ),
+        ({"protocol": "folder", "path": "/p", "proof": "query"}, "peer p: proof: expected one of read-back, none"),
+        ({"protocol": "dicomweb", "url": "http://host/", "proof": "commitment"}, "peer p: proof: expected one of query, none"),
+        ({"protocol": "folder", "path": "/p", "concurrency": 0}, "peer p: concurrency: expected a whole number from 1 to 64"),
+        ({"protocol": "folder", "path": "/p", "per_minute": True}, "peer p: per_minute: expected a whole number, 1 or more"),
         ({"protocol": "dicomweb", "url": "http://host/", "verify": "/no/such/file"}, "peer p: verify: expected true, false, or"),
         ({"protocol": "dicomweb", "url": "http://host/", "verify": __file__}, "peer p: verify: expected true, false, or"),
     ],
@@ -121,6 +127,21 @@ def test_a_wrong_table_is_refused_with_peer_key_and_what_was_expected(table, exp
 
     assert raised.value.problems[0].startswith(expected)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "proof"),
+    [
+        ("dimse", {"host": "h", "port": 104, "ae_title": "A"}, Proof.QUERY),
+        ("dicomweb", {"url": "http://host/"}, Proof.QUERY),
+        ("folder", {"path": "/p"}, Proof.READ_BACK),
+    ],
+)
+def test_a_peer_proves_its_deliveries_unless_its_table_says_otherwise(protocol, settings, proof):
+    table = {"name": "p", "protocol": protocol, **settings}
+
+    assert make_peer(table, protocols=PROTOCOLS).proof is proof
+    assert make_peer({**table, "proof": "none"}, protocols=PROTOCOLS).proof is Proof.NONE
 
 
 @pytest.mark.parametrize("status", [0x0000, 0x0111, 0xB000, 0xB006, 0xB007])

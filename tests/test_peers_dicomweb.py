@@ -4,13 +4,15 @@ import email
 import hashlib
 import json
 import logging
+import threading
+from datetime import timedelta
 
 import httpx2
 import pytest
 
-from gateway.errors import Rejected, Unreachable
-from gateway.peers import Sent, load_protocols, make_peer
-from gateway.peers.dicomweb import verdict
+from gateway.errors import Rejected, Unanswered, Unreachable
+from gateway.peers import Sent, Wanted, load_protocols, make_peer
+from gateway.peers._verdict import verdict
 from tests.peers_fixture import (
     closes,
     data_set_sha256,
@@ -82,6 +84,15 @@ def answer(uid, *, failure=None, warning=None):
     return json.dumps({"00081199" if failure is None else "00081198": {"vr": "SQ", "Value": [item]}}).encode()
 
 
+def both(*, stored, failed):
+    """A STOW-RS answer about several instances."""
+    ok = [{"00081155": {"vr": "UI", "Value": [uid]}} for uid in stored]
+    bad = [
+        {"00081155": {"vr": "UI", "Value": [uid]}, "00081197": {"vr": "US", "Value": [reason]}} for uid, reason in failed.items()
+    ]
+    return json.dumps({"00081199": {"vr": "SQ", "Value": ok}, "00081198": {"vr": "SQ", "Value": bad}}).encode()
+
+
 UID = ct_series(1, 32, 32)[0].SOPInstanceUID
 
 
@@ -94,6 +105,9 @@ UID = ct_series(1, 32, 32)[0].SOPInstanceUID
         (400, answer(UID), 0x0000),
         (409, answer(UID, failure=0x0111), 0x0111),
         (500, answer(UID), 0x0000),
+        (202, both(stored=[UID], failed={"1.2.3": 0xA700}), 0x0000),
+        (400, both(stored=[UID], failed={"1.2.3": 0xC000}), 0x0000),
+        (409, both(stored=["1.2.3"], failed={UID: 0x0111}), 0x0111),
     ],
 )
 def test_stow_is_delivered_when_the_answer_says_so_of_the_instance(instances, status, body, expected):
@@ -105,9 +119,7 @@ def test_stow_is_delivered_when_the_answer_says_so_of_the_instance(instances, st
     ("status", "body", "words"),
     [
         (200, answer(UID, failure=0xA700), "0xA700"),
-        (200, answer("1.2.3"), "expected an answer that names the instance"),
-        (202, b"", "expected an answer that names the instance"),
-        (202, b"<html>", "expected an answer that names the instance"),
+        (202, both(stored=["1.2.3"], failed={UID: 0xA700}), "0xA700"),
         (302, b"", "another url"),
         (400, answer(UID, failure=0xA700), "0xA700"),
         (401, b"", "credentials are not accepted"),
@@ -117,20 +129,61 @@ def test_stow_is_delivered_when_the_answer_says_so_of_the_instance(instances, st
         (409, answer(UID, failure=0x0110), "0x0110"),
         (429, b"", "come back in 30 s"),
         (503, b"[1]", "HTTP 503"),
+    ],
+)
+def test_stow_that_stored_nothing_is_tried_again(instances, status, body, words):
+    with running_http((status, {"Retry-After": "30", "Location": "/elsewhere"}, body)) as (url, _):
+        with pytest.raises(Unreachable, match=words) as raised:
+            dicomweb(url).send(instances[0])
+
+    assert type(raised.value) is Unreachable
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (200, answer("1.2.3"), "expected an answer that names the instance; it may be stored or not"),
+        (202, b"", "expected an answer that names the instance; it may be stored or not"),
+        (202, b"<html>", "expected an answer that names the instance; it may be stored or not"),
+        (200, b"[" * 500_000, "expected an answer that names the instance; it may be stored or not"),
+        (500, b"", "HTTP 500: the peer failed; the instance may be stored or not"),
+        (502, b"<html>", "HTTP 502: the peer failed; the instance may be stored or not"),
+        (504, b"", "HTTP 504: the peer failed; the instance may be stored or not"),
         (507, b"", "HTTP 507"),
         (200, b" " * 2_000_000, "longer than one for a single instance"),
     ],
 )
-def test_stow_is_tried_again(instances, status, body, words):
-    with running_http((status, {"Retry-After": "30", "Location": "/elsewhere"}, body)) as (url, _):
-        with pytest.raises(Unreachable, match=words):
-            dicomweb(url).send(instances[0])
+def test_an_answer_that_does_not_say_what_became_of_the_instance_leaves_the_outcome_unknown(instances, status, body, words):
+    with running_http((status, {}, body)) as (url, _), pytest.raises(Unanswered, match=words):
+        dicomweb(url).send(instances[0])
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("30", timedelta(seconds=30)),
+        ("0", timedelta(0)),
+        ("9" * 5000, timedelta(hours=1)),
+        ("-5", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_peer_that_says_when_to_come_back_is_understood_and_an_hour_is_the_most(instances, status, header, expected):
+    with running_http((status, {"Retry-After": header}, b"")) as (url, _), pytest.raises(Unreachable) as raised:
+        dicomweb(url).send(instances[0])
+
+    assert raised.value.after == expected
 
 
 @pytest.mark.parametrize(
     ("status", "body", "expected"),
     [
         (202, answer(UID, failure=0xA900), 0xA900),
+        (202, both(stored=["1.2.3"], failed={UID: 0xC000}), 0xC000),
+        (400, json.dumps({"0008119A": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xC000]}}]}}).encode(), 0xC000),
         (400, b"", 0xC000),
         (400, b'{"Details": "CANARY"}', 0xC000),
         (409, answer(UID, failure=0x0122), 0x0122),
@@ -225,9 +278,109 @@ def closes_after_upload(peer):
         pass
 
 
-@pytest.mark.parametrize(
-    ("talk", "words"), [(silent, "no answer within 0.5 s"), (closes, "broke"), (closes_after_upload, "broke")]
-)
-def test_a_server_that_does_not_answer_leaves_the_outcome_unknown(instances, talk, words):
-    with running_tcp(talk) as port, pytest.raises(Unreachable, match=f"{words}.*; the instance may be stored or not"):
+@pytest.mark.parametrize(("talk", "words"), [(silent, "no answer within 0.5 s"), (closes_after_upload, "broke")])
+def test_a_server_that_does_not_answer_after_the_last_byte_leaves_the_outcome_unknown(instances, talk, words):
+    with running_tcp(talk) as port, pytest.raises(Unanswered, match=f"{words}.*; the instance may be stored or not"):
         dicomweb(f"http://127.0.0.1:{port}", timeout_seconds=0.5).send(instances[0])
+
+
+def stops_reading(peer):
+    peer.recv(8)
+    threading.Event().wait(2)
+
+
+@pytest.mark.parametrize(("talk", "words"), [(closes, "broke"), (stops_reading, "no answer within 0.5 s")])
+def test_a_server_that_stops_while_bytes_still_go_out_leaves_no_doubt_at_all(tmp_path, talk, words):
+    path = stored(tmp_path, ct_series(1, 4000, 4000))[0]
+
+    with running_tcp(talk) as port, pytest.raises(Unreachable, match=words) as raised:
+        dicomweb(f"http://127.0.0.1:{port}", timeout_seconds=0.5).send(path)
+
+    assert type(raised.value) is Unreachable
+    assert "stored or not" not in str(raised.value)
+
+
+def wanted(ds, path=None):
+    return Wanted(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.SOPClassUID, path)
+
+
+def test_orthanc_is_asked_for_what_it_holds_and_whose_it_is(orthanc, tmp_path):
+    series = ct_series(2, 32, 32, seed=11, SpecificCharacterSet="ISO_IR 192", PatientID="MÜLLER-7")
+    peer = dicomweb(orthanc.dicomweb)
+    peer.send(stored(tmp_path, series)[0])
+
+    assert [peer.holds(wanted(ds)) for ds in series] == [True, False]
+    assert [peer.patient_of(uid) for uid in (series[0].StudyInstanceUID, "1.2.3.4.5")] == ["MÜLLER-7", None]
+
+
+def test_a_series_that_orthanc_does_not_know_has_no_instances(orthanc):
+    assert not dicomweb(orthanc.dicomweb).holds(wanted(ct_series(1, 32, 32, seed=12)[0]))
+
+
+def matches(*items):
+    """A QIDO-RS answer."""
+    return json.dumps([{tag: {"vr": "UI", "Value": [value]} for tag, value in item.items()} for item in items]).encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        (200, matches({"00080018": UID}), True),
+        (200, matches({"00080018": "1.2.3"}, {"00080018": UID}), True),
+        (200, matches({"00080018": "1.2.3"}), False),
+        (200, matches({"00080016": "1.2.3"}), False),
+        (200, b"[]", False),
+        (200, b"", False),
+        (204, b"", False),
+        (404, b"", False),
+    ],
+)
+def test_only_a_match_with_our_sop_instance_uid_counts(status, body, expected):
+    with running_http((status, {}, body)) as (url, _):
+        assert dicomweb(url).holds(wanted(ct_series(1, 32, 32)[0])) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (200, b"<html>", "not understood"),
+        (200, b"{}", "not understood"),
+        (200, b"[1]", "not understood"),
+        (200, b"[" * 500_000, "not understood"),
+        (200, b" " * 2_000_000, "longer than one for a single instance"),
+        (202, b"", "expected the answer to a search"),
+        (302, b"", "another url"),
+        (401, b"", "credentials are not accepted"),
+        (500, b"", "HTTP 500"),
+        (503, b"", "HTTP 503"),
+    ],
+)
+def test_a_search_that_is_not_answered_tells_nothing(status, body, words):
+    with running_http((status, {}, body)) as (url, _), pytest.raises(Unreachable, match=words) as raised:
+        dicomweb(url).holds(wanted(ct_series(1, 32, 32)[0]))
+
+    assert type(raised.value) is Unreachable, "nothing was sent that may be there"
+
+
+def test_a_search_that_is_refused_says_so():
+    with running_http((400, {}, b"CANARY")) as (url, _), pytest.raises(Rejected, match="HTTP 400"):
+        dicomweb(url).holds(wanted(ct_series(1, 32, 32)[0]))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (matches({"0020000D": "1.2.9", "00100020": "P9"}, {"0020000D": "1.2.1", "00100020": "P1"}), "P1"),
+        (b'[{"0020000D": {"vr": "UI", "Value": ["1.2.1"]}, "00100020": {"vr": "LO"}}]', ""),
+        (matches({"0020000D": "1.2.1"}), None),
+        (b"[]", None),
+    ],
+)
+def test_the_patient_is_the_one_of_our_study(body, expected):
+    with running_http((200, {}, body)) as (url, _):
+        assert dicomweb(url).patient_of("1.2.1") == expected
+
+
+def test_storage_commitment_is_nothing_that_dicomweb_has():
+    with pytest.raises(Rejected, match='"query" or "none"'):
+        dicomweb("http://127.0.0.1:1").request_commitment("1.2.9", [("1.2", "1.2.3")])

@@ -12,7 +12,8 @@ import pytest
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context
 
-from gateway.errors import Rejected, Unreachable
+from gateway import command, pdu
+from gateway.errors import Rejected, Unanswered, Unreachable
 from gateway.peers import Sent, load_protocols, make_peer, send_many
 from tests.peers_fixture import (
     closes,
@@ -170,15 +171,89 @@ def test_a_calling_ae_title_that_the_peer_does_not_know_is_said_in_words(instanc
 
 
 @pytest.mark.parametrize("fault", ["--abort-after", "--abort-during"])
-def test_an_abort_leaves_the_outcome_unknown_and_is_tried_again(tmp_path, instances, fault):
-    with running_storescp(tmp_path, fault) as port, pytest.raises(Unreachable, match="may be stored or not"):
+def test_an_abort_after_the_last_byte_leaves_the_outcome_unknown(tmp_path, instances, fault):
+    with running_storescp(tmp_path, fault) as port, pytest.raises(Unanswered, match="may be stored or not"):
         dimse(port).send(instances[0])
+
+
+def test_an_abort_while_bytes_still_go_out_is_no_doubt_at_all(tmp_path):
+    path = stored(tmp_path, ct_series(1, 4000, 4000))[0]
+
+    with running_storescp(tmp_path, "--abort-during") as port, pytest.raises(Unreachable) as raised:
+        dimse(port).send(path)
+
+    assert type(raised.value) is Unreachable
+    assert "stored or not" not in str(raised.value)
+
+
+@pytest.mark.parametrize("status", [0xA700, 0x0110])
+def test_a_peer_that_says_that_it_could_not_take_it_leaves_no_doubt(instances, status):
+    with running_scp(status) as scp, pytest.raises(Unreachable) as raised:
+        dimse(scp.port).send(instances[0])
+
+    assert type(raised.value) is Unreachable
+
+
+def speaks_nonsense(answer):
+    """An archive that takes what is stored and answers with something else."""
+
+    def talk(peer):
+        with running_scp() as scp, socket.create_connection(("127.0.0.1", scp.port)) as onward:
+            onward.sendall(peer.recv(65536))
+            peer.sendall(onward.recv(65536))
+            while not peer.recv(65536).endswith(b"\0"):
+                pass
+            peer.sendall(answer)
+            silent(peer)
+
+    return talk
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (pdu.p_data(1, pdu.COMMAND | pdu.LAST, b"rubbish"), "not understood"),
+        (
+            pdu.p_data(1, pdu.COMMAND | pdu.LAST, command.request(1, 1, sop_class_uid="1.2", has_data_set=False)),
+            "another message",
+        ),
+        (pdu.p_data(1, pdu.COMMAND, b"\0" * 100_000), "longer than one can be"),
+        (pdu.p_data(1, pdu.COMMAND, b"")[:-1], "no answer within"),
+        (pdu.release_rq(), "released the association before its answer"),
+    ],
+)
+def test_an_answer_that_is_none_leaves_the_outcome_unknown(instances, answer, words):
+    with (
+        running_tcp(speaks_nonsense(answer)) as port,
+        pytest.raises(Unanswered, match=f"{words}.*; the instance may be stored or not"),
+    ):
+        dimse(port, timeout_seconds=1).send(instances[0])
+
+
+def test_a_peer_that_sends_fragments_without_end_is_left_after_the_timeout(instances):
+    empty = pdu.p_data(1, pdu.COMMAND, b"") * 1000
+    ended = threading.Event()
+
+    def floods(peer):
+        with running_scp() as scp, socket.create_connection(("127.0.0.1", scp.port)) as onward:
+            onward.sendall(peer.recv(65536))
+            peer.sendall(onward.recv(65536))
+            try:
+                while True:
+                    peer.sendall(empty)
+            except OSError:
+                ended.set()
+
+    with running_tcp(floods) as port, pytest.raises(Unanswered, match=r"no answer within 0\.5 s"):
+        dimse(port, timeout_seconds=0.5).send(instances[0])
+
+    assert ended.wait(10)
 
 
 def test_a_peer_that_hangs_is_left_after_the_timeout(tmp_path, instances):
     started = time.monotonic()
 
-    with running_storescp(tmp_path, "--sleep-during", "4") as port, pytest.raises(Unreachable, match=r"no answer within 0\.5 s"):
+    with running_storescp(tmp_path, "--sleep-during", "4") as port, pytest.raises(Unanswered, match=r"no answer within 0\.5 s"):
         dimse(port, timeout_seconds=0.5).send(instances[0])
 
     assert time.monotonic() - started < 8
@@ -278,7 +353,7 @@ def test_sending_many_goes_on_over_a_new_association_after_a_break(instances):
         with running_tcp(breaks_once) as port:
             outcomes = [type(outcome) for _, outcome in dimse(port).send_many(instances)]
 
-    assert outcomes.count(Unreachable) == 1
+    assert sum(issubclass(outcome, Unreachable) for outcome in outcomes) == 1
     assert outcomes.count(Sent) == 3
 
 
@@ -287,7 +362,7 @@ def test_sending_many_gives_up_after_three_breaks_without_an_answer(tmp_path, in
         outcomes = list(dimse(port).send_many(instances))
 
     assert [path for path, _ in outcomes] == instances
-    assert all(isinstance(outcome, Unreachable) for _, outcome in outcomes)
+    assert [type(outcome) for _, outcome in outcomes] == [Unanswered, Unanswered, Unanswered, Unreachable]
 
 
 def test_no_thread_and_no_socket_is_left_behind(tmp_path, instances):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Rejected, Unreachable
-from gateway.peers import load_protocols, make_peer, send_many
+from gateway.peers import Wanted, load_protocols, make_peer, send_many
 from tests.peers_fixture import stored
 from tests.synthetic import ct_series, part10
 
@@ -122,3 +122,45 @@ def test_sending_many_tells_of_each_what_became_of_it(instances):
     outcomes = list(send_many(folder("/no/such/folder"), instances[:2]))
 
     assert [(path, type(outcome)) for path, outcome in outcomes] == [(path, Unreachable) for path in instances[:2]]
+
+
+def wanted(ds, path):
+    return Wanted(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.SOPClassUID, path)
+
+
+def test_what_is_there_is_read_back_and_compared(tmp_path, instances):
+    series = ct_series(4, 32, 32)
+    share = tmp_path / "share"
+    share.mkdir()
+    folder(share).send(instances[0])
+
+    assert folder(share).holds(wanted(series[0], instances[0]))
+    assert not folder(share).holds(wanted(series[1], instances[1]))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-1] + b"\1", lambda data: data[:-1], lambda data: b""])
+def test_a_file_that_is_not_byte_for_byte_ours_is_no_proof(tmp_path, instances, damage):
+    share = tmp_path / "share"
+    share.mkdir()
+    folder(share).send(instances[0])
+    (written,) = share.rglob("*.dcm")
+
+    written.write_bytes(damage(written.read_bytes()))
+
+    assert not folder(share).holds(wanted(ct_series(4, 32, 32)[0], instances[0]))
+
+
+def test_a_folder_that_is_not_mounted_says_nothing_of_what_is_in_it(tmp_path, instances):
+    with pytest.raises(Unreachable, match="the folder cannot be read: No such file or directory"):
+        folder(tmp_path / "share").holds(wanted(ct_series(4, 32, 32)[0], instances[0]))
+
+
+def test_our_own_file_that_cannot_be_read_is_told_as_ours(tmp_path):
+    with pytest.raises(Unreachable, match="our stored file cannot be read"):
+        folder(tmp_path).holds(wanted(ct_series(1, 32, 32)[0], tmp_path / "missing"))
+
+
+def test_a_folder_knows_no_patients_and_commits_to_nothing(tmp_path):
+    assert folder(tmp_path).patient_of("1.2.3") is None
+    with pytest.raises(Rejected, match='"read-back" or "none"'):
+        folder(tmp_path).request_commitment("1.2.9", [("1.2", "1.2.3")])

@@ -60,7 +60,7 @@ def test_a_real_chest_ct_comes_back_from_orthanc_with_a_right_and_valid_result(
             world.start()
             storescu(real_data / CHEST, world.port)
             world.wait_settled(seconds=200)
-            sent = {delivery.sop_instance_uid for delivery in world.deliveries() if delivery.state == "sent"}
+            sent = {delivery.sop_instance_uid for delivery in world.deliveries() if delivery.state == "proved"}
         files = _held(pacs, tmp_path / "held")
 
     assert {path.stem for path in files} == sent

@@ -31,7 +31,7 @@ def a_lost_delivery(db: Database) -> None:
     with db.begin() as session:
         session.add(OutputInstance(sop_instance_uid=OUTPUT, job=job, study_instance_uid=STUDY, series_instance_uid=SERIES, sop_class_uid="1.2", modality="SR", sha256="8" * 64, size=1, created_at=NOW))  # fmt: skip
         session.flush()
-        session.add(Delivery(sop_instance_uid=OUTPUT, job=job, peer="pacs", created_at=NOW, due_at=NOW))
+        session.add(Delivery(sop_instance_uid=OUTPUT, study_instance_uid=STUDY, job=job, peer="pacs", created_at=NOW, due_at=NOW))
 
 
 def test_a_job_that_the_engine_has_forgotten_is_enqueued_again(place) -> None:

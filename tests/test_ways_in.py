@@ -10,7 +10,8 @@ from pynetdicom import AE
 from sqlalchemy import func, select
 
 from gateway.peers.dicomweb import peer
-from gateway.tables import Association, AuditEvent, Instance, Series
+from gateway.tables import Association, Instance, Series
+from gateway.trail import AuditEvent
 from tests.certificates import Authority, client_context
 from tests.scanner_fixture import Scanner, c_store
 from tests.synthetic import ct_series, part10

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 from pydicom import Dataset
-from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom import AE, AllStoragePresentationContexts
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
@@ -28,7 +28,7 @@ from gateway import admin
 from gateway.db import Database, open_database
 from gateway.store import Store
 from gateway.tables import DeliveryState, Instance, JobState, SeriesState
-from tests.peers_fixture import ScriptedScp
+from tests.scp_fixture import ScriptedScp, add_contexts
 
 HERE = Path(__file__).parent
 RULES = """\
@@ -54,6 +54,8 @@ class World:
     rules: str = RULES
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     port: int = 0
+    arguments: Sequence[str] = ()
+    """Of `gateway serve`."""
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -69,7 +71,10 @@ class World:
         tables: dict[str, dict[str, Any]] = {
             "gateway": {"data_dir": str(self.folder / "var"), "pipelines": [str(HERE / "pipelines")]},
             "dimse": {"port": self.port},
-            "database": {"url": self.database_url},
+            "database": {
+                "url": self.database_url,
+                "unsafe": self.database_url.startswith("postgresql"),
+            },  # the tests' syncs nothing
             "triton": {"url": self.triton, "shared_memory": True, "timeout_seconds": 60},
             "completeness": {"quiet_seconds": 0.3},
             "delivery": {"retry_seconds": 0.3, "retry_at_most_seconds": 2},
@@ -96,7 +101,7 @@ class World:
 
     @property
     def store(self) -> Store:
-        return Store(self.folder / "var" / "store")
+        return Store(Path(self.settings.get("store", {}).get("folder", self.folder / "var" / "store")))
 
     @contextmanager
     def database(self) -> Iterator[Database]:
@@ -108,10 +113,15 @@ class World:
 
     def start(self, *, crash_at: str = "") -> "World":
         environment = os.environ | {"GATEWAY_CRASH_AT": crash_at, "COLUMNS": "400"}
-        command = [sys.executable, "-m", "gateway", "serve", "--config", str(self.config)]
+        command = [sys.executable, "-m", "gateway", "serve", *self.arguments, "--config", str(self.config)]
+        starts = len(self.logged("gateway.started")) if (self.folder / "log").exists() else 0
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        self.wait_until(lambda: (self.ingests and self.listens()) or self.process.poll() is not None, 60)
+
+        def serves() -> bool:
+            return len(self.logged("gateway.started")) > starts if self.arguments else bool(self.ingests and self.listens())
+
+        self.wait_until(lambda: serves() or self.process.poll() is not None, 60)
         assert self.process.poll() in {None, -signal.SIGKILL}, self.log[-4000:]
         return self
 
@@ -215,7 +225,7 @@ class World:
 
 def _ended(story: admin.SeriesStory) -> bool:
     jobs = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-    deliveries = (DeliveryState.SENT, DeliveryState.FAILED, DeliveryState.CANCELLED)
+    deliveries = (DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED)
     return (
         story.series.state == SeriesState.COMPLETE
         and all(job.job.state in jobs for job in story.jobs)
@@ -276,19 +286,23 @@ def store(association: Association, ds: Dataset, **changes: Any) -> int:
 
 
 @contextmanager
-def pacs(port: int, *statuses: int) -> Iterator[ScriptedScp]:
-    """A PACS that comes up on `port`; `statuses` are its next answers to C-STORE, 0x0000 when there are no more."""
-    scp = ScriptedScp(list(statuses), port=port)
+def pacs(port: int, *statuses: int, report_to: tuple[int, str] | None = None) -> Iterator[ScriptedScp]:
+    """A PACS that comes up on `port`; `statuses` are its next answers to C-STORE, 0x0000 when there are no more.
+
+    `report_to` (port, AE title) is told what became of the commitments that it is asked for.
+    """
+    scp = ScriptedScp(list(statuses), port=port, report_to=report_to)
     ae = AE("SCP")
     ae.supported_contexts = AllStoragePresentationContexts
     ae.add_supported_context(Verification)
-    server = ae.start_server(
-        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, scp.on_c_store), (evt.EVT_ACCEPTED, scp.on_accepted)]
-    )
+    add_contexts(ae)
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=scp.handlers)
     try:
         yield scp
     finally:
         server.shutdown()
+        for thread in scp.reporting:
+            thread.join()
 
 
 @contextmanager

@@ -19,11 +19,11 @@ import structlog
 
 from gateway import command as commands
 from gateway import log, pdu
-from gateway.command import C_CANCEL, C_ECHO, C_STORE, N_ACTION, Command
+from gateway.command import C_CANCEL, C_ECHO, C_STORE, Command
 from gateway.door import Arrival, Door
-from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood, Refused
+from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood
 from gateway.ingest import _acse
-from gateway.ingest._commitment import COMMITMENT, requested
+from gateway.ingest._commitment import COMMITMENT, NOTICES, take
 from gateway.ingest._wire import Closed, Late, Wire
 from gateway.instance import Incoming, Origin
 from gateway.policy import Caller, Policy, Rejection
@@ -33,7 +33,7 @@ from gateway.visits import Visit
 MAXIMUM_PDU = 131_072
 _LONGEST_REQUEST = 64 * 1024  # an A-ASSOCIATE-RQ with 128 contexts and every option stays far below
 _LONGEST_COMMAND = 16 * 1024
-_LONGEST_ACTION = 12 * 1024 * 1024  # the data set of a storage commitment request: 100,000 instances
+_LONGEST_NOTICE = 12 * 1024 * 1024  # the data set of a storage commitment request or report: 100,000 instances
 _MOST_FRAGMENTS = 64  # of one PDU
 _PARTING_SECONDS = 2
 _NOT_SPECIFIED, _UNEXPECTED_PDU, _INVALID_PDU = 0, 2, 6  # PS3.8 9.3.8, from the provider
@@ -206,7 +206,7 @@ class Message:
         self._received, self.write = 0, self._drain
         if command.field == C_STORE:
             self._attempt(self._open, command)
-        elif command.field == N_ACTION:
+        elif command.field in NOTICES:
             self._encoded, self.write = bytearray(), self._collect
 
     def _open(self, command: Command) -> None:
@@ -225,8 +225,8 @@ class Message:
         self.write = self._write_data_set
 
     def _collect(self, piece: memoryview) -> None:
-        """Of a command set, or of the data set of an N-ACTION."""
-        longest = _LONGEST_COMMAND if self._command is None else _LONGEST_ACTION
+        """Of a command set, or of the data set of an N-ACTION or N-EVENT-REPORT."""
+        longest = _LONGEST_COMMAND if self._command is None else _LONGEST_NOTICE
         if len(self._encoded) + len(piece) > longest:
             raise Abort(f"expected at most {longest} bytes here")
         self._encoded += piece
@@ -247,8 +247,8 @@ class Message:
         status, comment = commands.SUCCESS, ""
         if field_ == C_STORE:
             status, comment = self._keep()
-        elif field_ == N_ACTION:
-            status, comment = self._ask(command)
+        elif field_ in NOTICES:
+            status, comment = self._hear(command)
         elif field_ != C_ECHO:
             status = commands.UNRECOGNIZED_OPERATION
         self._reset()
@@ -268,13 +268,10 @@ class Message:
         self._door.refuse(self._association.origin, self._refusal)
         return self._refusal.dimse_status, str(self._refusal)
 
-    def _ask(self, command: Command) -> tuple[int, str]:
-        try:
-            transaction_uid, instances = requested(command, bytes(self._encoded), self._association.contexts[self._context_id])
-            self._door.ask(self._association.origin, transaction_uid, instances)
-        except Refused as error:
-            return error.dimse_status, str(error)
-        return commands.SUCCESS, ""
+    def _hear(self, command: Command) -> tuple[int, str]:
+        context = self._association.contexts[self._context_id]
+        self._attempt(take, command, bytes(self._encoded), context, self._door, self._association.origin)
+        return (self._refusal.dimse_status, str(self._refusal)) if self._refusal else (commands.SUCCESS, "")
 
     def _attempt(self, act: Callable[..., object], *arguments: object) -> bool:
         """What is raised becomes the answer, and the association goes on (habit 25)."""

@@ -2,8 +2,11 @@
 
 from alembic import context
 
+from gateway import tables, trail
+from gateway.columns import PREFIX, Table, UtcDateTime
 from gateway.migrations import VERSION_TABLE
-from gateway.tables import PREFIX, Table, UtcDateTime
+
+__all__ = ("tables", "trail")  # their import makes their tables known
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -8,8 +8,9 @@ import importlib
 import importlib.util
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, TypeVar
@@ -35,11 +36,63 @@ class Sent:
     note: str
 
 
+class Proof(StrEnum):
+    """How it is found out that a peer has what it took."""
+
+    NONE = "none"
+    """Not at all: a delivery stays sent."""
+    QUERY = "query"
+    """It is asked for the instance (C-FIND, QIDO-RS)."""
+    COMMITMENT = "commitment"
+    """It is asked to keep it, and reports (PS3.4 J.3)."""
+    READ_BACK = "read-back"
+    """What is there is read and compared."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An instance of ours that a peer is asked for; `path` is the PS3.10 file."""
+
+    study_instance_uid: str
+    series_instance_uid: str
+    sop_instance_uid: str
+    sop_class_uid: str
+    path: Path
+
+
 class Peer(Protocol):
     """A configured remote system. A peer that sends many better together also has `send_many` as below, without `peer`."""
 
+    @property
+    def proof(self) -> Proof: ...
+
+    @property
+    def concurrency(self) -> int:
+        """Deliveries at a time."""
+        ...
+
+    @property
+    def per_minute(self) -> int | None:
+        """Deliveries begun in a minute, of all processes together; None: as many as there are."""
+        ...
+
+    def holds(self, wanted: Wanted) -> bool:
+        """Whether the peer has exactly this instance, by query or by reading it back; raises Unreachable or Rejected."""
+        ...
+
+    def patient_of(self, study_instance_uid: str) -> str | None:
+        """The Patient ID under which the peer has the study; None where it has no such study; raises Unreachable or Rejected."""
+        ...
+
+    def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None:
+        """Ask the peer to keep the instances (SOP class and instance UIDs); its answer comes later, to our listener.
+
+        Raises Unreachable or Rejected, also where the protocol has no storage commitment.
+        """
+        ...
+
     def send(self, path: Path) -> Sent:
-        """Deliver the PS3.10 file's bytes as they are; raise Unreachable (try again) or Rejected (final)."""
+        """Deliver the PS3.10 file's bytes as they are; raise Unreachable (try again), Unanswered (it may be there), Rejected."""
         ...
 
     def echo(self) -> str:
@@ -110,9 +163,19 @@ def make_peer(settings: Mapping[str, object], *, protocols: Mapping[str, MakePee
     return make(settings)
 
 
-def setting(expected: str, check: Callable[[Any], bool], default: object = MISSING, *, secret: bool = False) -> Any:
-    """A key of a `[[peers]]` table, as a dataclass field. `expected` says what `check` demands; a secret is never shown."""
-    metadata = {"expected": expected, "check": check}
+def setting(
+    expected: str,
+    check: Callable[[Any], bool],
+    default: object = MISSING,
+    *,
+    secret: bool = False,
+    make: Callable[[Any], object] = lambda value: value,
+) -> Any:
+    """A key of a `[[peers]]` table, as a dataclass field. `expected` says what `check` demands; a secret is never shown.
+
+    `make` is what becomes of a good value.
+    """
+    metadata = {"expected": expected, "check": check, "make": make}
     return (
         field(repr=not secret, metadata=metadata)
         if default is MISSING
@@ -131,7 +194,20 @@ def read_settings(kind: type[S], table: Mapping[str, object]) -> S:
             problems.append(f"{name}: expected {one.metadata['expected']}")
     if problems:
         raise ConfigError([f"peer {table.get('name')}: {problem}" for problem in problems])
-    return kind(**given)
+    return kind(**{key: known[key].metadata["make"](value) for key, value in given.items()})
+
+
+def one_of(*proofs: Proof) -> tuple[str, Callable[[Any], bool], Proof]:
+    """The arguments of `setting` for the key `proof`: one of these, the first by default."""
+    return f"one of {', '.join(proofs)}", lambda value: value in proofs, proofs[0]
+
+
+def is_few(value: object) -> bool:
+    return type(value) is int and 0 < value <= 64
+
+
+def is_rate(value: object) -> bool:
+    return type(value) is int and value > 0
 
 
 def is_text(value: object) -> bool:

@@ -6,34 +6,39 @@ every PDU has a deadline, memory is a megabyte, and no thread can be left behind
 """
 
 import socket
-import struct
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO, FileIO
-from itertools import islice
 from typing import TypeVar
 
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from gateway import command, pdu
-from gateway.command import C_ECHO, C_STORE, N_EVENT_REPORT, RESPONSE
-from gateway.commitment import COMMITMENT, WELL_KNOWN, Outcome
-from gateway.errors import Rejected, Unreachable
+from gateway.command import C_ECHO, C_FIND, C_STORE, N_ACTION, N_EVENT_REPORT, RESPONSE, Command
+from gateway.commitment import COMMITMENT, REQUEST, WELL_KNOWN, Outcome
+from gateway.errors import Rejected, Unanswered, Unreachable
 from gateway.pdu import Context
 from gateway.peers import NOT_SUPPORTED, SOCKET_OPTIONS
+from gateway.peers._connection import LONGEST_PDU, Connection, words
+from gateway.peers._find import NO_QUERIES
 from gateway.peers._part10 import Part10, unreadable
 
 T = TypeVar("T")
 MOST_CONTEXTS = 128
 VERIFICATION: Context = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
 COMMITMENT_REPORTS: Context = (COMMITMENT, ImplicitVRLittleEndian)
-_LONGEST_PDU = 128 * 1024
+QUERY: Context = ("1.2.840.10008.5.1.4.1.2.2.1", ImplicitVRLittleEndian)
+NO_COMMITMENT = (
+    "the peer does not accept our requests for storage commitment:"
+    ' allow them there, or set proof = "query" or "none" for this peer'
+)
 _PARTING_SECONDS = 2
-_BATCH, _MOST_PARTS = 1024 * 1024, 512
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+_BATCH = 1024 * 1024
+_PENDING = 0xFF  # the first byte of both its statuses
+_LONGEST_COMMAND, _LONGEST_MATCHES = 16 * 1024, 1024 * 1024
+_MOST_MATCHES, _MOST_INTERRUPTIONS = 1000, 10
 _UNEXPECTED = {
     pdu.ABORT: "the peer aborted the association",
     pdu.RELEASE_RQ: "the peer released the association before its answer",
@@ -42,22 +47,31 @@ _UNEXPECTED = {
 
 @dataclass
 class Association:
-    """Established. `accepted` has the ID of each presentation context that the peer took; `fragment` is bytes a PDU."""
+    """Established. `accepted` has the ID of each presentation context that the peer took; `fragment` is bytes a PDU.
 
-    connection: "_Connection"
+    `was_interrupted`: the peer has sent a request of its own, which was not answered.
+    """
+
+    connection: Connection
     accepted: Mapping[Context, int]
     fragment: int
     message_id: int = 0
+    was_interrupted: bool = False
+    _fragments: deque[tuple[int, bytes]] = field(default_factory=deque, init=False)
 
     def store(self, instance: Part10) -> int:
-        """The status of the C-STORE-RSP. Raises Rejected without a context, Unreachable where no answer came."""
+        """The status of the C-STORE-RSP.
+
+        Raises Rejected without a context; Unreachable where the peer cannot have it, as its last fragment never went out;
+        Unanswered where that did, and no answer came that says what became of it.
+        """
         context_id = self._context_id((instance.sop_class_uid, instance.transfer_syntax_uid))
+        self._send(C_STORE, context_id, instance.sop_class_uid, instance.sop_instance_uid, has_data_set=True)
+        self._send_data_set(instance, context_id)
         try:
-            self._send(C_STORE, context_id, instance.sop_class_uid, instance.sop_instance_uid, has_data_set=True)
-            self._send_data_set(instance, context_id)
             return self._status(C_STORE)
         except Unreachable as error:
-            raise Unreachable(f"{error}; the instance may be stored or not") from error
+            raise Unanswered(f"{error}; the instance may be stored or not") from error
 
     def echo(self) -> int:
         """The status of the C-ECHO-RSP; raises as `store` does."""
@@ -71,9 +85,37 @@ class Association:
                 "the peer does not accept reports of storage commitment (we as SCP, with Implicit VR Little Endian)"
             )
         context_id = self.accepted[COMMITMENT_REPORTS]
-        self._send(N_EVENT_REPORT, context_id, COMMITMENT, WELL_KNOWN, event=outcome.event_type, has_data_set=True)
+        self._send(N_EVENT_REPORT, context_id, COMMITMENT, WELL_KNOWN, type_id=outcome.event_type, has_data_set=True)
         self._send_stream(BytesIO(outcome.encoded()), context_id)
         return self._status(N_EVENT_REPORT)
+
+    def find(self, identifier: bytes) -> tuple[int, list[bytes]]:
+        """The last status of the C-FIND-RSP, and the identifiers of the matches (PS3.4 C.4.1). Raises Unreachable."""
+        if QUERY not in self.accepted:
+            raise Unreachable(NO_QUERIES)
+        self._send(C_FIND, self.accepted[QUERY], QUERY[0], has_data_set=True)
+        self._send_stream(BytesIO(identifier), self.accepted[QUERY])
+        matches: list[bytes] = []
+        while len(matches) <= _MOST_MATCHES and sum(map(len, matches)) <= _LONGEST_MATCHES:
+            status, match = self._answer(C_FIND)
+            if status >> 8 != _PENDING:
+                return status, matches
+            matches.append(match)
+        raise Unreachable("the peer answers a query for one with more than a thousand matches, or a megabyte")
+
+    def request_commitment(self, action_information: bytes) -> int:
+        """The status of the N-ACTION-RSP (PS3.4 J.3.2). Raises Unreachable.
+
+        The peer may report over this very association (PS3.4 J.3.3). Such a report is not answered, and the association is
+        aborted once the request is: for the peer it is not delivered then, and it comes again over an association to our
+        listener. A failure as the answer would be truer to the letter, and some would take it for the end of the matter.
+        """
+        if COMMITMENT_REPORTS not in self.accepted:
+            raise Unreachable(NO_COMMITMENT)
+        context_id = self.accepted[COMMITMENT_REPORTS]
+        self._send(N_ACTION, context_id, COMMITMENT, WELL_KNOWN, type_id=REQUEST, has_data_set=True)
+        self._send_stream(BytesIO(action_information), context_id)
+        return self._status(N_ACTION)
 
     def _context_id(self, context: Context) -> int:
         if context not in self.accepted:
@@ -82,11 +124,11 @@ class Association:
         return self.accepted[context]
 
     def _send(
-        self, field: int, context_id: int, sop_class_uid: str, sop_instance_uid: str = "", *, event: int = 0, has_data_set: bool
+        self, kind: int, context_id: int, sop_class_uid: str, sop_instance_uid: str = "", *, type_id: int = 0, has_data_set: bool
     ) -> None:
         self.message_id = self.message_id % 0xFFFF + 1
         encoded = command.request(
-            field, self.message_id, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, event=event,
+            kind, self.message_id, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, type_id=type_id,
             has_data_set=has_data_set,
         )  # fmt: skip
         self.connection.send(pdu.p_data(context_id, pdu.COMMAND | pdu.LAST, encoded))
@@ -120,21 +162,51 @@ class Association:
             yield pdu.p_data_head(context_id, pdu.LAST if ends else 0, len(part))
             yield part
 
-    def _status(self, field: int) -> int:
-        encoded, complete = b"", False
-        while not complete:
-            kind, body = self.connection.receive()
+    def _status(self, kind: int) -> int:
+        return self._answer(kind)[0]
+
+    def _answer(self, kind: int) -> tuple[int, bytes]:
+        """Status, and the data set of a match; what the peer reports in between is passed over."""
+        for _ in range(_MOST_INTERRUPTIONS):
+            answer, data = self._message()
+            if answer.field == N_EVENT_REPORT:
+                self.was_interrupted = True
+                continue
+            if (answer.field, answer.message_id) != (kind | RESPONSE, self.message_id):
+                raise Unreachable("the peer answered another message than ours")
+            if answer.status is None:
+                raise Unreachable("the peer's answer is not understood")
+            return answer.status, data
+        raise Unreachable("the peer sends its own requests and no answer")
+
+    def _message(self) -> tuple[Command, bytes]:
+        """The data set of a match only: no other answer that we wait for has one."""
+        deadline = self.connection.deadline
+        message = _understood(command.read, self._collect(pdu.COMMAND, _LONGEST_COMMAND, deadline))
+        is_match = message.field == C_FIND | RESPONSE and message.has_data_set
+        return message, self._collect(0, _LONGEST_MATCHES, deadline) if is_match else b""
+
+    def _collect(self, kind: int, most: int, deadline: float) -> bytes:
+        """All fragments of a command set or a data set; a data set that nobody reads is stepped over."""
+        collected, is_complete = bytearray(), False
+        while not is_complete:
+            control, data = self._fragment(deadline)
+            if control & pdu.COMMAND == kind:
+                collected += data
+                is_complete = control & pdu.LAST != 0
+            elif kind != pdu.COMMAND:
+                raise Unreachable("the peer's answer is not understood")
+            if len(collected) > most:
+                raise Unreachable("the peer's answer is longer than one can be")
+        return bytes(collected)
+
+    def _fragment(self, deadline: float) -> tuple[int, bytes]:
+        while not self._fragments:
+            kind, body = self.connection.receive(deadline)
             if kind != pdu.P_DATA:
                 raise Unreachable(_UNEXPECTED.get(kind, "the peer sent a PDU that was not expected"))
-            for control, data in _understood(pdu.fragments, body):
-                encoded += data
-                complete = control & pdu.LAST != 0
-        answer = _understood(command.read, encoded)
-        if (answer.field, answer.message_id) != (field | RESPONSE, self.message_id):
-            raise Unreachable("the peer answered another message than ours")
-        if answer.status is None:
-            raise Unreachable("the peer's answer is not understood")
-        return answer.status
+            self._fragments.extend(_understood(pdu.fragments, body))
+        return self._fragments.popleft()
 
 
 def _fill(stream: FileIO | BytesIO, batch: memoryview) -> int:
@@ -148,7 +220,7 @@ def _fill(stream: FileIO | BytesIO, batch: memoryview) -> int:
 def associate(
     address: tuple[str, int], contexts: Iterable[Context], *, called: str, calling: str, timeout: float, scp_of: str = ""
 ) -> Iterator[Association]:
-    """Released at the end, aborted on an exception. `timeout` (seconds) is for the connection and for every PDU.
+    """Released at the end, aborted on an exception. `timeout` (seconds) is for the connection, every send, every answer.
 
     `scp_of` is a SOP class of which we want to be the SCP (PS3.4 J.3.3).
 
@@ -157,76 +229,32 @@ def associate(
     try:
         opened = socket.create_connection(address, timeout)
     except OSError as error:
-        raise Unreachable(f"no connection: {_words(error, timeout)}") from error
+        raise Unreachable(f"no connection: {words(error, timeout)}") from error
     with opened:
         for option in SOCKET_OPTIONS:
             opened.setsockopt(*option)
-        connection, parting = _Connection(opened, timeout), _Connection(opened, min(timeout, _PARTING_SECONDS))
+        connection, parting = Connection(opened, timeout), Connection(opened, min(timeout, _PARTING_SECONDS))
         try:
-            yield _negotiate(connection, list(contexts), called, calling, scp_of)
+            association = _negotiate(connection, list(contexts), called, calling, scp_of)
+            yield association
         except BaseException:
             with suppress(Unreachable):
                 parting.send(pdu.abort())
             raise
         with suppress(Unreachable):  # what was answered stays answered
-            parting.send(pdu.release_rq())
-            parting.receive()
+            _part(parting, association)
 
 
-@dataclass(frozen=True)
-class _Connection:
-    socket: socket.socket
-    timeout: float
-
-    def send(self, data: bytes) -> None:
-        try:
-            self.socket.settimeout(self.timeout)
-            self.socket.sendall(data)
-        except OSError as error:
-            raise Unreachable(f"the connection broke: {_words(error, self.timeout)}") from error
-
-    def send_parts(self, parts: list[bytes | memoryview]) -> None:
-        """Gathered by the system: nothing is put together here."""
-        waiting = deque(parts)
-        try:
-            self.socket.settimeout(self.timeout)
-            while waiting:
-                sent = self.socket.sendmsg(list(islice(waiting, _MOST_PARTS)))
-                while waiting and sent >= len(waiting[0]):
-                    sent -= len(waiting.popleft())
-                if sent:
-                    waiting[0] = memoryview(waiting[0])[sent:]
-        except OSError as error:
-            raise Unreachable(f"the connection broke: {_words(error, self.timeout)}") from error
-
-    def receive(self) -> tuple[int, bytes]:
-        """One PDU: its type, and all its bytes."""
-        deadline = time.monotonic() + self.timeout
-        header = self._read(6, deadline)
-        kind, length = struct.unpack(">BxI", header)
-        if length > _LONGEST_PDU:
-            raise Unreachable("the peer sent a PDU longer than agreed")
-        return kind, header + self._read(length, deadline)
-
-    def _read(self, length: int, deadline: float) -> bytes:
-        read = bytearray()
-        while len(read) < length:
-            try:
-                # Peers that write an answer in two pieces (DCMTK, Orthanc) hold the second back until the first is acknowledged.
-                if _QUICKACK is not None:
-                    self.socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-                self.socket.settimeout(max(deadline - time.monotonic(), 0.001))
-                piece = self.socket.recv(length - len(read))
-            except OSError as error:
-                raise Unreachable(f"the connection broke: {_words(error, self.timeout)}") from error
-            if not piece:
-                raise Unreachable("the peer closed the connection")
-            read += piece
-        return bytes(read)
+def _part(parting: Connection, association: Association) -> None:
+    if not association.was_interrupted:
+        parting.send(pdu.release_rq())
+        if parting.receive()[0] != pdu.P_DATA:  # a report that has crossed our release
+            return
+    parting.send(pdu.abort())
 
 
-def _negotiate(connection: _Connection, contexts: list[Context], called: str, calling: str, scp_of: str) -> Association:
-    request = pdu.associate_rq(contexts, called=called, calling=calling, maximum_length=_LONGEST_PDU, scp_of=scp_of)
+def _negotiate(connection: Connection, contexts: list[Context], called: str, calling: str, scp_of: str) -> Association:
+    request = pdu.associate_rq(contexts, called=called, calling=calling, maximum_length=LONGEST_PDU, scp_of=scp_of)
     connection.send(request)
     kind, answer = connection.receive()
     if kind == pdu.ASSOCIATE_RJ:
@@ -235,7 +263,7 @@ def _negotiate(connection: _Connection, contexts: list[Context], called: str, ca
         raise Unreachable(_UNEXPECTED.get(kind, "the peer did not answer the association request"))
     accepted, longest = _understood(pdu.accepted, answer, contexts)
     # Six bytes of a PDU are the fragment's own header (PS3.8 9.3.5.1); a fragment is of even length.
-    return Association(connection, accepted, max(min(longest or _LONGEST_PDU, _LONGEST_PDU) - 6, 2) & ~1)
+    return Association(connection, accepted, max(min(longest or LONGEST_PDU, LONGEST_PDU) - 6, 2) & ~1)
 
 
 def _understood(read: Callable[..., T], *arguments: object) -> T:
@@ -243,11 +271,3 @@ def _understood(read: Callable[..., T], *arguments: object) -> T:
         return read(*arguments)
     except Exception as error:  # a reader of foreign bytes
         raise Unreachable("the peer's answer is not understood") from error
-
-
-def _words(error: OSError, timeout: float) -> str:
-    if isinstance(error, TimeoutError):
-        return f"no answer within {timeout:g} s"
-    if isinstance(error, socket.gaierror):
-        return "the host name is not known"
-    return (error.strerror or type(error).__name__).lower()

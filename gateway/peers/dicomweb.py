@@ -1,10 +1,9 @@
-"""STOW-RS user agent (PS3.18 10.5): one instance a request, streamed from its file; and a QIDO-RS search as the echo."""
+"""STOW-RS user agent (PS3.18 10.5): one instance a request, streamed from its file; and QIDO-RS (10.6)."""
 
-import json
 import secrets
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,34 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from pydicom.datadict import tag_for_keyword
 
-from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
+from gateway.errors import ConfigError, DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.peers import (
     NOT_SUPPORTED,
-    NOT_UNDERSTOOD,
-    PROCESSING_FAILURE,
     SOCKET_OPTIONS,
-    STORED,
+    Proof,
     Sent,
+    Wanted,
+    is_few,
+    is_rate,
     is_seconds,
     is_text,
-    judge,
+    one_of,
     read_settings,
     setting,
 )
 from gateway.peers._part10 import Part10, read_part10, unreadable
+from gateway.peers._verdict import match, refusal, text, verdict
 
 _CHUNK = 256 * 1024
 _MOST_ANSWER = 1024 * 1024
-_FINAL = {400: NOT_UNDERSTOOD, 415: NOT_SUPPORTED}
-_BUSY = {408, 425, 429}
-_REPAIRABLE = {
-    401: "the credentials are not accepted",
-    403: "the credentials do not allow it",
-    404: "there is no DICOMweb service at this url",
-    405: "there is no DICOMweb service at this url",
-}
+_NONE = {204, 404}
 
 
 def _is_url(value: object) -> bool:
@@ -80,6 +73,21 @@ class Dicomweb:
     headers: Mapping[str, str] | None = setting("a table of texts", _is_headers, None, secret=True)
     timeout_seconds: float = setting("seconds, more than 0 and at most 3600", is_seconds, 60)
     verify: bool | str = setting("true, false, or the path of a file of CA certificates", _is_verify, default=True)
+    proof: Proof = setting(*one_of(Proof.QUERY, Proof.NONE), make=Proof)
+    concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
+    per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
+
+    def holds(self, wanted: Wanted) -> bool:
+        path = f"studies/{wanted.study_instance_uid}/series/{wanted.series_instance_uid}/instances"
+        return self._search(path, "SOPInstanceUID", wanted.sop_instance_uid) is not None
+
+    def patient_of(self, study_instance_uid: str) -> str | None:
+        """None also where the peer does not tell the Patient ID."""
+        found = self._search("studies", "StudyInstanceUID", study_instance_uid, includefield="PatientID")
+        return None if found is None else text(found, "PatientID")
+
+    def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None:  # noqa: ARG002 - a Peer's
+        raise Rejected(NOT_SUPPORTED, 'DICOMweb has no storage commitment: expected proof = "query" or "none"')
 
     def send(self, path: Path) -> Sent:
         instance = read_part10(path)
@@ -97,30 +105,35 @@ class Dicomweb:
 
     def echo(self) -> str:
         started = time.perf_counter()
-        with self._client() as client, self._request(client, "GET", params={"limit": "1"}) as response:
+        with self._client() as client, self._request(client, "GET", "studies", params={"limit": "1"}) as response:
             if response.status_code not in {200, 204}:
-                raise _refusal(response)
+                raise refusal(response)
         return f"answered QIDO-RS in {(time.perf_counter() - started) * 1000:.0f} ms"
 
+    def _search(self, path: str, keyword: str, uid: str, **more: str) -> Mapping[str, list[Any]] | None:
+        """QIDO-RS (PS3.18 10.6): the match that has this UID."""
+        with self._client() as client, self._request(client, "GET", path, params={keyword: uid, **more}) as response:
+            if response.status_code in _NONE:
+                return None
+            if response.status_code != 200:
+                raise refusal(response)
+            return match(_read(response), keyword, uid)
+
     def _store(self, client: httpx2.Client, instance: Part10) -> Sent:
-        boundary = secrets.token_hex(16)  # 128 random bits: no file has them by chance, and none can be made to have them
-        head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
-        tail = f"\r\n--{boundary}--\r\n".encode()
         try:
-            length = len(head) + instance.path.stat().st_size + len(tail)
-            headers = {
-                "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
-                "Content-Length": str(length),
-            }
-            with self._request(client, "POST", headers=headers, content=_body(head, instance.path, tail)) as response:
+            upload = _Upload(instance.path)
+            with self._request(client, "POST", "studies", upload, headers=upload.headers, content=upload) as response:
                 return verdict(response, _read(response), instance.sop_instance_uid)
         except OSError as error:
             raise unreadable(error) from error
 
     @contextmanager
-    def _request(self, client: httpx2.Client, method: str, **request: Any) -> Iterator[httpx2.Response]:
+    def _request(
+        self, client: httpx2.Client, method: str, path: str, upload: "_Upload | None" = None, **request: Any
+    ) -> Iterator[httpx2.Response]:
+        """Raises Unanswered where the whole `upload` was written, Unreachable where it was not: then it cannot be there."""
         try:
-            with client.stream(method, f"{self.url.rstrip('/')}/studies", **request) as response:
+            with client.stream(method, f"{self.url.rstrip('/')}/{path}", **request) as response:
                 yield response
         except httpx2.ConnectError as error:
             untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
@@ -130,8 +143,9 @@ class Dicomweb:
         except httpx2.HTTPError as error:
             timed_out = isinstance(error, httpx2.TimeoutException)
             words = f"no answer within {self.timeout_seconds:g} s" if timed_out else "the connection broke"
-            unknown = "; the instance may be stored or not" if method == "POST" else ""
-            raise Unreachable(f"{words}{unknown}") from error
+            if upload is not None and upload.is_done:
+                raise Unanswered(f"{words}; the instance may be stored or not") from error
+            raise Unreachable(words) from error
 
     def _client(self) -> httpx2.Client:
         return httpx2.Client(
@@ -161,64 +175,27 @@ def peer(settings: Mapping[str, object]) -> Dicomweb:
     return made
 
 
-def verdict(response: httpx2.Response, body: bytes, sop_instance_uid: str) -> Sent:
-    """What a STOW-RS answer says of one instance (PS3.18 10.5.3). The body decides, whatever the HTTP status.
+class _Upload:
+    """The body of a request, as an iterable; `is_done` once its last byte was handed to the network."""
 
-    Raises Unreachable or Rejected. Orthanc answers 400 for a request of which it has stored a part.
-    """
-    failed = _item(body, "FailedSOPSequence", sop_instance_uid)
-    if failed is not None:
-        return judge(_number(failed, "FailureReason", PROCESSING_FAILURE))
-    stored = _item(body, "ReferencedSOPSequence", sop_instance_uid)
-    if stored is not None:
-        return judge(_number(stored, "WarningReason", STORED))
-    if response.status_code == 200 and not body.strip():
-        return Sent(STORED, "stored (HTTP 200 without a list of instances)")
-    raise _refusal(response)
+    def __init__(self, path: Path) -> None:
+        boundary = secrets.token_hex(16)  # 128 random bits: no file has them by chance, and none can be made to have them
+        self._head = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self._path = path
+        self.headers = {
+            "Content-Type": f'multipart/related; type="application/dicom"; boundary={boundary}',
+            "Content-Length": str(len(self._head) + path.stat().st_size + len(self._tail)),
+        }
+        self.is_done = False
 
-
-def _refusal(response: httpx2.Response) -> DeliveryError:
-    """The error for an answer that does not name our instance."""
-    code = response.status_code
-    if code in _BUSY or code >= 500:
-        after = response.headers.get("Retry-After", "")
-        return Unreachable(
-            f"HTTP {code}: the peer cannot take it now" + (f", come back in {after} s" if after.isdecimal() else "")
-        )
-    if code in _REPAIRABLE or 300 <= code < 400:
-        return Unreachable(f"HTTP {code}: {_REPAIRABLE.get(code, 'the service is at another url')}")
-    if code < 300:
-        return Unreachable(f"HTTP {code}: expected an answer that names the instance; it may be stored or not")
-    return Rejected(_FINAL.get(code, PROCESSING_FAILURE), f"HTTP {code}: the peer rejects the request")
-
-
-def _item(body: bytes, sequence: str, sop_instance_uid: str) -> Mapping[str, Any] | None:
-    """The item of our instance, or one that names none (we sent no other); None where there is no such item."""
-    try:
-        items = _values(json.loads(body), sequence)
-        return next(
-            (item for item in items if _values(item, "ReferencedSOPInstanceUID") in ([sop_instance_uid], []) and item), None
-        )
-    except (ValueError, AttributeError, TypeError):  # not the DICOM JSON model (PS3.18 F.2)
-        return None
-
-
-def _number(item: Mapping[str, Any], keyword: str, default: int) -> int:
-    value = next(iter(_values(item, keyword)), None)
-    return value if isinstance(value, int) and 0 <= value <= 0xFFFF else default
-
-
-def _values(item: Mapping[str, Any], keyword: str) -> list[Any]:
-    """By keyword from the DICOM JSON model; pydicom's own reader would warn of odd values, and quote them."""
-    return list(item.get(f"{tag_for_keyword(keyword):08X}", {}).get("Value", []))
-
-
-def _body(head: bytes, path: Path, tail: bytes) -> Iterator[bytes]:
-    yield head
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
-    yield tail
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._head
+        with self._path.open("rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+        yield self._tail
+        self.is_done = True  # asked for more, so the tail is written
 
 
 def _read(response: httpx2.Response) -> bytes:
@@ -227,5 +204,6 @@ def _read(response: httpx2.Response) -> bytes:
     for chunk in response.iter_bytes():
         body += chunk
         if len(body) > _MOST_ANSWER:
-            raise Unreachable("the answer is longer than one for a single instance can be")
+            error = Unanswered if response.request.method == "POST" else Unreachable
+            raise error("the answer is longer than one for a single instance can be")
     return bytes(body)

@@ -1,21 +1,48 @@
-"""Storage SCU (PS3.4 B) and Storage Commitment SCP (PS3.4 J): C-STORE of stored files, C-ECHO and N-EVENT-REPORT to a PACS."""
+"""Storage SCU (PS3.4 B), Query SCU (PS3.4 C), Storage Commitment SCU and SCP (PS3.4 J): what we send to a PACS and ask of it."""
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.commitment import Outcome
+from pydicom import Dataset
+
+from gateway.commitment import Outcome, encoded_request
 from gateway.errors import DeliveryError, Rejected, Unreachable
 from gateway.pdu import Context
-from gateway.peers import PROCESSING_FAILURE, STORED, Sent, is_seconds, is_text, judge, read_settings, setting
-from gateway.peers._association import COMMITMENT_REPORTS, MOST_CONTEXTS, VERIFICATION, Association, associate
+from gateway.peers import (
+    NOT_SUPPORTED,
+    PROCESSING_FAILURE,
+    STORED,
+    Proof,
+    Sent,
+    Wanted,
+    _find,
+    is_few,
+    is_rate,
+    is_seconds,
+    is_text,
+    judge,
+    one_of,
+    read_settings,
+    setting,
+)
+from gateway.peers._association import (
+    COMMITMENT_REPORTS,
+    MOST_CONTEXTS,
+    NO_COMMITMENT,
+    QUERY,
+    VERIFICATION,
+    Association,
+    associate,
+)
 from gateway.peers._part10 import Part10, read_part10
 
 _GROUP = 500
 _BREAKS = 3
+_NO_COMMITMENT = (NOT_SUPPORTED, 0x0118, 0x0211)
 _RESOURCE_LIMITATION, _TAKEN = 0x0213, frozenset({STORED, 0x0107, 0x0116})  # the last two are warnings
 
 
@@ -36,6 +63,32 @@ class Dimse:
     ae_title: str = setting(_AE_TITLE, _is_ae_title)
     calling_ae_title: str = setting(_AE_TITLE, _is_ae_title, "AIGATEWAY")
     timeout_seconds: float = setting("seconds, more than 0 and at most 3600", is_seconds, 60)
+    proof: Proof = setting(*one_of(Proof.QUERY, Proof.COMMITMENT, Proof.NONE), make=Proof)
+    concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
+    per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
+
+    def holds(self, wanted: Wanted) -> bool:
+        keys = {
+            "StudyInstanceUID": wanted.study_instance_uid,
+            "SeriesInstanceUID": wanted.series_instance_uid,
+            "SOPInstanceUID": wanted.sop_instance_uid,
+        }
+        matches = self._find(_find.identifier("IMAGE", keys))
+        return any(_find.uid(match, "SOPInstanceUID") == wanted.sop_instance_uid for match in matches)
+
+    def patient_of(self, study_instance_uid: str) -> str | None:
+        """None also where the peer does not tell the Patient ID."""
+        for match in self._find(_find.identifier("STUDY", {"StudyInstanceUID": study_instance_uid}, "PatientID")):
+            if _find.uid(match, "StudyInstanceUID") == study_instance_uid:
+                return _find.text(match, "PatientID")
+        return None
+
+    def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None:
+        with self._associate([COMMITMENT_REPORTS]) as association:
+            status = association.request_commitment(encoded_request(transaction_uid, instances))
+        if status in _NO_COMMITMENT:
+            raise Unreachable(f"{NO_COMMITMENT} (0x{status:04X})")
+        _check(status, "the request for storage commitment")
 
     def send(self, path: Path) -> Sent:
         instance = read_part10(path)
@@ -72,11 +125,13 @@ class Dimse:
         """The peer's status: success, or a warning. Raises Unreachable (try again) or Rejected (final), PS3.7 10.1.1.1.8."""
         with self._associate([COMMITMENT_REPORTS], scp_of=COMMITMENT_REPORTS[0]) as association:
             status = association.report(outcome)
-        if status in _TAKEN:
-            return status
-        if status in (PROCESSING_FAILURE, _RESOURCE_LIMITATION):
-            raise Unreachable(f"the peer cannot take the report now (0x{status:04X})")
-        raise Rejected(status, f"the peer does not take the report (0x{status:04X})")
+        return _check(status, "the report")
+
+    def _find(self, identifier: bytes) -> list[Dataset]:
+        with self._associate([QUERY]) as association:
+            status, matches = association.find(identifier)
+        _find.check(status)
+        return [_find.read(match) for match in matches]
 
     def _send_group(self, group: list[Part10]) -> Iterator[tuple[Path, Sent | DeliveryError]]:
         """A break costs the instance on the way; three in a row without an answer, and the rest is given up too."""
@@ -90,8 +145,9 @@ class Dimse:
                         yield pending.popleft().path, outcome
             except Unreachable as error:
                 breaks += 1
-                for _ in range(1 if breaks < _BREAKS else len(pending)):
-                    yield pending.popleft().path, error
+                yield pending.popleft().path, error
+                while pending and breaks == _BREAKS:
+                    yield pending.popleft().path, Unreachable(f"not sent, after {_BREAKS} breaks in a row")
 
     def _associate(self, contexts: Iterable[Context], scp_of: str = "") -> AbstractContextManager[Association]:
         return associate(
@@ -102,6 +158,15 @@ class Dimse:
 
 def peer(settings: Mapping[str, object]) -> Dimse:
     return read_settings(Dimse, settings)
+
+
+def _check(status: int, what: str) -> int:
+    """The status of success or a warning of PS3.7 Annex C; raises Unreachable or Rejected (PS3.7 10.1.1.1.8, 10.1.4.1.10)."""
+    if status in _TAKEN:
+        return status
+    if status in (PROCESSING_FAILURE, _RESOURCE_LIMITATION):
+        raise Unreachable(f"the peer cannot take {what} now (0x{status:04X})")
+    raise Rejected(status, f"the peer does not take {what} (0x{status:04X})")
 
 
 def _outcome(association: Association, instance: Part10) -> Sent | DeliveryError:

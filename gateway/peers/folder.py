@@ -4,7 +4,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader
@@ -13,7 +13,21 @@ from pathlib import Path
 from pydicom import dcmread
 
 from gateway.errors import Rejected, Unreachable
-from gateway.peers import DUPLICATE, NOT_UNDERSTOOD, STORED, Sent, is_text, read_settings, setting
+from gateway.peers import (
+    DUPLICATE,
+    NOT_SUPPORTED,
+    NOT_UNDERSTOOD,
+    STORED,
+    Proof,
+    Sent,
+    Wanted,
+    is_few,
+    is_rate,
+    is_text,
+    one_of,
+    read_settings,
+    setting,
+)
 from gateway.peers._part10 import raw_uid, unreadable
 
 _KEYWORDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -25,6 +39,27 @@ class Folder:
 
     name: str = setting("a name", is_text)
     path: str = setting("the path of a folder", is_text)
+    proof: Proof = setting(*one_of(Proof.READ_BACK, Proof.NONE), make=Proof)
+    concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
+    per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
+
+    def holds(self, wanted: Wanted) -> bool:
+        """Read back, and compared with ours; raises Unreachable where the folder is away: then nothing is known."""
+        target = Path(self.path) / wanted.study_instance_uid / wanted.series_instance_uid / f"{wanted.sop_instance_uid}.dcm"
+        try:
+            source = wanted.path.open("rb")
+        except OSError as error:
+            raise unreadable(error) from error
+        with source, _using("read"):
+            Path(self.path).stat()
+            return target.is_file() and _same(source, target)
+
+    def patient_of(self, study_instance_uid: str) -> str | None:  # noqa: ARG002 - a Peer's
+        """A folder has studies and no patients."""
+        return None
+
+    def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None:  # noqa: ARG002 - a Peer's
+        raise Rejected(NOT_SUPPORTED, 'a folder has no storage commitment: expected proof = "read-back" or "none"')
 
     def send(self, path: Path) -> Sent:
         """Raises Rejected(0x0111) where another instance has this SOP Instance UID: it is neither replaced nor called delivered.
@@ -37,12 +72,12 @@ class Folder:
             source = path.open("rb")
         except OSError as error:
             raise unreadable(error) from error
-        with source, _writing():
+        with source, _using("written"):
             return self._write(source, target)
 
     def echo(self) -> str:
         probe = Path(self.path) / f".{secrets.token_hex(8)}.part"
-        with _writing():
+        with _using("written"):
             try:
                 probe.write_bytes(b"\0" * 4096)
             finally:
@@ -78,11 +113,11 @@ def peer(settings: Mapping[str, object]) -> Folder:
 
 
 @contextmanager
-def _writing() -> Iterator[None]:
+def _using(how: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Unreachable(f"the folder cannot be written: {error.strerror or type(error).__name__}") from error
+        raise Unreachable(f"the folder cannot be {how}: {error.strerror or type(error).__name__}") from error
 
 
 def _copy(source: BufferedReader, target: Path) -> None:
@@ -106,5 +141,7 @@ def _sync(folder: Path) -> None:
 
 
 def _same(source: BufferedReader, target: Path) -> bool:
+    """From the disk: what the system only remembers of it proves nothing."""
     with target.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return hashlib.file_digest(source, "sha256").digest() == hashlib.file_digest(file, "sha256").digest()

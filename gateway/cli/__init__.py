@@ -1,0 +1,117 @@
+"""Send imaging studies in, get AI results back into the PACS. `gateway COMMAND --help` says what a command does."""
+
+# Here stands what is asked; desk.py, check.py, sending.py, app.py and demo.py do it. They are imported inside the commands, so
+# that help comes at once.
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway import __version__
+from gateway.cli import parts, rows, trail
+from gateway.cli.terms import ConfigOption, at_desk, configured, fail, found, out, screen
+from gateway.errors import ConfigError, GatewayError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
+app.add_typer(rows.series, name="series")
+app.add_typer(rows.jobs, name="jobs")
+app.add_typer(rows.deliveries, name="deliveries")
+app.add_typer(parts.peers, name="peers")
+app.add_typer(trail.audit, name="audit")
+app.add_typer(parts.models, name="models")
+app.add_typer(parts.rules, name="rules")
+app.add_typer(parts.db, name="db")
+
+
+def main() -> None:
+    try:
+        app()
+    except ConfigError as error:
+        fail(error.problems)
+    except GatewayError as error:
+        fail([str(error)])
+    except OSError as error:
+        fail([": ".join(str(part) for part in (error.filename, error.strerror) if part) or type(error).__name__])
+
+
+@app.callback(invoke_without_command=True)
+def gateway(version: Annotated[bool, typer.Option("--version", help="Tell the version and end.")] = False) -> None:
+    if version:
+        out.print(__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def serve(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="What this process does: receive or work. Without it, everything. Expects PostgreSQL."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Serve until Ctrl-C or SIGTERM: receive, settle, run, deliver."""
+    from gateway import log
+    from gateway.app import Gateway
+    from gateway.desk import reach
+    from gateway.plan import plan
+    from gateway.roles import roles
+    from gateway.stopping import Stop
+
+    settings = configured(config)
+    chosen = roles(only or (), database_url=settings.database_url)
+    log.configure(settings.log.level, settings.log.format)
+    ready = plan(settings)
+    reach(settings)
+    stop = Stop()
+    with Gateway(ready, chosen) as running:
+        running.start_models_aside()
+        stop.wait()
+    stop.leave()
+
+
+@app.command()
+def demo(
+    path: Annotated[Path | None, typer.Argument(help="Your own DICOM files; without it a chest CT is synthesised.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="End when the results are there.")] = False,
+    folder: Annotated[Path, typer.Option(help="Where the demonstration keeps its files.")] = Path("var/demo"),
+) -> None:
+    """Show the whole way on this machine: a chest CT in, segmentation and measurement report in a PACS."""
+    from gateway.demo import demonstrate
+    from gateway.demopacs import orthanc
+
+    demonstrate(path, once=once, folder=folder, out=out, program=orthanc())
+
+
+@app.command()
+def retract(
+    what: Annotated[str, typer.Argument(help="The number of a job, for all its results, or the SOP Instance UID of one.")],
+    reason: Annotated[str, typer.Option(help="quality, safety, wrong-patient, mwl (wrong worklist entry) or retention.")],
+    config: ConfigOption = None,
+) -> None:
+    """Take results back: a rejection note goes to every peer that has them, and what has not gone out never does."""
+    at_desk(config, lambda desk: desk.retract(what, reason))
+
+
+@app.command()
+def check(config: ConfigOption = None) -> None:
+    """Tell everything that is wrong with a configuration: keys, rules, peers, models, database."""
+    from gateway.check import check_all
+
+    findings = check_all(found(config))
+    screen().findings((finding.good, finding.text) for finding in findings)
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
+@app.command()
+def send(
+    path: Annotated[Path, typer.Argument(help="A file, a ZIP, or a folder with everything in it.", exists=True)],
+    to: Annotated[str | None, typer.Option(help="A peer of the configuration; by default this gateway's own listener.")] = None,
+    calling_ae_title: Annotated[str, typer.Option(help="Who we say we are to our own listener.")] = "GATEWAYSEND",
+    config: ConfigOption = None,
+) -> None:
+    """Send DICOM files as they are."""
+    from gateway.sending import send_path
+
+    not_arrived = send_path(path, configured(config), to=to, calling_ae_title=calling_ae_title, out=out)
+    raise typer.Exit(1 if not_arrived else 0)

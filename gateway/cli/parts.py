@@ -1,0 +1,79 @@
+"""Commands about what a gateway is made of: peers, models, rules, database."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gateway.cli.terms import ConfigOption, at_desk, configured, group, out, screen
+
+peers = group("The systems that results go to.")
+models = group("The models that Triton serves.")
+rules = group("What rules.yaml says.")
+db = group("The database.")
+
+
+@peers.command("list")
+def peers_list(config: ConfigOption = None) -> None:
+    """The peers of the configuration: name, protocol, address."""
+    from gateway.plan import plan
+
+    ready = plan(configured(config))
+    screen().peers(ready.config.peers, {name: peer.proof for name, peer in ready.peers.items()})
+
+
+@peers.command("echo")
+def peers_echo(name: str, config: ConfigOption = None) -> None:
+    """Ask a peer whether it is there."""
+    from gateway.sending import configured_peer
+
+    out.print(f"{name}: {configured_peer(configured(config), name).echo()}", highlight=False)
+
+
+@models.command("list")
+def models_list(config: ConfigOption = None) -> None:
+    """The models that Triton knows and whether they answer (starts the embedded Triton for the question)."""
+    from gateway.models import versions
+    from gateway.plan import plan
+
+    ready = plan(configured(config))
+    log_file = ready.config.gateway.data_dir / "triton.log"
+    screen().models(versions(ready.config.triton, folders=ready.model_folders, log_file=log_file))
+
+
+@models.command("install-server")
+def models_install_server(
+    environment: Annotated[
+        Path | None, typer.Option(help="Where; by default [triton] environment, which is where `serve` looks.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Install NVIDIA Triton for `[triton] url = "embedded"`, in an environment of its own."""
+    from gateway.tritonserver import default_environment, install
+
+    target = environment or configured(config).triton.environment or default_environment()
+    install(target, lambda text: out.print(text, highlight=False, markup=False))
+
+
+@rules.command("check")
+def rules_check(config: ConfigOption = None) -> None:
+    """Tell what is wrong with rules.yaml, by line and rule."""
+    from gateway.check import rules_in_words
+    from gateway.plan import plan
+
+    out.print(rules_in_words(plan(configured(config))).text, highlight=False, markup=False)
+
+
+@db.command("upgrade")
+def db_upgrade(config: ConfigOption = None) -> None:
+    """Bring the database's tables up to date (`serve` does so too)."""
+    from gateway.desk import upgrade
+
+    upgrade(configured(config))
+    out.print("the database is up to date")
+
+
+@db.command("restored")
+def db_restored(config: ConfigOption = None) -> None:
+    """Say that you restored the database from an older backup: peers are asked for what they hold before anything is sent."""
+    at_desk(config, lambda desk: desk.db_restored())

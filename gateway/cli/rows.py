@@ -1,0 +1,84 @@
+"""Commands about what arrived, what was computed, and where it went."""
+
+from typing import Annotated
+
+import typer
+
+from gateway.cli.terms import ConfigOption, LimitOption, StateOption, at_desk, fail, group
+
+series = group("What arrived, whether it is complete, which rules wanted it and why.")
+jobs = group("What was computed, is being computed, or failed.")
+deliveries = group("Which result reached which peer.")
+
+
+@series.command("list")
+def series_list(limit: LimitOption = 50, config: ConfigOption = None) -> None:
+    """The latest series and what became of them."""
+    at_desk(config, lambda desk: desk.series_list(limit))
+
+
+@series.command("show")
+def series_show(series_instance_uid: str, config: ConfigOption = None) -> None:
+    """One series: why it is complete, what every rule's conditions said of it, its jobs and deliveries."""
+    at_desk(config, lambda desk: desk.series_show(series_instance_uid))
+
+
+@jobs.command("list")
+def jobs_list(state: StateOption = None, limit: LimitOption = 50, config: ConfigOption = None) -> None:
+    """The latest jobs."""
+    at_desk(config, lambda desk: desk.jobs_list(state, limit))
+
+
+@jobs.command("show")
+def jobs_show(job: int, config: ConfigOption = None) -> None:
+    """One job: what it ran on, with which model, what came out and where it went."""
+    at_desk(config, lambda desk: desk.jobs_show(job))
+
+
+@jobs.command("retry")
+def jobs_retry(job: int, config: ConfigOption = None) -> None:
+    """Queue a failed job again, or start a waiting one now."""
+    at_desk(config, lambda desk: desk.jobs_retry(job))
+
+
+@jobs.command("cancel")
+def jobs_cancel(job: int, config: ConfigOption = None) -> None:
+    """Take a waiting job off the queue."""
+    at_desk(config, lambda desk: desk.jobs_cancel(job))
+
+
+@deliveries.command("list")
+def deliveries_list(state: StateOption = None, limit: LimitOption = 50, config: ConfigOption = None) -> None:
+    """The latest deliveries."""
+    at_desk(config, lambda desk: desk.deliveries_list(state, limit))
+
+
+@deliveries.command("show")
+def deliveries_show(delivery: int, config: ConfigOption = None) -> None:
+    """One delivery: what is sent, and how every attempt ended."""
+    at_desk(config, lambda desk: desk.deliveries_show(delivery))
+
+
+@deliveries.command("retry")
+def deliveries_retry(delivery: int, config: ConfigOption = None) -> None:
+    """Queue a failed delivery again, or start a waiting one now."""
+    at_desk(config, lambda desk: desk.deliveries_retry(delivery))
+
+
+@deliveries.command("resend")
+def deliveries_resend(
+    sop_instance_uid: Annotated[str | None, typer.Argument(help="A result of ours.")] = None,
+    job: Annotated[int | None, typer.Option(help="All results of this job.")] = None,
+    to: Annotated[str | None, typer.Option(help="A peer, also one that never had it; by default all that it went to.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Send results once more, the same bytes under the same UIDs: one by its SOP Instance UID, or those of a job."""
+    if (sop_instance_uid is None) == (job is None):
+        fail(["expected a SOP Instance UID, or --job with a job's number"])
+    at_desk(config, lambda desk: desk.deliveries_resend(sop_instance_uid, job, to))
+
+
+@deliveries.command("cancel")
+def deliveries_cancel(delivery: int, config: ConfigOption = None) -> None:
+    """Give a delivery up."""
+    at_desk(config, lambda desk: desk.deliveries_cancel(delivery))

@@ -1,0 +1,83 @@
+"""What the processes of one database have to know of each other: that they share one store, and how far each has filed.
+
+Their clocks are compared with each other, so hosts need NTP: one that is ahead by more than the quiet time settles early.
+"""
+
+import os
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import delete, func, select, text, update
+
+from gateway.db import Database, insert_once
+from gateway.disk import sync_folder
+from gateway.errors import ConfigError
+from gateway.tables import Filed, StoreMark
+
+_MARK = "store.id"
+_PATIENCE = timedelta(seconds=60)
+_FRESH = timedelta(seconds=10)
+
+
+def share(folder: Path, *, db: Database) -> None:
+    """Raise ConfigError unless `folder` is the one where all files of this database are: not another, nor one not mounted."""
+    mark = _mark(folder)
+    with db.begin() as session:
+        insert_once(session, StoreMark, id=1, mark=mark)
+        first = session.get_one(StoreMark, 1)
+        if first.mark != mark:
+            where = f"one that holds a {_MARK} with {first.mark}"
+            raise ConfigError([f"[store] folder {folder}: expected the folder in which all files of this database are, {where}"])
+
+
+def has_filed(executor: str, at: datetime, *, db: Database) -> None:
+    """Everything is filed that `executor` had promised by then. It may get lost: then it is believed to have filed less."""
+    with db.begin() as session:
+        if session.get_bind().dialect.name == "postgresql":
+            session.execute(text("SET LOCAL synchronous_commit TO off"))
+        mine = update(Filed).where(Filed.executor == executor).values(filed_at=at)
+        if not session.execute(mine).rowcount:  # type: ignore[attr-defined]
+            insert_once(session, Filed, executor=executor, filed_at=at)
+
+
+def has_gone(executor: str, *, db: Database) -> None:
+    with db.begin() as session:
+        session.execute(delete(Filed).where(Filed.executor == executor))
+
+
+def forget_dead(with_folders: set[str], now: datetime, *, db: Database) -> None:
+    """Receivers that have left no folder, or whose folders were all taken over: nobody has to wait for them."""
+    old = select(Filed.executor).where(Filed.filed_at < now - _FRESH)
+    with db.begin() as session:
+        dead = set(session.scalars(old)) - with_folders
+        if dead:
+            session.execute(delete(Filed).where(Filed.executor.in_(dead)))
+
+
+def filed_by_others(executor: str, moment: datetime, *, db: Database) -> datetime:
+    """Until when, `moment` at most, everything is filed that others promised.
+
+    One that has been silent for a minute is not waited for: it would hold up every series. What it brings in the end
+    makes a revision.
+    """
+    with db() as session:
+        least = session.scalar(select(func.min(Filed.filed_at)).where(Filed.executor != executor))
+    return moment if least is None else min(moment, max(least, moment - _PATIENCE))
+
+
+def _mark(folder: Path) -> str:
+    path, half = folder / _MARK, folder / f"{_MARK}.{uuid4().hex}"
+    if not path.exists():
+        with half.open("x") as file:
+            file.write(f"{uuid4().hex}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(half)
+        except FileExistsError:  # another process was faster
+            pass
+        finally:
+            half.unlink()
+        sync_folder(folder)
+    return path.read_text().strip()

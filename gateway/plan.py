@@ -1,0 +1,86 @@
+"""Plan: a configuration whose pipelines, peers and rules were found and understood, or everything that is wrong with them."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import gateway
+from gateway.errors import ConfigError
+from gateway.peers import Peer, load_protocols, make_peer
+from gateway.pipeline import Pipeline, load_pipelines
+from gateway.rules import RuleSet
+from gateway.rules import load as load_rules
+from gateway.sections import Config
+from gateway.tls import ServerContext
+
+_HOME = Path(gateway.__file__).parent.parent
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration whose every part was found and understood."""
+
+    config: Config
+    pipelines: Mapping[str, Pipeline]
+    peers: Mapping[str, Peer]
+    rules: RuleSet
+
+    @property
+    def model_folders(self) -> tuple[Path, ...]:
+        return (_HOME / "triton_models", *self.config.triton.models)
+
+
+def plan(config: Config) -> Plan:
+    """Load pipelines, peers and rules; raise ConfigError with everything that is wrong with any of them."""
+    problems: list[str] = []
+    pipelines = _collected(problems, lambda: load_pipelines((_HOME / "pipelines", *config.gateway.pipelines))) or {}
+    protocols = _collected(problems, load_protocols) or {}
+    peers = {}
+    for table in config.peers:
+        settings = {"calling_ae_title": config.dimse.ae_title, **table} if table.get("protocol") == "dimse" else table
+        peer = _collected(problems, partial(make_peer, settings, protocols=protocols))
+        if peer is not None:
+            peers[str(table.get("name"))] = peer
+    if config.tls.certificate:
+        _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
+    problems += _swallowed(config)
+    names = [str(table.get("name")) for table in config.peers]
+    rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names))
+    if problems or rules is None:
+        raise ConfigError(problems)
+    return Plan(config, pipelines, peers, rules)
+
+
+def _swallowed(config: Config) -> list[str]:
+    """A peer's folder within a watched one: results would be taken in and removed."""
+    watched = [folder.path.resolve() for folder in config.folders]
+    return [
+        f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"
+        for table in config.peers
+        if table.get("protocol") == "folder"
+        and any(Path(str(table.get("path"))).resolve().is_relative_to(one) for one in watched)
+    ]
+
+
+def _collected(problems: list[str], load: Callable[[], T]) -> T | None:
+    try:
+        return load()
+    except ConfigError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _rules(file: Path, pipelines: Iterable[str], peers: Iterable[str]) -> RuleSet:
+    """Without a file there are no rules: every series is kept and none is worked on."""
+    if not file.exists():
+        return RuleSet("", ())
+    try:
+        return load_rules(file.read_text(), pipelines=tuple(pipelines), peers=tuple(peers))
+    except ConfigError as error:
+        raise ConfigError([f"{file}: {problem}" for problem in error.problems]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{file}: expected a readable text file"]) from error

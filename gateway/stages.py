@@ -1,0 +1,116 @@
+"""The stages of the conveyor, each bound to what it depends on, and the lanes that they run on."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import gateway
+from gateway.commit import commit, commit_failed
+from gateway.completeness import Policy
+from gateway.db import Database
+from gateway.deliver import deliver, deliver_failed
+from gateway.delivery import Pace
+from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, Stage, model_lane, peer_lane
+from gateway.models import Models
+from gateway.outputs import Equipment
+from gateway.peers import Proof
+from gateway.plan import Plan
+from gateway.prove import prove, prove_failed
+from gateway.retention import retain
+from gateway.run import run, run_failed
+from gateway.settle import settle, settle_failed
+from gateway.store import Store
+from gateway.sweep import sweep
+
+_SETTLE_SLOTS, _COMMIT_SLOTS, _STAT_SLOTS = 2, 2, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """What every verb wants; `filed_at()` is until when everything promised is a row, `filed_by(moment)` waits for it."""
+
+    plan: Plan
+    clock: Callable[[], datetime]
+    filed_at: Callable[[], datetime]
+    filed_by: Callable[[datetime], datetime]
+    store: Store
+    models: Models
+    db: Database
+    queues: Queues
+
+    def __iter__(self) -> Iterator[Stage]:
+        yield Stage(SETTLE, self._settle, lambda key, error: settle_failed(key, error, self.clock(), db=self.db))
+        yield Stage(RUN, self._run, self._run_failed)
+        yield Stage(DELIVER, self._deliver, self._deliver_failed)
+        yield Stage(PROVE, self._prove, self._prove_failed)
+        yield Stage(COMMIT, self._commit, self._commit_failed)
+        yield Stage(SWEEP, self._sweep, lambda _key, _error: None)
+
+    @property
+    def pace(self) -> Pace:
+        delivery = self.plan.config.delivery
+        return Pace(
+            retry=timedelta(seconds=delivery.retry_seconds), retry_at_most=timedelta(seconds=delivery.retry_at_most_seconds),
+            late=timedelta(hours=delivery.late_hours), report=timedelta(hours=delivery.report_hours),
+        )  # fmt: skip
+
+    def lanes(self) -> list[Lane]:
+        models = dict.fromkeys(pipeline.model for pipeline in self.plan.pipelines.values())
+        return [
+            Lane(SETTLE, _SETTLE_SLOTS),
+            Lane(COMMIT, _COMMIT_SLOTS),
+            Lane(SWEEP, 1),
+            *(Lane(model_lane(model), self.plan.config.triton.slots) for model in models),
+            *(Lane(model_lane(model, "stat"), _STAT_SLOTS) for model in models),
+            *(Lane(peer_lane(name), peer.concurrency, per_minute=peer.per_minute) for name, peer in self.plan.peers.items()),
+        ]
+
+    def _settle(self, key: str) -> None:
+        # As of when everything was filed: what is promised but not a row yet counts as not quiet.
+        completeness, as_of = self.plan.config.completeness, self.filed_by(self.clock())
+        settle(
+            key, as_of, policy=Policy(completeness.quiet_seconds, completeness.deadline_seconds), rules=self.plan.rules,
+            pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
+            stat_ae_titles=self.plan.config.dimse.stat_ae_titles,
+        )  # fmt: skip
+
+    def _run(self, key: str) -> None:
+        run(
+            int(key), clock=self.clock, pipelines=self.plan.pipelines, models=self.models, equipment=equipment(),
+            store=self.store, db=self.db, queues=self.queues,
+        )  # fmt: skip
+
+    def _run_failed(self, key: str, error: Exception) -> None:
+        run_failed(int(key), error, self.clock(), db=self.db, queues=self.queues)
+
+    def _deliver(self, key: str) -> None:
+        deliver(
+            int(key), clock=self.clock, peers=self.plan.peers, store=self.store, db=self.db, queues=self.queues, pace=self.pace
+        )
+
+    def _deliver_failed(self, key: str, error: Exception) -> None:
+        deliver_failed(int(key), error, self.clock(), db=self.db, queues=self.queues)
+
+    def _prove(self, key: str) -> None:
+        prove(int(key), clock=self.clock, peers=self.plan.peers, store=self.store, db=self.db, queues=self.queues, pace=self.pace)
+
+    def _prove_failed(self, key: str, error: Exception) -> None:
+        prove_failed(int(key), error, self.clock(), db=self.db, queues=self.queues, retry=self.pace.retry_at_most)
+
+    def _commit(self, key: str) -> None:
+        commit(
+            int(key), clock=self.clock, filed=self.filed_at, peers=self.plan.peers, store=self.store, db=self.db,
+            queues=self.queues, retry=self.pace.retry, retry_at_most=self.pace.retry_at_most,
+        )  # fmt: skip
+
+    def _commit_failed(self, key: str, error: Exception) -> None:
+        commit_failed(int(key), error, self.clock(), db=self.db, queues=self.queues, retry=self.pace.retry_at_most)
+
+    def _sweep(self, _key: str) -> None:
+        sweep(self.clock(), db=self.db, queues=self.queues)
+        unproving = [name for name, peer in self.plan.peers.items() if peer.proof is Proof.NONE]
+        retain(self.clock(), settings=self.plan.config.retention, unproving=unproving, store=self.store, db=self.db)
+
+
+def equipment() -> Equipment:
+    return Equipment("Clinical AI Gateway", "Clinical AI Gateway", gateway.__version__, "1")

@@ -1,0 +1,463 @@
+"""Deliver and prove, attempt by attempt on an injected clock: what a peer does decides what becomes of a delivery."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gateway import admin, app, audit
+from gateway.audit import Act
+from gateway.commitment import Outcome
+from gateway.db import Database, open_database
+from gateway.deliver import deliver
+from gateway.delivery import Pace, make
+from gateway.engine import DELIVER, PROVE, Queues
+from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
+from gateway.peers import Proof, Sent, Wanted
+from gateway.prove import prove, told
+from gateway.store import Store
+from gateway.tables import Delivery, DeliveryState, Job, OutputInstance
+from tests.rows_fixture import NOW, SERIES, STUDY, a_job, a_series
+
+OTHER_STUDY = "2.25.77"
+AWAY = Unreachable("no connection")
+STORED = Sent(0x0000, "stored")
+
+
+@dataclass
+class Pacs:
+    """A peer that does as it is told: `answers` are to its next sends, STORED when there are no more."""
+
+    proof: Proof = Proof.QUERY
+    answers: list[Sent | DeliveryError] = field(default_factory=list)
+    away_until: datetime | None = None
+    keeps: bool = True
+    is_mute: bool = False
+    patient_id: str | None = None
+    concurrency: int = 2
+    per_minute: int | None = None
+    clock: "Clock" = field(default_factory=lambda: Clock())
+    received: list[str] = field(default_factory=list)
+    held: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+
+    def send(self, path: Path) -> Sent:
+        if self.away_until and self.clock() < self.away_until:
+            raise AWAY
+        uid = path.read_text()
+        answer = self.answers.pop(0) if self.answers else STORED
+        if isinstance(answer, Sent | Unanswered):
+            self.received.append(uid)
+            if self.keeps:
+                self.held.add(uid)
+        if isinstance(answer, DeliveryError):
+            raise answer
+        return answer
+
+    def echo(self) -> str:
+        return "here"
+
+    def holds(self, wanted: Wanted) -> bool:
+        if self.is_mute:
+            raise AWAY
+        return wanted.sop_instance_uid in self.held
+
+    def patient_of(self, study_instance_uid: str) -> str | None:
+        return self.patient_id
+
+    def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None:
+        if self.away_until and self.clock() < self.away_until:
+            raise AWAY
+        self.asked.append(transaction_uid)
+
+
+@dataclass
+class Clock:
+    at: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+class Lane:
+    """One peer and what goes there, without an engine: the attempt that is due next is made next."""
+
+    def __init__(self, db: Database, queues: Queues, store: Store, peer: Pacs) -> None:
+        self.db, self.queues, self.store, self.peer, self.clock = db, queues, store, peer, peer.clock
+        self.pace = Pace()
+        self.job = a_job(db, state="done")
+
+    def add(self, uid: str, study: str = STUDY) -> int:
+        stored = self.store.put([uid.encode()])
+        with self.db.begin() as session:
+            output = OutputInstance(
+                sop_instance_uid=uid, job=self.job, study_instance_uid=study, series_instance_uid=SERIES, sop_class_uid="1.2",
+                modality="SR", sha256=stored.sha256, size=stored.size, created_at=self.clock(),
+            )  # fmt: skip
+            session.add(output)
+            session.flush()
+            make(session, output, "pacs", self.clock(), job=session.get_one(Job, self.job), queues=self.queues)
+        return next(row.id for row in self.rows if row.sop_instance_uid == uid)
+
+    @property
+    def rows(self) -> list[Delivery]:
+        return admin.list_deliveries(self.db)[::-1]
+
+    def row(self, delivery: int) -> Delivery:
+        return admin.show_delivery(self.db, delivery).delivery
+
+    def step(self) -> bool:
+        """Make the next attempt that the engine has; False when it has none."""
+        waiting = [row for row in self.rows if self._stage(row)]
+        if not waiting:
+            return False
+        row = min(waiting, key=lambda one: (one.due_at, one.id))
+        self.clock.at = max(self.clock.at, row.due_at) + timedelta(milliseconds=5)
+        act = deliver if self._stage(row) == DELIVER else prove
+        act(row.id, clock=self.clock, peers={"pacs": self.peer}, store=self.store, db=self.db, queues=self.queues, pace=self.pace)
+        return True
+
+    def run(self, most: int = 1000) -> None:
+        for _ in range(most):
+            if not self.step():
+                return
+        pytest.fail("it never ends")
+
+    def _stage(self, row: Delivery) -> str:
+        stage = {"queued": DELIVER, "sending": DELIVER, "sent": PROVE}.get(row.state, "")
+        return stage if stage and row.ticket and self.queues.is_alive(stage, str(row.id), row.ticket) else ""
+
+    def acts(self) -> list[str]:
+        return [event.act for event in admin.list_audit(self.db, limit=1000)]
+
+
+@pytest.fixture
+def lane(database_url: str, tmp_path: Path) -> Iterator[Lane]:
+    db, queues = open_database(database_url), Queues(database_url)
+    app.upgrade(database_url, db)
+    a_series(db)
+    yield Lane(db, queues, Store(tmp_path / "store"), Pacs(patient_id="CANARY-ID"))
+    queues.close()
+    db.kw["bind"].dispose()
+
+
+def test_what_the_peer_took_and_finds_is_proved(lane: Lane) -> None:
+    delivery = lane.add("2.25.1")
+
+    lane.step()
+    assert lane.row(delivery).state == DeliveryState.SENT
+    lane.run()
+
+    row = lane.row(delivery)
+    assert (row.state, row.proof, lane.peer.received) == (DeliveryState.PROVED, "query", ["2.25.1"])
+    assert row.proved_at is not None
+
+
+def test_what_a_peer_that_proves_nothing_took_stays_sent(lane: Lane) -> None:
+    lane.peer.proof = Proof.NONE
+    delivery = lane.add("2.25.1")
+
+    lane.run()
+
+    assert (lane.row(delivery).state, lane.row(delivery).proved_at) == (DeliveryState.SENT, None)
+    assert "delivery.proved" not in lane.acts()
+
+
+def test_what_the_peer_took_and_lost_is_sent_again_and_fails_at_the_third_time(lane: Lane) -> None:
+    lane.peer.keeps = False
+    delivery = lane.add("2.25.1")
+
+    lane.run()
+
+    row = lane.row(delivery)
+    assert (row.state, row.refusals) == (DeliveryState.FAILED, 3)
+    assert "does not find it" in row.reason
+    assert lane.peer.received == ["2.25.1"] * 3
+    assert lane.acts().count("delivery.lost") == 2
+
+
+def test_what_the_peer_lost_once_is_proved_in_the_end(lane: Lane) -> None:
+    lane.peer.keeps = False
+    delivery = lane.add("2.25.1")
+    while lane.row(delivery).refusals == 0:
+        lane.step()
+    lane.peer.keeps = True
+
+    lane.run()
+
+    assert lane.row(delivery).state == DeliveryState.PROVED
+    assert lane.peer.received == ["2.25.1"] * 2
+
+
+def test_an_answer_that_was_lost_is_asked_for_before_anything_is_sent_again(lane: Lane) -> None:
+    lane.peer.answers = [Unanswered("no answer within 60 s")]
+    delivery = lane.add("2.25.1")
+
+    lane.run()
+
+    assert lane.row(delivery).state == DeliveryState.PROVED
+    assert lane.peer.received == ["2.25.1"]
+
+
+def test_an_answer_that_was_lost_is_asked_for_also_when_the_peer_was_away_after_it(lane: Lane) -> None:
+    lane.peer.answers = [Unanswered("no answer within 60 s")]
+    delivery = lane.add("2.25.1")
+    lane.step()
+    lane.peer.is_mute, lane.peer.answers = True, [AWAY]
+    lane.step()
+    assert lane.row(delivery).unanswered
+    lane.peer.is_mute = False
+
+    lane.run()
+
+    assert lane.row(delivery).state == DeliveryState.PROVED
+    assert lane.peer.received == ["2.25.1"]
+
+
+def test_an_answer_that_was_lost_with_the_instance_is_sent_again(lane: Lane) -> None:
+    lane.peer.answers, lane.peer.keeps = [Unanswered("no answer within 60 s")], False
+    delivery = lane.add("2.25.1")
+    lane.step()
+    lane.peer.keeps = True
+
+    lane.run()
+
+    assert lane.row(delivery).state == DeliveryState.PROVED
+    assert lane.peer.received == ["2.25.1"] * 2
+
+
+def test_a_peer_that_says_no_is_asked_three_times_and_then_a_person(lane: Lane) -> None:
+    lane.peer.answers = [Rejected(0xA900, "the peer does not take it")] * 3
+    delivery = lane.add("2.25.1")
+
+    lane.run()
+
+    row = lane.row(delivery)
+    assert (row.state, row.attempts, row.status) == (DeliveryState.FAILED, 3, 0xA900)
+    admin.retry_delivery(lane.db, lane.queues, delivery, actor="ann", now=lane.clock())
+    lane.run()
+    assert lane.row(delivery).state == DeliveryState.PROVED
+
+
+def test_a_pacs_that_is_away_for_three_days_gets_everything_in_order_and_once(lane: Lane) -> None:
+    lane.peer.away_until = NOW + timedelta(days=3)
+    sent = [lane.add(f"2.25.{n}") for n in range(1, 13)]
+
+    lane.run()
+
+    assert [lane.row(delivery).state for delivery in sent] == [DeliveryState.PROVED] * 12
+    assert lane.peer.received == [f"2.25.{n}" for n in range(1, 13)]
+    assert lane.acts().count("delivery.late") == 1
+    assert lane.clock() < lane.peer.away_until + timedelta(hours=2)
+
+
+def test_a_peer_that_asks_us_to_wait_is_left_alone_for_so_long(lane: Lane) -> None:
+    lane.peer.answers = [Unreachable("HTTP 503", after=timedelta(minutes=20))]
+    delivery = lane.add("2.25.1")
+
+    lane.step()
+
+    assert lane.row(delivery).due_at >= NOW + timedelta(minutes=20)
+
+
+def test_nothing_is_sent_by_a_clock_that_is_years_behind(lane: Lane) -> None:
+    delivery = lane.add("2.25.1")
+    lane.clock.at = datetime(1970, 1, 1, tzinfo=UTC)
+    deliver(
+        delivery, clock=lane.clock, peers={"pacs": lane.peer}, store=lane.store, db=lane.db, queues=lane.queues, pace=lane.pace
+    )
+    assert "clock" in lane.row(delivery).reason
+    assert lane.peer.received == []
+
+    lane.clock.at = NOW
+    lane.run()
+
+    assert lane.row(delivery).state == DeliveryState.PROVED
+
+
+def test_an_attempt_that_died_is_asked_for_before_anything_is_sent_again(lane: Lane) -> None:
+    delivery = lane.add("2.25.1")
+    with lane.db.begin() as session:
+        row = session.get_one(Delivery, delivery)
+        row.state, row.attempts = DeliveryState.SENDING, 1
+    lane.peer.held.add("2.25.1")
+
+    lane.run()
+
+    assert lane.row(delivery).state == DeliveryState.PROVED
+    assert lane.peer.received == []
+
+
+def test_after_a_restored_backup_what_the_peer_has_is_not_sent_again(lane: Lane) -> None:
+    with lane.db.begin() as session:
+        audit.record(session, Act.DATABASE_RESTORED, at=NOW)
+    lane.peer.held.add("2.25.1")
+    there, missing = lane.add("2.25.1"), lane.add("2.25.2")
+
+    lane.run()
+
+    assert {lane.row(there).state, lane.row(missing).state} == {DeliveryState.PROVED}
+    assert lane.peer.received == ["2.25.2"]
+
+
+def test_a_warning_is_remembered(lane: Lane) -> None:
+    lane.peer.answers = [Sent(0xB000, "stored with a warning")]
+    delivery = lane.add("2.25.1")
+
+    lane.run()
+
+    assert (lane.row(delivery).state, lane.row(delivery).status) == (DeliveryState.PROVED, 0xB000)
+    assert "0xB000" in lane.row(delivery).reason
+
+
+def test_an_object_that_fails_lets_the_next_of_its_study_go_on(lane: Lane) -> None:
+    lane.peer.answers = [Rejected(0xC000, "the peer does not take it")] * 3
+    first, second = lane.add("2.25.1"), lane.add("2.25.2")
+
+    lane.run()
+
+    assert (lane.row(first).state, lane.row(second).state) == (DeliveryState.FAILED, DeliveryState.PROVED)
+
+
+def test_another_study_waits_for_nobody(lane: Lane) -> None:
+    lane.peer.answers = [AWAY, AWAY]
+    first, behind, other = lane.add("2.25.1"), lane.add("2.25.2"), lane.add("2.25.3", study=OTHER_STUDY)
+
+    lane.step()
+    lane.step()
+
+    assert lane.row(behind).attempts == 0
+    assert (lane.row(first).attempts, lane.row(other).attempts) == (1, 1)
+    lane.run()
+    assert {row.state for row in lane.rows} == {DeliveryState.PROVED}
+
+
+def test_what_waits_behind_one_that_is_cancelled_goes_on(lane: Lane) -> None:
+    lane.peer.answers = [AWAY]
+    first, second = lane.add("2.25.1"), lane.add("2.25.2")
+    lane.step()
+
+    admin.cancel_delivery(lane.db, lane.queues, first, actor="ann", now=lane.clock())
+    lane.run()
+
+    assert (lane.row(first).state, lane.row(second).state) == (DeliveryState.CANCELLED, DeliveryState.PROVED)
+    assert lane.peer.received == ["2.25.2"]
+
+
+def test_a_study_that_the_peer_has_under_another_patient_is_held_until_a_person_decides(lane: Lane) -> None:
+    lane.peer.patient_id = "SOMEBODY ELSE"
+    delivery = lane.add("2.25.1")
+
+    lane.run()
+
+    row = lane.row(delivery)
+    assert (row.state, lane.peer.received) == (DeliveryState.HELD, [])
+    assert "another Patient ID" in row.reason
+    assert "SOMEBODY" not in row.reason
+    admin.retry_delivery(lane.db, lane.queues, delivery, actor="ann", now=lane.clock())
+    lane.run()
+    assert lane.row(delivery).state == DeliveryState.PROVED
+
+
+def report(lane: Lane, transaction: str, *, committed: Sequence[str] = (), failed: Sequence[tuple[str, int]] = ()) -> None:
+    outcome = Outcome(transaction, [("1.2", uid) for uid in committed], [("1.2", uid, why) for uid, why in failed])
+    with lane.db.begin() as session:
+        told(session, outcome, "PACS", lane.clock(), queues=lane.queues, pace=lane.pace)
+
+
+@pytest.fixture
+def committing(lane: Lane) -> Lane:
+    lane.peer.proof = Proof.COMMITMENT
+    return lane
+
+
+def test_a_peer_that_commits_proves(committing: Lane) -> None:
+    delivery = committing.add("2.25.1")
+    committing.step()
+    committing.step()
+    assert committing.row(delivery).state == DeliveryState.SENT
+
+    report(committing, committing.peer.asked[0], committed=["2.25.1"])
+
+    row = committing.row(delivery)
+    assert (row.state, row.proof) == (DeliveryState.PROVED, "commitment")
+
+
+def test_a_peer_that_says_that_it_does_not_have_it_gets_it_again(committing: Lane) -> None:
+    delivery = committing.add("2.25.1")
+    committing.step()
+    committing.step()
+
+    report(committing, committing.peer.asked[0], failed=[("2.25.1", 0x0112)])
+    committing.step()
+    committing.step()
+
+    assert committing.peer.received == ["2.25.1"] * 2
+    report(committing, committing.peer.asked[1], committed=["2.25.1"])
+    assert committing.row(delivery).state == DeliveryState.PROVED
+
+
+def test_a_peer_that_does_not_report_is_asked_again_and_its_late_report_of_before_changes_nothing(committing: Lane) -> None:
+    delivery = committing.add("2.25.1")
+    for _ in range(3):
+        committing.step()
+    first, second = committing.peer.asked
+    assert committing.clock() >= NOW + timedelta(hours=24)
+
+    report(committing, first, committed=["2.25.1"])
+
+    assert committing.row(delivery).state == DeliveryState.SENT
+    assert committing.acts().count("proof.unknown") == 1
+    report(committing, second, committed=["2.25.1"])
+    report(committing, second, committed=["2.25.1"])
+    assert committing.acts().count("proof.unknown") == 1
+    assert committing.row(delivery).state == DeliveryState.PROVED
+    assert committing.acts().count("delivery.proved") == 1
+
+
+def test_a_peer_that_cannot_be_asked_to_commit_is_asked_again_soon(committing: Lane) -> None:
+    delivery = committing.add("2.25.1")
+    committing.step()
+    committing.peer.away_until = committing.clock() + timedelta(minutes=5)
+
+    while not committing.peer.asked:
+        committing.step()
+
+    assert committing.clock() < committing.peer.away_until + timedelta(minutes=10)
+    report(committing, committing.peer.asked[0], committed=["2.25.1"])
+    assert committing.row(delivery).state == DeliveryState.PROVED
+
+
+def test_a_peer_that_cannot_commit_now_is_asked_again(committing: Lane) -> None:
+    delivery = committing.add("2.25.1")
+    committing.step()
+    committing.step()
+
+    report(committing, committing.peer.asked[0], failed=[("2.25.1", 0x0213)])
+    assert "0x0213" in committing.row(delivery).reason
+    committing.step()
+
+    assert len(committing.peer.asked) == 2
+    assert committing.peer.received == ["2.25.1"]
+
+
+def test_what_is_already_ended_or_unknown_is_left_alone(lane: Lane) -> None:
+    delivery = lane.add("2.25.1")
+    lane.run()
+    before = lane.acts()
+
+    for act in (deliver, prove):
+        act(
+            delivery,
+            clock=lane.clock,
+            peers={"pacs": lane.peer},
+            store=lane.store,
+            db=lane.db,
+            queues=lane.queues,
+            pace=lane.pace,
+        )
+
+    assert lane.acts() == before
+    assert lane.peer.received == ["2.25.1"]

@@ -1,0 +1,352 @@
+"""What comes late, twice, or in pieces, and patients that change meanwhile: every decision is a row (standards.md 5.4, F54 to F60).
+
+The doors' part of F54 and F57 is in test_ingest_content.py, the whole way in test_path.py; here is what is decided, on SQLite and
+on PostgreSQL, with a clock that can be moved.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset
+from sqlalchemy import select
+
+from gateway import admin
+from gateway.completeness import Policy
+from gateway.deliver import deliver
+from gateway.delivery import Pace
+from gateway.errors import Unreachable
+from gateway.instance import Origin
+from gateway.outputs import Equipment
+from gateway.peers import Proof, Sent, Wanted
+from gateway.pipeline import load_pipelines
+from gateway.receive import receive
+from gateway.rules import load as load_rules
+from gateway.run import run
+from gateway.settle import settle
+from gateway.tables import Delivery, DeliveryState, Instance, Job, JobInstance, JobState, OutputInstance, Series, Study, Version
+from gateway.trail import AuditEvent
+from tests.door_fixture import Place, scanner
+from tests.synthetic import ct_series
+
+RULES = """\
+rules:
+  - name: chest CT
+    when: {all: [{attribute: Modality, is: CT}]}
+    pipeline: bright
+    send_to: [pacs]
+"""
+EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
+PIPELINES = {"bright": load_pipelines([Path(__file__).parent / "pipelines"])["bright"]}
+
+
+@pytest.fixture
+def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
+    place = Place(database_url, tmp_path)
+    yield place
+    place.close()
+
+
+def come(place: Place, series: Sequence[Dataset], origin: Origin | None = None) -> None:
+    """Over one association, which ends."""
+    origin = origin or scanner()
+    for ds in series:
+        place.bring(ds, origin)
+    place.door.end(origin)
+    place.file()
+
+
+def look(place: Place, series: Sequence[Dataset], *, after: timedelta = timedelta(seconds=30)) -> None:
+    """Settle, that much later."""
+    place.now += after
+    settle(
+        series[0].SeriesInstanceUID, place.now, policy=Policy(10, 3600), pipelines=PIPELINES, equipment=EQUIPMENT, store=place.store,
+        rules=load_rules(RULES, pipelines=("bright",), peers=("pacs",)), db=place.db, queues=place.queues,
+    )  # fmt: skip
+
+
+@dataclass
+class Models:
+    """Triton as run wants it; `meanwhile` happens while the model thinks."""
+
+    meanwhile: Callable[[], object] = lambda: None
+    version: str = "1"
+    weights: str = "ab" * 32
+
+    def identity(self, _model: str) -> "Models":
+        return self
+
+    def infer(self, _model: str) -> Callable:
+        def answer(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            self.meanwhile()
+            return {"labels": (arrays["volume"] > -500).astype(np.uint8)}
+
+        return answer
+
+
+def work(place: Place, job: int, models: Models | None = None) -> None:
+    run(
+        job, clock=lambda: place.now, pipelines=PIPELINES, models=models or Models(), equipment=EQUIPMENT, store=place.store,
+        db=place.db, queues=place.queues,
+    )  # fmt: skip
+
+
+def jobs(place: Place) -> list[Job]:
+    return admin.list_jobs(place.db)[::-1]
+
+
+def acts(place: Place, *which: str) -> list[str]:
+    with place.db() as session:
+        told = session.scalars(select(AuditEvent.act).order_by(AuditEvent.id)).all()
+    return [act for act in told if act in which]
+
+
+def inputs(place: Place, job: Job) -> int:
+    return place.count(JobInstance, job=job.id)
+
+
+# --- The same again (F54, F55) ---
+
+
+def test_the_same_series_ten_times_at_once_is_one_copy_and_one_job(place: Place) -> None:
+    series = ct_series(4)
+    for _ in range(10):
+        origin = scanner()
+        for ds in series:
+            place.bring(ds, origin)
+        place.door.end(origin)
+    found, broke = place.promised(), []
+
+    def file(part: int) -> None:
+        try:
+            receive(
+                found[part::10], place.now, store=place.store, db=place.db, queues=place.queues, quiet=timedelta(seconds=10),
+                executor="tests", told=lambda *_: None,
+            )  # fmt: skip
+        except Exception as error:
+            broke.append(error)
+
+    threads = [threading.Thread(target=file, args=(part,)) for part in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    look(place, series, after=timedelta(hours=2))
+
+    assert broke == []
+    assert (place.count(Instance), place.count(Version), len(jobs(place))) == (4, 0, 1)
+    assert len(acts(place, "instance.received")) == 4
+    assert len(acts(place, "instance.repeated")) == 36
+
+
+def test_a_study_that_is_sent_again_a_week_later_makes_no_job_and_the_trail_says_so(place: Place) -> None:
+    series = ct_series(4)
+    come(place, series)
+    look(place, series)
+
+    place.now += timedelta(days=7)
+    come(place, series)
+    look(place, series)
+
+    assert len(jobs(place)) == 1
+    assert acts(place, "instance.repeated", "series.reopened", "job.created") == ["job.created", *["instance.repeated"] * 4]
+    assert place.count(Series, revision=1, state="complete") == 1
+
+
+# --- In pieces (F56, F57, F58) ---
+
+
+def test_studies_that_come_mixed_and_out_of_order_over_one_association_are_grouped_by_what_they_are(place: Place) -> None:
+    studies = [ct_series(4, seed=seed) for seed in range(3)]
+    mixed = [ds for series in studies for ds in series]
+    random.Random(1).shuffle(mixed)
+
+    come(place, mixed)
+    for series in studies:
+        look(place, series)
+
+    with place.db() as session:
+        for series, job in zip(studies, jobs(place), strict=True):
+            used = set(session.scalars(select(JobInstance.sop_instance_uid).where(JobInstance.job == job.id)))
+            assert used == {ds.SOPInstanceUID for ds in series}
+            assert session.get_one(Series, job.series_instance_uid).study_instance_uid == series[0].StudyInstanceUID
+
+
+def test_one_study_over_eight_associations_of_two_ae_titles_is_one_job(place: Place) -> None:
+    series = ct_series(16)
+    for part in range(8):
+        origin = scanner()
+        come(place, series[part::8], Origin("dimse", origin.association, f"CT{part % 2}", "AIGATEWAY", "127.0.0.1"))
+
+    look(place, series)
+
+    (job,) = jobs(place)
+    assert inputs(place, job) == 16
+    with place.db() as session:
+        assert session.scalars(select(Series.reason)).one().startswith("8 associations ended")
+
+
+def test_half_a_series_is_worked_on_and_the_rest_two_hours_later_makes_a_revision(place: Place) -> None:
+    series = ct_series(8)
+    come(place, series[:4])
+    look(place, series)
+    work(place, jobs(place)[0].id)
+
+    place.now += timedelta(hours=2)
+    come(place, series[4:])
+    look(place, series)
+
+    first, second = jobs(place)
+    assert (first.state, inputs(place, first)) == (JobState.DONE, 4)
+    assert (second.revision, second.supersedes, inputs(place, second)) == (2, first.id, 8)
+    assert acts(place, "series.complete", "series.reopened") == ["series.complete", "series.reopened", "series.complete"]
+    assert list(admin.show_job(place.db, first.id).superseded_by) == [second.id]
+
+
+def test_half_a_series_whose_association_never_ends_is_taken_as_it_is_at_the_deadline(place: Place) -> None:
+    series = ct_series(8)
+    for ds in series[:4]:
+        place.take(ds, scanner("open"))
+    look(place, series, after=timedelta(minutes=59))
+    assert jobs(place) == []
+
+    look(place, series, after=timedelta(minutes=2))
+
+    (job,) = jobs(place)
+    assert inputs(place, job) == 4
+    with place.db() as session:
+        assert "1 of 1 association not ended" in session.scalars(select(Series.reason)).one()
+
+
+def test_the_rest_of_a_series_cancels_the_job_on_its_half_that_has_not_begun(place: Place) -> None:
+    series = ct_series(8)
+    come(place, series[:4])
+    look(place, series)
+    come(place, series[4:])
+    look(place, series)
+
+    first, second = jobs(place)
+    assert (first.state, first.reason) == (JobState.CANCELLED, "superseded by revision 2 of the series")
+    assert (second.state, second.supersedes) == (JobState.QUEUED, first.id)
+
+
+# --- While the model thinks (F59) ---
+
+
+def test_a_late_slice_during_inference_makes_a_revision_and_the_result_without_it_is_known_to_be_superseded(place: Place) -> None:
+    series = ct_series(8)
+    come(place, series[:7])
+    look(place, series)
+    (first,) = jobs(place)
+
+    def late() -> None:
+        come(place, series[7:])
+        look(place, series)
+
+    work(place, first.id, Models(meanwhile=late))
+    work(place, jobs(place)[1].id)
+
+    first, second = jobs(place)
+    assert (first.state, second.state) == (JobState.DONE, JobState.DONE)
+    assert (inputs(place, first), inputs(place, second)) == (7, 8)
+    assert (second.revision, second.supersedes) == (2, first.id)
+    assert list(admin.show_job(place.db, first.id).superseded_by) == [second.id]
+    assert place.count(OutputInstance) == 4
+    with place.db() as session:
+        made = [event.detail["supersedes"] for event in session.scalars(select(AuditEvent).where(AuditEvent.act == "job.created").order_by(AuditEvent.id))]  # fmt: skip
+    assert made == [None, first.id]
+
+
+# --- Another patient (F60) ---
+
+
+@dataclass
+class Pacs:
+    """A peer whose patients can be merged."""
+
+    patient_id: str | None
+    is_away: bool = False
+    proof: Proof = Proof.QUERY
+    concurrency: int = 1
+    per_minute: int | None = None
+    received: list[Path] = field(default_factory=list)
+
+    def send(self, path: Path) -> Sent:
+        if self.is_away:
+            raise Unreachable("no connection")
+        self.received.append(path)
+        return Sent(0x0000, "stored")
+
+    def patient_of(self, _study_instance_uid: str) -> str | None:
+        if self.is_away:
+            raise Unreachable("no connection")
+        return self.patient_id
+
+    def holds(self, _wanted: Wanted) -> bool:
+        return bool(self.received)
+
+    def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None: ...
+
+    def echo(self) -> str:
+        return "here"
+
+
+def a_result(place: Place) -> tuple[int, str]:
+    """A delivery of a result, and the ID of its patient."""
+    series = ct_series(4)
+    come(place, series)
+    look(place, series)
+    work(place, jobs(place)[0].id)
+    with place.db() as session:
+        return session.scalars(select(Delivery.id).order_by(Delivery.id)).all()[0], session.scalars(
+            select(Study.patient_id)
+        ).one()
+
+
+def attempt(place: Place, delivery: int, pacs: Pacs) -> Delivery:
+    place.now += timedelta(hours=1)
+    deliver(
+        delivery, clock=lambda: place.now, peers={"pacs": pacs}, store=place.store, db=place.db, queues=place.queues, pace=Pace()
+    )  # fmt: skip
+    with place.db() as session:
+        return session.get_one(Delivery, delivery)
+
+
+def test_a_patient_that_was_merged_before_the_result_is_sent_holds_it_until_a_person_lets_it_go(place: Place) -> None:
+    delivery, patient = a_result(place)
+    pacs = Pacs("MERGED")
+
+    row = attempt(place, delivery, pacs)
+
+    assert (row.state, pacs.received) == (DeliveryState.HELD, [])
+    assert "another Patient ID" in row.reason
+    assert patient not in row.reason
+    assert acts(place, "delivery.held", "delivery.sent") == ["delivery.held"]
+    admin.retry_delivery(place.db, place.queues, delivery, actor="ann", now=place.now)
+    pacs.is_away = True
+    assert attempt(place, delivery, pacs).state == DeliveryState.QUEUED
+    pacs.is_away = False
+    assert attempt(place, delivery, pacs).state == DeliveryState.SENT
+
+
+def test_a_patient_that_was_merged_while_the_pacs_was_away_is_seen_at_the_later_attempt(place: Place) -> None:
+    delivery, patient = a_result(place)
+    pacs = Pacs(patient, is_away=True)
+    assert attempt(place, delivery, pacs).state == DeliveryState.QUEUED
+
+    pacs.is_away, pacs.patient_id = False, "MERGED"
+
+    assert attempt(place, delivery, pacs).state == DeliveryState.HELD
+    assert pacs.received == []
+
+
+@pytest.mark.parametrize("theirs", ["the same", None])
+def test_a_patient_that_is_the_same_or_not_known_there_holds_nothing(place: Place, theirs: str | None) -> None:
+    delivery, patient = a_result(place)
+
+    assert attempt(place, delivery, Pacs(theirs and patient)).state == DeliveryState.SENT

@@ -1,0 +1,388 @@
+"""Many machines: processes with folders of their own, one database and one store; whoever dies, the others end its work."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset, dcmread
+from sqlalchemy import select
+
+from gateway import hosts, migrations
+from gateway.db import open_database, open_engine
+from gateway.errors import ConfigError
+from gateway.folders import claim, folders, holding
+from gateway.migrations import Schema
+from gateway.roles import Role, roles
+from gateway.tables import Filed, JobState, OutputInstance, Series, SeriesState
+from gateway.trail import AuditEvent
+from tests.postgres_fixture import OwnPostgres
+from tests.synthetic import ct_series
+from tests.world import World, associate, free_port
+
+SLICES = 4
+NOW = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)
+RECEIVE, WORK = ("--only", "receive"), ("--only", "work")
+Host = Callable[..., World]
+PATIENT = """\
+import time
+from pathlib import Path
+
+from gateway.pipeline import Needs, Pipeline
+from tests.pipelines.bright import run as bright
+
+
+def run(study, infer):
+    while not Path("GO").exists():
+        time.sleep(0.05)
+    return bright(study, infer)
+
+
+PIPELINE = Pipeline(version="1.0.0", model="bright", needs=Needs(modality="CT", slices_at_least=2), run=run)
+"""
+PATIENT_RULES = """\
+rules:
+  - {name: patient, when: {all: [{attribute: Modality, is: CT}]}, pipeline: patient, send_to: [PEERS]}
+"""
+
+
+@pytest.fixture
+def host(database_url: str, tmp_path: Path, triton: str) -> Iterator[Host]:
+    """`host("name", *arguments)` is a machine: a data_dir and a port of its own, the store, the database and the PACS of all."""
+    worlds: list[World] = []
+    (tmp_path / "pacs").mkdir()
+
+    def machine(name: str, *arguments: str, store: Path = tmp_path / "store", **more: object) -> World:
+        pacs = {"name": "pacs", "protocol": "folder", "path": str(tmp_path / "pacs")}
+        pipelines = [str(Path(__file__).parent / "pipelines"), str(tmp_path / "pipelines")]
+        settings = {
+            "store": {"folder": str(store), "keep_free_bytes": 0},
+            "gateway": {
+                "data_dir": str(tmp_path / name / "var"),
+                "pipelines": pipelines[: 1 + (tmp_path / "pipelines").exists()],
+            },
+        }
+        world = World(
+            tmp_path / name, database_url, triton, (pacs,), settings=settings, arguments=arguments, **more
+        )  # fmt: skip
+        worlds.append(world)
+        return world
+
+    yield machine
+    for world in worlds:
+        world.__exit__()
+
+
+only_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+def assert_done_once(world: World, pacs: Path, *every: Sequence[Dataset]) -> None:
+    """One job a series, done once; its SEG and its SR under one UID each, in the PACS once, with the bytes of the store."""
+    with world.database() as db, db() as session:
+        outputs = session.scalars(select(OutputInstance)).all()
+        acts = Counter((event.act, event.job) for event in session.scalars(select(AuditEvent)))
+        received = Counter(
+            event.sop_instance_uid for event in session.scalars(select(AuditEvent)) if event.act == "instance.received"
+        )
+    jobs = world.jobs()
+    assert sorted(job.series_instance_uid for job in jobs) == sorted(series[0].SeriesInstanceUID for series in every)
+    assert {job.state for job in jobs} == {JobState.DONE}
+    assert [acts["job.done", job.id] for job in jobs] == [1] * len(jobs)
+    assert [acts["delivery.sent", job.id] for job in jobs] == [2] * len(jobs)
+    assert received == {ds.SOPInstanceUID: 1 for series in every for ds in series}
+    held = sorted(pacs.rglob("*.dcm"))
+    assert sorted(dcmread(path).SOPInstanceUID for path in held) == sorted(output.sop_instance_uid for output in outputs)
+    assert len(held) == 2 * len(every)
+    assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in held} == {output.sha256 for output in outputs}
+
+
+def receivers(world: World) -> list[str]:
+    with world.database() as db, db() as session:
+        return list(session.scalars(select(Filed.executor)))
+
+
+def states(world: World) -> list[str]:
+    with world.database() as db, db() as session:
+        return list(session.scalars(select(Series.state)))
+
+
+# Roles
+
+
+@pytest.mark.parametrize(
+    ("only", "expected"),
+    [
+        ([], set(Role)),
+        (["work"], {Role.WORK}),
+        (["receive"], {Role.RECEIVE}),
+        (["receive,work"], set(Role)),
+        (["work", "receive"], set(Role)),
+    ],
+)
+def test_a_process_does_what_it_is_told_and_else_everything(only: list[str], expected: set[Role]) -> None:
+    assert roles(only, database_url="postgresql+psycopg://h/d") == expected
+
+
+@pytest.mark.parametrize(
+    ("only", "url", "words"),
+    [
+        (["web"], "postgresql+psycopg://h/d", "later version"),
+        (["nothing"], "postgresql+psycopg://h/d", "expected receive or work"),
+        ([""], "postgresql+psycopg://h/d", "expected receive or work"),
+        (["work"], "sqlite:///gateway.db", "expected PostgreSQL"),
+    ],
+)
+def test_what_a_process_cannot_do_alone_is_refused_in_words(only: list[str], url: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        roles(only, database_url=url)
+
+
+def test_serve_refuses_to_work_alone_on_sqlite(tmp_path: Path) -> None:
+    world = World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", f"127.0.0.1:{free_port()}")
+
+    ended = world.run("serve", "--only", "work")
+
+    assert ended.returncode == 1
+    assert "expected PostgreSQL" in ended.stderr
+
+
+# Folders and what was filed
+
+
+def test_a_folder_belongs_to_who_claimed_it_until_that_ends(tmp_path: Path) -> None:
+    folder, alive = claim(tmp_path / "incoming", "host.0")
+    with pytest.raises(BlockingIOError), holding(folder):
+        pass
+
+    alive.close()
+
+    with holding(folder), pytest.raises(BlockingIOError), holding(folder):
+        pass
+    assert folders(tmp_path / "incoming") == [folder]
+
+
+def test_series_are_settled_as_of_what_the_slowest_receiver_has_filed_but_not_for_ever(database_url: str) -> None:
+    db = open_database(database_url)
+    assert hosts.filed_by_others("me", NOW, db=db) == NOW
+
+    hosts.has_filed("me", NOW - timedelta(seconds=50), db=db)
+    hosts.has_filed("quick", NOW - timedelta(seconds=1), db=db)
+    hosts.has_filed("slow", NOW - timedelta(seconds=9), db=db)
+    hosts.has_filed("slow", NOW - timedelta(seconds=7), db=db)
+
+    assert hosts.filed_by_others("me", NOW, db=db) == NOW - timedelta(seconds=7)
+    hosts.has_gone("slow", db=db)
+    assert hosts.filed_by_others("me", NOW, db=db) == NOW - timedelta(seconds=1)
+    hosts.has_filed("hung", NOW - timedelta(days=1), db=db)
+    assert hosts.filed_by_others("me", NOW, db=db) == NOW - timedelta(seconds=60)
+    db.kw["bind"].dispose()
+
+
+def test_a_receiver_that_left_no_folder_is_not_waited_for(database_url: str) -> None:
+    db = open_database(database_url)
+    for executor, seconds in (("dead", 60), ("with folder", 60), ("just beginning", 1)):
+        hosts.has_filed(executor, NOW - timedelta(seconds=seconds), db=db)
+
+    hosts.forget_dead({"with folder"}, NOW, db=db)
+
+    with db() as session:
+        assert set(session.scalars(select(Filed.executor))) == {"with folder", "just beginning"}
+    db.kw["bind"].dispose()
+
+
+def test_a_store_folder_that_is_not_the_one_of_the_database_is_refused(database_url: str, tmp_path: Path) -> None:
+    db = open_database(database_url)
+    for name in ("store", "other"):
+        (tmp_path / name).mkdir()
+    hosts.share(tmp_path / "store", db=db)
+    hosts.share(tmp_path / "store", db=db)
+
+    with pytest.raises(ConfigError, match="expected the folder in which all files of this database are"):
+        hosts.share(tmp_path / "other", db=db)
+
+    assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["store.id"]
+    db.kw["bind"].dispose()
+
+
+# Hosts
+
+
+@only_postgresql
+def test_one_host_receives_and_another_works(host: Host, tmp_path: Path) -> None:
+    series = ct_series(SLICES)
+    receiving, working = host("receiving", *RECEIVE), host("working", *WORK)
+    receiving.start()
+    assert receiving.send(series) == [0x0000] * SLICES
+    receiving.wait_until(lambda: all(map(receiving.held, series)))
+    assert states(receiving) == [SeriesState.RECEIVING]
+
+    working.start()
+    working.wait_settled()
+
+    assert_done_once(working, tmp_path / "pacs", series)
+    assert not working.listens()
+    assert working.ingests == []
+    assert (working.stop(), receiving.stop()) == (0, 0)
+    assert receivers(working) == []
+
+
+@only_postgresql
+def test_a_series_that_comes_to_two_hosts_makes_one_job(host: Host, tmp_path: Path) -> None:
+    series = ct_series(2 * SLICES)
+    first, second = host("first").start(), host("second").start()
+    with_first, with_second = associate(first.port, series), associate(second.port, series)
+    for one, other in zip(series[::2], series[1::2], strict=True):
+        assert with_first.send_c_store(one).Status == with_second.send_c_store(other).Status == 0x0000
+    with_first.release()
+    first.wait_until(lambda: all(map(first.held, series)))
+    assert states(first) == [SeriesState.RECEIVING]
+
+    with_second.release()
+    first.wait_ended(series)
+
+    assert_done_once(first, tmp_path / "pacs", series)
+
+
+@only_postgresql
+def test_of_two_workers_each_takes_jobs_and_none_is_done_twice(host: Host, tmp_path: Path) -> None:
+    every = [ct_series(SLICES, seed=seed) for seed in range(6)]
+    receiving = host("receiving", *RECEIVE).start()
+    host("first", *WORK).start()
+    host("second", *WORK).start()
+
+    for series in every:
+        receiving.send(series)
+    receiving.wait_settled(len(every))
+
+    assert_done_once(receiving, tmp_path / "pacs", *every)
+
+
+@only_postgresql
+@pytest.mark.parametrize("point", ["settle.committed", "run.started", "run.stored", "run.committed", "deliver.sent"])
+def test_the_work_of_a_host_that_dies_is_done_by_another_without_anybody_acting(host: Host, tmp_path: Path, point: str) -> None:
+    series = ct_series(SLICES)
+    receiving = host("receiving", *RECEIVE).start()
+    dying, living = host("dying", *WORK).start(crash_at=point), host("living", *WORK)
+    receiving.send(series)
+    dying.wait_for_death()
+
+    living.start()
+    living.wait_settled(seconds=60)
+
+    assert_done_once(receiving, tmp_path / "pacs", series)
+
+
+@only_postgresql
+def test_a_job_under_way_on_a_host_that_is_killed_goes_to_the_one_that_lives(host: Host, tmp_path: Path) -> None:
+    world, other, go = _two_workers_with_a_patient_job(host, tmp_path)
+    world.kill()
+    go.touch()
+
+    other.wait_settled(seconds=60)
+
+    assert_done_once(other, tmp_path / "pacs", ct_series(SLICES))
+
+
+@only_postgresql
+def test_a_job_that_does_not_end_before_its_host_is_stopped_goes_to_the_one_that_lives(host: Host, tmp_path: Path) -> None:
+    world, other, go = _two_workers_with_a_patient_job(host, tmp_path)
+    assert world.stop() == 0
+    go.touch()
+
+    other.wait_settled(seconds=60)
+
+    assert_done_once(other, tmp_path / "pacs", ct_series(SLICES))
+
+
+def _two_workers_with_a_patient_job(host: Host, folder: Path) -> tuple[World, World, Path]:
+    """The one that runs the job, the other, and the file that lets the job go on."""
+    (folder / "pipelines").mkdir()
+    (folder / "pipelines" / "patient.py").write_text(PATIENT.replace("GO", str(folder / "go")))
+    world = host("world", rules=PATIENT_RULES).start()
+    world.send(ct_series(SLICES))
+    world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.RUNNING])
+    return world, host("other", *WORK, rules=PATIENT_RULES).start(), folder / "go"
+
+
+@only_postgresql
+def test_what_a_dead_receiver_had_acknowledged_is_filed_by_another_host(host: Host, tmp_path: Path) -> None:
+    series = ct_series(SLICES)
+    working = host("working", *WORK).start()
+    dying = host("dying", *RECEIVE).start(crash_at="receive.filed")
+    acknowledged = [ds for ds, status in zip(series, dying.send(series), strict=True) if status == 0x0000]
+    dying.wait_for_death()
+    assert acknowledged
+
+    working.wait_until(lambda: all(map(working.held, acknowledged)))
+    working.wait_until(lambda: receivers(working) == [])
+    again = host("again", *RECEIVE).start()
+    again.send([ds for ds in series if ds not in acknowledged])
+    working.wait_ended(series)
+
+    assert folders(working.store.work) != []
+    assert [path.name.rpartition(".")[0] for path in folders(working.store.incoming)] == receivers(working)
+
+
+@only_postgresql
+def test_half_files_of_the_living_stay_and_those_of_the_dead_go(host: Host) -> None:
+    living, dying = host("living", *WORK).start(), host("dying", *WORK).start()
+    assert len(folders(living.store.work)) == 2
+
+    dying.kill()
+
+    living.wait_until(lambda: len(folders(living.store.work)) == 1)
+    assert living.process.poll() is None
+
+
+@only_postgresql
+def test_a_host_with_another_store_folder_is_refused(host: Host, tmp_path: Path) -> None:
+    host("first").start()
+
+    ended = host("second", store=tmp_path / "not mounted").run("serve")
+
+    assert ended.returncode == 1
+    assert "expected the folder in which all files of this database are" in ended.stderr
+
+
+# Upgrades and restarts
+
+
+@pytest.mark.parametrize("point", ["settle.committed", "run.started", "run.committed", "deliver.started"])
+def test_work_that_an_older_gateway_left_goes_on_after_the_upgrade(
+    host: Host, database_url: str, tmp_path: Path, point: str
+) -> None:
+    series = ct_series(SLICES)
+    world = host("world").start(crash_at=point)
+    world.send(series)
+    world.wait_for_death()
+    engine = open_engine(database_url)
+    migrations.downgrade(engine, "0002")
+    assert migrations.state(engine) is Schema.OLDER
+    engine.dispose()
+
+    world.start()
+    world.wait_settled()
+
+    assert_done_once(world, tmp_path / "pacs", series)
+
+
+def test_a_postgresql_that_is_restarted_under_work_loses_nothing_and_doubles_nothing(
+    own_postgres: OwnPostgres, tmp_path: Path, triton: str
+) -> None:
+    every = [ct_series(SLICES, seed=seed) for seed in range(4)]
+    with World(tmp_path / "world", own_postgres.url, triton) as world:
+        world.start()
+        for series in every[:2]:
+            world.send(series)
+        world.wait_until(world.jobs)
+
+        own_postgres.stop()
+        statuses = world.send(every[2])
+        own_postgres.start()
+        statuses += world.send(every[3])
+
+        assert statuses == [0x0000] * (2 * SLICES)
+        world.wait_settled(len(every))
+        assert_done_once(world, world.folder / "pacs", *every)

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TRITON := .venv-triton
 ARGS   ?=
 
-.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline bench-ingest fuzz clean
+.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline bench-ingest bench-load fuzz clean
 
 demo: $(VENV)/.installed system-demo triton
 	$(BIN)/gateway demo $(ARGS)
@@ -57,6 +57,9 @@ bench-timeline: $(VENV)/.installed-dev triton
 
 bench-ingest: $(VENV)/.installed-dev system-test
 	$(BIN)/python -m tests.benchmarks.ingest $(ARGS)
+
+bench-load: $(VENV)/.installed-dev system-test triton
+	$(BIN)/python -m tests.benchmarks.storm $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(ARGS)

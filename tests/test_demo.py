@@ -44,7 +44,7 @@ def test_a_chest_ct_goes_through_the_whole_gateway_and_its_results_come_back_fro
     assert "the PACS is Orthanc" in told
     assert "in the PACS: SEG" in told
     assert "in the PACS: SR" in told
-    for step in ("last image", "complete", "job", "model", "encoded", "stored in the PACS"):
+    for step in ("last image", "complete", "job", "model", "encoded", "sent to the PACS", "proved to be there"):
         assert f"{step} +" in told
     assert "Both lungs" in told
     assert (tmp_path / "demo" / "lungs.png").read_bytes().startswith(b"\x89PNG")

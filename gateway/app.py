@@ -16,6 +16,7 @@ from sqlalchemy import select
 import gateway
 from gateway import audit, engine, hosts, migrations
 from gateway.audit import Act
+from gateway.breaker import Breaker
 from gateway.collector import Collector
 from gateway.commit import resume
 from gateway.db import Database, durability, open_database
@@ -60,6 +61,7 @@ class Gateway:
         self.queues = Queues(config.database_url)
         log_file = config.gateway.data_dir / "triton.log"
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
+        self._breaker = Breaker(self.models)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = timedelta(seconds=config.completeness.quiet_seconds)
         self.doorman: Doorman | None = None
@@ -115,6 +117,7 @@ class Gateway:
             presence.start()
             stack.callback(presence.stop)
             return
+        self._breaker.start()
         self.worker.start(self._stages().lanes())
         stack.callback(self._stop_work)
         schedule(now(), timedelta(0), db=self.db, queues=self.queues)
@@ -122,6 +125,7 @@ class Gateway:
 
     def _stop_work(self) -> None:
         """What runs may end; what runs long loses its model, and so goes back to its lane for who lives."""
+        self._breaker.stop()
         later = threading.Timer(_RUN_ON_SECONDS, self.models.stop)
         later.start()
         self.worker.stop()
@@ -184,9 +188,9 @@ class Gateway:
         else:
             hosts.has_filed(self.worker.executor, at, db=self.db)
 
-    def _left(self, executors: set[str]) -> None:
+    def _left(self, executors: set[str], dead: set[str]) -> None:
         if self._has_others:
-            hosts.forget_dead(executors, now(), db=self.db)
+            hosts.forget_dead(executors, now(), dead=dead, db=self.db)
 
     def _doors_closed(self, reason: str) -> None:
         act = Act.DOOR_CLOSED if reason else Act.DOOR_OPENED
@@ -196,8 +200,8 @@ class Gateway:
 
     def _stages(self) -> Stages:
         return Stages(
-            plan=self._plan, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, store=self.store, models=self.models,
-            db=self.db, queues=self.queues,
+            plan=self._plan, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, store=self.store,
+            models=self._breaker, db=self.db, queues=self.queues,
         )  # fmt: skip
 
     def _filed_at(self) -> datetime:

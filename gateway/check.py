@@ -43,7 +43,8 @@ def check_all(path: Path | None) -> list[Finding]:
     keys = [Finding(good=False, text=problem) for problem in wrong]
     if not keys:
         keys = [Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")]
-    return [*keys, _data_dir(config.gateway.data_dir), *_database(config.database_url), *_planned(config)]
+    database = _database(config.database_url, served_unsafe=config.database.unsafe)
+    return [*keys, _data_dir(config.gateway.data_dir), *database, *_planned(config)]
 
 
 def rules_in_words(ready: Plan) -> Finding:
@@ -68,7 +69,7 @@ def _data_dir(folder: Path) -> Finding:
     return Finding(good=True, text=f"data_dir {folder}: can be written{'' if folder.exists() else ', will be made'}")
 
 
-def _database(url: str) -> list[Finding]:
+def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
     engine, kind = open_engine(url), "PostgreSQL"
     try:
         if engine.dialect.name == "sqlite":
@@ -83,7 +84,7 @@ def _database(url: str) -> list[Finding]:
     finally:
         engine.dispose()
     state = Finding(found is not Schema.NEWER, f"database: {kind} {_SCHEMAS[found]}")
-    return [state, *(Finding(good=False, text=f"database: {kind}: {what}") for what in unsafe)]
+    return [state, *(Finding(served_unsafe, f"database: {kind}: {what}") for what in unsafe)]
 
 
 def _planned(config: Config) -> Iterator[Finding]:

@@ -2,14 +2,16 @@
 
 import getpass
 import os
+import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import structlog
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from sqlalchemy import make_url
+from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import admin, app, audit, migrations, restored, seal
@@ -26,11 +28,14 @@ from gateway.sections import Config
 from gateway.stages import equipment
 from gateway.store import Store
 
+_AGAIN_SECONDS = 0.5
 _UNREADY = {
     Schema.MISSING: "database: there are no tables yet: run `gateway serve`, or `gateway db upgrade`",
     Schema.OLDER: "database: made by an older gateway: stop that one and run `gateway db upgrade`",
     Schema.NEWER: "database: made by a newer gateway: use that version",
 }
+
+_logger = structlog.get_logger()
 
 
 class Desk:
@@ -150,12 +155,15 @@ class Desk:
             queues.close()
 
 
-def reach(config: Config) -> None:
-    """Make the data folder where it is missing, and see that the database answers. Raises ConfigError, OSError."""
+def reach(config: Config, *, patience: timedelta = timedelta(0)) -> None:
+    """Make the data folder where it is missing, and see that the database answers. Raises ConfigError, OSError.
+
+    `patience`: for so long a PostgreSQL may be about to start, as when a machine boots that has both.
+    """
     config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
     engine = open_engine(config.database_url)
     try:
-        migrations.state(engine)
+        _await(engine, patience.total_seconds() if engine.dialect.name == "postgresql" else 0)
     finally:
         engine.dispose()
 
@@ -168,6 +176,22 @@ def upgrade(config: Config) -> None:
         app.upgrade(config.database_url, db)
     finally:
         db.kw["bind"].dispose()
+
+
+def _await(engine: Engine, seconds: float) -> None:
+    end, is_told = time.monotonic() + seconds, False
+    while True:
+        try:
+            migrations.state(engine)
+        except ConfigError as error:
+            if time.monotonic() >= end:
+                raise
+            if not is_told:
+                _logger.warning("database.awaited", reason=str(error), seconds=seconds)
+            is_told = True
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _opened(url: str) -> Database:

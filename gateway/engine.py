@@ -14,7 +14,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -40,6 +40,7 @@ _LOOK_SECONDS, _LANE_SECONDS = 0.1, 10.0
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PATIENCE = {"stat": None, "routine": timedelta(0), "background": timedelta(hours=4)}
 _AWAY = (DBAPIError, NoConnectionFree)
+_ALIVE = ["ENQUEUED", "DELAYED", "PENDING"]
 SETTLE, RUN, DELIVER, PROVE, COMMIT, SWEEP = "settle", "run", "deliver", "prove", "commit", "sweep"
 
 _logger = structlog.get_logger()
@@ -53,6 +54,8 @@ class Lane:
     slots: int
     per_minute: int | None = None
     """Starts of all workers together."""
+    ready: Callable[[], bool] = lambda: True
+    """While this is false, this worker takes no work of the lane."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,13 @@ class Queues:
 
     def is_alive(self, stage: str, key: str, attempt: str) -> bool:
         """Whether the engine still has this attempt to do."""
-        ids, alive = [workflow_id(stage, key, attempt)], ["ENQUEUED", "DELAYED", "PENDING"]
-        return bool(self._client.list_workflows(workflow_ids=ids, status=alive, load_input=False, load_output=False))
+        return not self.lost(stage, {key: attempt})
+
+    def lost(self, stage: str, attempts: Mapping[Any, str]) -> list[Any]:
+        """The keys whose attempt the engine has not to do any more; a thousand at most are one question."""
+        names = {workflow_id(stage, str(key), one): key for key, one in attempts.items()}
+        found = self._client.list_workflows(workflow_ids=[*names], status=_ALIVE, load_input=False, load_output=False)
+        return [names[name] for name in names.keys() - {one.workflow_id for one in found}]
 
     def prune(self, before: datetime) -> int:
         """Forget ended attempts; our rows and the audit trail tell what became of them."""
@@ -210,7 +218,7 @@ class Worker:
             often: dict[str, Any] = {"worker_concurrency": lane.slots, "polling_interval_sec": _LANE_SECONDS}
             if lane.per_minute is not None:
                 often["limiter"] = {"limit": lane.per_minute, "period": 60}
-            queue, bell = DBOS.register_queue(lane.name, on_conflict="always_update", **often), Bell()
+            queue, bell = DBOS.register_queue(lane.name, on_conflict="always_update", **often), Bell(lane.ready)
             work = (bell, _get_dbos_instance(), queue)
             self._lanes[lane.name] = bell, threading.Thread(target=queue_worker_thread, args=work, name=lane.name, daemon=True)
         for _, thread in self._lanes.values():

@@ -4,6 +4,7 @@ Their clocks are compared with each other, so hosts need NTP: one that is ahead 
 """
 
 import os
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -46,13 +47,13 @@ def has_gone(executor: str, *, db: Database) -> None:
         session.execute(delete(Filed).where(Filed.executor == executor))
 
 
-def forget_dead(with_folders: set[str], now: datetime, *, db: Database) -> None:
-    """Receivers that have left no folder, or whose folders were all taken over: nobody has to wait for them."""
+def forget_dead(with_folders: set[str], now: datetime, *, dead: Collection[str] = (), db: Database) -> None:
+    """Nobody waits for receivers that are `dead` and have no folder any more, nor for one that left none: its row is old."""
     old = select(Filed.executor).where(Filed.filed_at < now - _FRESH)
     with db.begin() as session:
-        dead = set(session.scalars(old)) - with_folders
-        if dead:
-            session.execute(delete(Filed).where(Filed.executor.in_(dead)))
+        gone = {*session.scalars(old), *dead} - with_folders
+        if gone:
+            session.execute(delete(Filed).where(Filed.executor.in_(gone)))
 
 
 def filed_by_others(executor: str, moment: datetime, *, db: Database) -> datetime:

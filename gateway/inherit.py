@@ -22,10 +22,11 @@ _logger = structlog.get_logger()
 class Heir:
     """Looks once when it is told to, and every five seconds from `start` to `close`.
 
-    `left(executors)` is told of all receivers, living or not, that have folders now.
+    `left(executors, dead)` is told of all receivers, living or not, that have folders now, and of those that had the folders
+    which were taken over.
     """
 
-    def __init__(self, store: Store, *, books: Books, left: Callable[[set[str]], None]) -> None:
+    def __init__(self, store: Store, *, books: Books, left: Callable[[set[str], set[str]], None]) -> None:
         self._store, self._books, self._left = store, books, left
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._look_out, name="heir", daemon=True)
@@ -40,14 +41,16 @@ class Heir:
 
     def look(self) -> None:
         """A folder whose lock can be taken belongs to nobody who lives. Raises what filing raises, and may be called again."""
+        dead = set()
         for folder in folders(self._store.incoming):
             with suppress(BlockingIOError, FileNotFoundError), holding(folder):
                 Filing(folder, self._books, self._books.positions()).finish()
+                dead.add(owner(folder.name))
                 _logger.info("journals.taken_over", executor=owner(folder.name))
         for folder in folders(self._store.work):
             with suppress(BlockingIOError, FileNotFoundError), holding(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-        self._left({owner(folder.name) for folder in folders(self._store.incoming)})
+        self._left({owner(folder.name) for folder in folders(self._store.incoming)}, dead)
 
     def _look_out(self) -> None:
         while not self._stopping.wait(_LOOK_SECONDS):

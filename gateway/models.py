@@ -34,6 +34,13 @@ class Models:
     def identity(self, model: str) -> ModelIdentity:
         return self._asked().identity(model)
 
+    def answers(self, model: str) -> bool:
+        """Whether it could be asked now; starts the embedded Triton where that is not there."""
+        try:
+            return self._asked().ready(model)
+        except ModelUnavailable:
+            return False
+
     def ready(self) -> dict[str, bool]:
         """Every model that Triton knows, and whether it answers."""
         return self._asked().models()

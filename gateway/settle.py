@@ -30,7 +30,7 @@ from gateway.values import each, texts
 Urgency = Callable[[str], tuple[str, str]]
 """From the priority of the rules to the priority of the job, and what decided it."""
 
-_SOON, _BEHIND = timedelta(milliseconds=50), timedelta(minutes=1)
+_SOON, _AGAIN, _BEHIND = timedelta(milliseconds=50), timedelta(seconds=1), timedelta(minutes=1)
 
 
 def settle(
@@ -45,16 +45,21 @@ def settle(
     db: Database,
     queues: Queues,
     stat_ae_titles: Collection[str] = (),
+    as_of: datetime | None = None,
 ) -> None:
-    """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat."""
+    """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat.
+
+    `as_of`: until when everything that was promised is filed, where that is not yet `now`.
+    """
+    as_of = min(as_of or now, now)
     with db.begin() as session:
         series = lock(session, Series, series_instance_uid)  # against new instances, and associations that end meanwhile
         if series.state != SeriesState.RECEIVING:
             return
         evidence = _evidence(session, series)
-        found = verdict(evidence, now=now, policy=policy)
+        found = verdict(evidence, now=as_of, policy=policy)
         if not found.complete:
-            _come_back(session, series, found, now, queues)
+            _come_back(session, series, found, now, as_of, queues)
             return
         instances = _instances(session, series_instance_uid)
         gone = sum(instance.gone_at is not None for instance in instances)
@@ -71,7 +76,7 @@ def settle(
         if series.state != SeriesState.RECEIVING:  # somebody else settled it
             return
         if _evidence(session, series) != evidence:  # something came while the headers were read
-            _come_back(session, series, found, now, queues)
+            _come_back(session, series, found, now, as_of, queues)
             return
         is_ours = _is_ours(session, instances)
         outcomes = () if is_ours else outcomes
@@ -112,9 +117,18 @@ def _evidence(session: Session, series: Series) -> Evidence:
     )
 
 
-def _come_back(session: Session, series: Series, found: Verdict, now: datetime, queues: Queues) -> None:
-    due_at = max(found.due or now, now + _SOON)
-    if due_at <= series.due_at < due_at + _BEHIND:  # `now` is as of when all receivers had filed: that due time had its look
+def _come_back(session: Session, series: Series, found: Verdict, now: datetime, as_of: datetime, queues: Queues) -> None:
+    """When it is due; where that has passed, and only `as_of` has not come so far, often until it has.
+
+    Without an instance (all were kept apart) there is nothing to wait for: the sweep looks now and then.
+    """
+    if found.due is None and not found.complete:
+        series.reason = found.reason
+        return
+    due_at = found.due or as_of
+    if due_at < now + _SOON:
+        due_at = now + min(max(due_at - as_of, _SOON), _AGAIN)
+    if due_at <= series.due_at < due_at + _BEHIND:  # the clocks of two hosts: that due time had its look
         due_at = series.due_at + _SOON
     series.due_at, series.reason = due_at, found.reason
     attempt = settle_attempt(series.revision, due_at)

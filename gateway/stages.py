@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 import gateway
+from gateway.breaker import Breaker
 from gateway.commit import commit, commit_failed
 from gateway.completeness import Policy
 from gateway.db import Database
 from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
 from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, Stage, model_lane, peer_lane
-from gateway.models import Models
 from gateway.outputs import Equipment
 from gateway.peers import Proof
 from gateway.plan import Plan
@@ -34,7 +35,7 @@ class Stages:
     filed_at: Callable[[], datetime]
     filed_by: Callable[[datetime], datetime]
     store: Store
-    models: Models
+    models: Breaker
     db: Database
     queues: Queues
 
@@ -55,13 +56,14 @@ class Stages:
         )  # fmt: skip
 
     def lanes(self) -> list[Lane]:
-        models = dict.fromkeys(pipeline.model for pipeline in self.plan.pipelines.values())
+        models = {one.model: partial(self.models.answers, one.model) for one in self.plan.pipelines.values()}
+        slots = self.plan.config.triton.slots
         return [
             Lane(SETTLE, _SETTLE_SLOTS),
             Lane(COMMIT, _COMMIT_SLOTS),
             Lane(SWEEP, 1),
-            *(Lane(model_lane(model), self.plan.config.triton.slots) for model in models),
-            *(Lane(model_lane(model, "stat"), _STAT_SLOTS) for model in models),
+            *(Lane(model_lane(model), slots, ready=answers) for model, answers in models.items()),
+            *(Lane(model_lane(model, "stat"), _STAT_SLOTS, ready=answers) for model, answers in models.items()),
             *(Lane(peer_lane(name), peer.concurrency, per_minute=peer.per_minute) for name, peer in self.plan.peers.items()),
         ]
 
@@ -69,7 +71,8 @@ class Stages:
         # As of when everything was filed: what is promised but not a row yet counts as not quiet.
         completeness, as_of = self.plan.config.completeness, self.filed_by(self.clock())
         settle(
-            key, as_of, policy=Policy(completeness.quiet_seconds, completeness.deadline_seconds), rules=self.plan.rules,
+            key, self.clock(), as_of=as_of, rules=self.plan.rules,
+            policy=Policy(completeness.quiet_seconds, completeness.deadline_seconds),
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles,
         )  # fmt: skip

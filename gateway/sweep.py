@@ -5,19 +5,23 @@ deleted by hand) the sweep enqueues it again, so that no job, no delivery and no
 """
 
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from gateway.db import Database
 from gateway.delivery import OPEN, enqueue, enqueue_proof, follow
 from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Queues, model_lane, peer_lane, rank, settle_attempt, ticket
-from gateway.tables import Commitment, CommitmentState, Delivery, DeliveryState, Job, JobState, Series, SeriesState
+from gateway.tables import Commitment, CommitmentState, Delivery, DeliveryState, Instance, Job, JobState, Series, SeriesState
 
 PERIOD = timedelta(seconds=60)
 _OVERDUE = timedelta(minutes=2)
 _ENGINE_KEEPS = timedelta(days=7)
+_AT_ONCE = 1000
+
+Row = TypeVar("Row", Job, Delivery, Commitment)
 
 _logger = structlog.get_logger()
 
@@ -40,6 +44,7 @@ def schedule(at: datetime, delay: timedelta, *, db: Database, queues: Queues) ->
 
 def _series(session: Session, now: datetime, queues: Queues) -> int:
     overdue = select(Series).where(Series.state == SeriesState.RECEIVING, Series.due_at < now - _OVERDUE)
+    overdue = overdue.where(exists().where(Instance.series_instance_uid == Series.series_instance_uid))
     again = 0
     for series in session.scalars(overdue.limit(1000)):
         key = series.series_instance_uid
@@ -50,8 +55,8 @@ def _series(session: Session, now: datetime, queues: Queues) -> int:
 
 
 def _jobs(session: Session, now: datetime, queues: Queues) -> int:
-    overdue = select(Job).where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)), Job.due_at < now - _OVERDUE)
-    lost = [job for job in session.scalars(overdue.limit(1000)) if not queues.is_alive(RUN, str(job.id), job.ticket)]
+    overdue = Job.state.in_((JobState.QUEUED, JobState.RUNNING)) & (Job.due_at < now - _OVERDUE)
+    lost = _lost(session, Job, overdue, RUN, queues)
     for job in lost:
         job.due_at, job.ticket = now, ticket(job.attempts, now)
         lane = model_lane(job.model, job.priority)
@@ -60,21 +65,21 @@ def _jobs(session: Session, now: datetime, queues: Queues) -> int:
 
 
 def _deliveries(session: Session, now: datetime, queues: Queues) -> int:
-    overdue = session.scalars(select(Delivery).where(Delivery.state.in_(OPEN), Delivery.due_at < now - _OVERDUE).limit(1000))
-    lost = [one for one in overdue if one.ticket and not queues.is_alive(DELIVER, str(one.id), one.ticket)]
+    overdue = Delivery.state.in_(OPEN) & (Delivery.due_at < now - _OVERDUE)
+    lost = _lost(session, Delivery, overdue & (Delivery.ticket != ""), DELIVER, queues)
     for delivery in lost:
         delivery.due_at, delivery.ticket = now, ticket(delivery.attempts, now)
         enqueue(session, delivery, queues)
-    waiting = select(Delivery.peer, Delivery.study_instance_uid).where(Delivery.state.in_(OPEN), Delivery.ticket == "")
-    for peer, study in session.execute(waiting.where(Delivery.due_at < now - _OVERDUE).distinct().limit(1000)).all():
+    waiting = select(Delivery.peer, Delivery.study_instance_uid).where(overdue, Delivery.ticket == "")
+    for peer, study in session.execute(waiting.distinct().limit(1000)).all():
         follow(session, peer, study, now, queues=queues)
     return len(lost)
 
 
 def _proofs(session: Session, now: datetime, queues: Queues) -> int:
     """Where a peer's `proof` was "none" when it was sent, nothing was enqueued, and nothing is overdue."""
-    sent = select(Delivery).where(Delivery.state == DeliveryState.SENT, Delivery.looks > 0, Delivery.due_at < now - _OVERDUE)
-    lost = [one for one in session.scalars(sent.limit(1000)) if not queues.is_alive(PROVE, str(one.id), one.ticket)]
+    sent = (Delivery.state == DeliveryState.SENT) & (Delivery.looks > 0) & (Delivery.due_at < now - _OVERDUE)
+    lost = _lost(session, Delivery, sent, PROVE, queues)
     for delivery in lost:
         delivery.due_at, delivery.ticket = now, ticket(delivery.attempts, now)
         enqueue_proof(session, delivery, queues, timedelta(0))
@@ -83,10 +88,16 @@ def _proofs(session: Session, now: datetime, queues: Queues) -> int:
 
 def _commitments(session: Session, now: datetime, queues: Queues) -> int:
     waiting = (CommitmentState.ASKED, CommitmentState.CHECKED)
-    overdue = select(Commitment).where(Commitment.state.in_(waiting), Commitment.due_at < now - _OVERDUE).limit(1000)
-    lost = [one for one in session.scalars(overdue) if not queues.is_alive(COMMIT, str(one.id), one.ticket)]
+    lost = _lost(session, Commitment, Commitment.state.in_(waiting) & (Commitment.due_at < now - _OVERDUE), COMMIT, queues)
     for commitment in lost:
         commitment.due_at, commitment.ticket = now, ticket(commitment.attempts, now)
         lane = COMMIT if commitment.state == CommitmentState.ASKED else peer_lane(commitment.peer)
         queues.enqueue(session, COMMIT, str(commitment.id), attempt=commitment.ticket, lane=lane)
     return len(lost)
+
+
+def _lost(session: Session, table: type[Row], overdue: ColumnElement[bool], stage: str, queues: Queues) -> list[Row]:
+    """Those that the engine has forgotten; however many it has, they neither hide one nor make a question each."""
+    due = [(key, attempt) for key, attempt in session.execute(select(table.id, table.ticket).where(overdue))]
+    parts = [dict(due[start : start + _AT_ONCE]) for start in range(0, len(due), _AT_ONCE)]
+    return [session.get_one(table, key) for part in parts for key in queues.lost(stage, part)]

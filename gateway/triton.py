@@ -213,6 +213,8 @@ def _call(method: Callable[..., Any], request: Any, timeout_seconds: float) -> A
         return method(request, timeout=timeout_seconds)
     except grpc.RpcError as error:
         code, text = error.code(), error.details() or ""
+    except ValueError as error:  # what gRPC raises once the channel was closed
+        raise ModelUnavailable("expected a gateway that is not about to end") from error
     if code in _TRY_AGAIN:
         raise ModelUnavailable(f"{_TRY_AGAIN[code]} ({code.name})")
     if text.startswith("Stub process"):  # the model's process ended (no memory, killed); Triton starts another

@@ -1,7 +1,7 @@
 """A worker in a process of its own: stages that write down what they did. The engine is one per process, and killable here.
 
-`python -m tests.engine_fixture URL FOLDER` serves the lanes `quick` (4 at a time) and `single` (1) until its input ends. A key
-says what its work does: `sleep SECONDS ...`, `raise ...`, `wait ...` (until FOLDER/go is there, then write to the database).
+`python -m tests.engine_fixture URL FOLDER` serves the lanes `quick` (4 at a time), `single` (1) and `held` (1, while
+FOLDER/ready is there) until its input ends. A key says what its work does: `sleep SECONDS ...`, `raise ...`, `wait ...` (until FOLDER/go is there, then write to the database).
 """
 
 import os
@@ -20,8 +20,7 @@ from gateway import log
 from gateway.db import open_database
 from gateway.engine import Lane, Queues, Stage, Worker
 
-QUICK, SINGLE = "quick", "single"
-LANES = (Lane(QUICK, 4), Lane(SINGLE, 1))
+QUICK, SINGLE, HELD = "quick", "single", "held"
 
 
 @dataclass
@@ -119,7 +118,7 @@ def main(url: str, folder: Path) -> None:
 
     stage = Stage("work", work, lambda key, error: note(f"failed {key} {type(error).__name__}"))
     worker = Worker(url, [stage], watched=list, buried=lambda executor: note(f"buried {executor}"))
-    worker.start(LANES)
+    worker.start((Lane(QUICK, 4), Lane(SINGLE, 1), Lane(HELD, 1, ready=(folder / "ready").exists)))
     print(worker.executor, flush=True)
     sys.stdin.read()
     worker.stop(timedelta(seconds=5))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.engine import Queues, backoff, rank, settle_attempt, ticket, workflow_id
-from tests.engine_fixture import QUICK, SINGLE, Journal, enqueue, worker
+from tests.engine_fixture import HELD, QUICK, SINGLE, Journal, enqueue, worker
 from tests.postgres_fixture import OwnPostgres
 
 
@@ -102,6 +102,21 @@ def test_a_lane_runs_no_more_than_its_slots_and_does_not_hold_up_another(
         "begun sleep 1.5 1",
         "done sleep 1.5 1",
     ]
+
+
+def test_work_of_a_lane_that_is_not_ready_stays_queued_and_goes_on_when_it_is(
+    database_url: str, tmp_path: Path, journal: Journal, queues: Queues
+) -> None:
+    with worker(database_url, tmp_path):
+        enqueue(database_url, "held back", lane=HELD)
+        enqueue(database_url, "sleep 1 other")
+        journal.wait_for("done sleep 1 other")
+        assert journal.count("begun held back") == 0
+        assert queues.is_alive("work", "held back", "1")
+
+        (tmp_path / "ready").touch()
+
+        journal.wait_for("done held back")
 
 
 def test_what_a_stage_did_not_expect_is_written_down_and_the_worker_goes_on(

@@ -406,6 +406,10 @@ def test_a_postgresql_that_may_lose_commits_is_wrong_for_gateway_check(own_postg
     wrong = [found.text for found in check_all(path) if not found.good]
 
     assert "database: PostgreSQL: fsync is off: a power cut may lose or destroy the database" in wrong
+    path.write_text(path.read_text().replace("[triton]", "unsafe = true\n[triton]"))
+    assert "database: PostgreSQL: fsync is off: a power cut may lose or destroy the database" not in [
+        found.text for found in check_all(path) if not found.good
+    ]
 
 
 def test_a_gateway_does_not_serve_on_a_postgresql_that_may_lose_commits_unless_it_is_told_to(

@@ -20,6 +20,7 @@ from gateway import admin
 from gateway.completeness import Policy
 from gateway.deliver import deliver
 from gateway.delivery import Pace
+from gateway.engine import SETTLE, settle_attempt
 from gateway.errors import Unreachable
 from gateway.instance import Origin
 from gateway.outputs import Equipment
@@ -29,9 +30,21 @@ from gateway.receive import receive
 from gateway.rules import load as load_rules
 from gateway.run import run
 from gateway.settle import settle
-from gateway.tables import Delivery, DeliveryState, Instance, Job, JobInstance, JobState, OutputInstance, Series, Study, Version
+from gateway.tables import (
+    Delivery,
+    DeliveryState,
+    Instance,
+    Job,
+    JobInstance,
+    JobState,
+    OutputInstance,
+    Series,
+    SeriesState,
+    Study,
+    Version,
+)
 from gateway.trail import AuditEvent
-from tests.door_fixture import Place, scanner
+from tests.door_fixture import NOW, Place, scanner
 from tests.synthetic import ct_series
 
 RULES = """\
@@ -108,6 +121,65 @@ def acts(place: Place, *which: str) -> list[str]:
 
 def inputs(place: Place, job: Job) -> int:
     return place.count(JobInstance, job=job.id)
+
+
+# --- When it is looked at, where other receivers lag ---
+
+
+def lagging(place: Place, series: Sequence[Dataset], *, now: float, as_of: float) -> Series:
+    """Settle, so many seconds after the series came; the row as it is then."""
+    settle(
+        series[0].SeriesInstanceUID, NOW + timedelta(seconds=now), as_of=NOW + timedelta(seconds=as_of), policy=Policy(10, 3600),
+        pipelines=PIPELINES, equipment=EQUIPMENT, store=place.store, db=place.db, queues=place.queues,
+        rules=load_rules(RULES, pipelines=("bright",), peers=("pacs",)),
+    )  # fmt: skip
+    with place.db() as session:
+        return session.get_one(Series, series[0].SeriesInstanceUID)
+
+
+def is_looked_at(place: Place, row: Series) -> bool:
+    return place.queues.is_alive(SETTLE, row.series_instance_uid, settle_attempt(row.revision, row.due_at))
+
+
+def test_a_lag_of_another_receiver_makes_a_series_wait_for_it_and_no_longer(place: Place) -> None:
+    series = ct_series(2)
+    come(place, series)
+    seen = []
+
+    for now, as_of, due in ((4, 1, 10.05), (10.1, 2, 11.1), (11.1, 3, 12.1), (12.1, 9.7, 12.4), (12.4, 9.99, 12.45)):
+        row = lagging(place, series, now=now, as_of=as_of)
+
+        assert row.due_at == NOW + timedelta(seconds=due)
+        assert row.state == SeriesState.RECEIVING
+        assert is_looked_at(place, row)
+        seen.append(row.due_at)
+    assert sorted(set(seen)) == seen
+
+    row = lagging(place, series, now=12.45, as_of=10)
+    assert (row.state, row.complete_at) == (SeriesState.COMPLETE, NOW + timedelta(seconds=12.45))
+
+
+def test_a_host_whose_clock_is_behind_looks_again_though_that_due_time_had_its_look(place: Place) -> None:
+    series = ct_series(2)
+    come(place, series)
+    first = lagging(place, series, now=4, as_of=4)
+
+    again = lagging(place, series, now=9, as_of=9)
+
+    assert first.due_at < again.due_at < first.due_at + timedelta(seconds=1)
+    assert is_looked_at(place, again)
+
+
+def test_a_series_of_which_every_instance_was_kept_apart_is_not_looked_at_over_and_over(place: Place) -> None:
+    series, other = ct_series(1, seed=1), ct_series(1, seed=2)
+    other[0].SOPInstanceUID = other[0].file_meta.MediaStorageSOPInstanceUID = series[0].SOPInstanceUID
+    come(place, series)
+    come(place, other)
+
+    row = lagging(place, other, now=60, as_of=60)
+
+    assert (row.state, row.reason) == (SeriesState.RECEIVING, "no instances")
+    assert not is_looked_at(place, row)
 
 
 # --- The same again (F54, F55) ---

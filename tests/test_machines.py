@@ -1,6 +1,8 @@
 """Many machines: processes with folders of their own, one database and one store; whoever dies, the others end its work."""
 
 import hashlib
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -9,13 +11,19 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from gateway import hosts, migrations
 from gateway.db import open_database, open_engine
+from gateway.desk import reach
 from gateway.errors import ConfigError
+from gateway.filing import Books
 from gateway.folders import claim, folders, holding
+from gateway.inherit import Heir
 from gateway.migrations import Schema
 from gateway.roles import Role, roles
+from gateway.sections import Config
+from gateway.store import Store
 from gateway.tables import Filed, JobState, OutputInstance, Series, SeriesState
 from gateway.trail import AuditEvent
 from tests.postgres_fixture import OwnPostgres
@@ -192,6 +200,32 @@ def test_a_receiver_that_left_no_folder_is_not_waited_for(database_url: str) -> 
     db.kw["bind"].dispose()
 
 
+def test_a_receiver_whose_folders_were_taken_over_is_not_waited_for_any_longer(database_url: str) -> None:
+    db = open_database(database_url)
+    for executor in ("dead", "dead, of two folders", "living"):
+        hosts.has_filed(executor, NOW, db=db)
+
+    hosts.forget_dead({"dead, of two folders", "living"}, NOW, dead={"dead", "dead, of two folders"}, db=db)
+
+    with db() as session:
+        assert set(session.scalars(select(Filed.executor))) == {"dead, of two folders", "living"}
+    db.kw["bind"].dispose()
+
+
+def test_who_inherits_tells_whose_folders_are_there_and_whose_were_taken_over(tmp_path: Path) -> None:
+    store, told = Store(tmp_path / "store"), []
+    books = Books(lambda _: None, dict, lambda _: None, lambda _: None, lambda _: None)
+    for executor in ("dead", "half-dead"):
+        claim(store.incoming, f"{executor}.0")[1].close()
+    alive = [claim(store.incoming, f"{executor}.1")[1] for executor in ("half-dead", "living")]
+
+    Heir(store, books=books, left=lambda *who: told.append(who)).look()
+
+    assert told == [({"half-dead", "living"}, {"dead", "half-dead"})]
+    for file in alive:
+        file.close()
+
+
 def test_a_store_folder_that_is_not_the_one_of_the_database_is_refused(database_url: str, tmp_path: Path) -> None:
     db = open_database(database_url)
     for name in ("store", "other"):
@@ -366,6 +400,36 @@ def test_work_that_an_older_gateway_left_goes_on_after_the_upgrade(
     world.wait_settled()
 
     assert_done_once(world, tmp_path / "pacs", series)
+
+
+def test_a_gateway_that_starts_before_its_postgresql_waits_for_it(own_postgres: OwnPostgres, tmp_path: Path) -> None:
+    own_postgres.stop()
+    with (
+        World(tmp_path / "world", own_postgres.url, f"127.0.0.1:{free_port()}") as world,
+        (world.folder / "log").open("ab") as log,
+    ):
+        world.process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--config", str(world.config)], stdout=log, stderr=log
+        )
+        world.wait_until(lambda: world.logged("database.awaited"))
+
+        own_postgres.start()
+
+        world.wait_until(lambda: world.logged("gateway.started"))
+        assert len(world.logged("database.awaited")) == 1
+        assert world.stop() == 0
+
+
+def test_a_postgresql_that_does_not_come_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    settings = {
+        "gateway": {"data_dir": tmp_path / "var"},
+        "database": {"url": f"postgresql+psycopg://h@127.0.0.1:{free_port()}/d"},
+    }
+
+    with capture_logs() as logged, pytest.raises(ConfigError, match="PostgreSQL does not answer"):
+        reach(Config.model_validate(settings), patience=timedelta(seconds=0.7))
+
+    assert [line["event"] for line in logged] == ["database.awaited"]
 
 
 def test_a_postgresql_that_is_restarted_under_work_loses_nothing_and_doubles_nothing(

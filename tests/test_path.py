@@ -357,12 +357,12 @@ def test_a_job_waits_with_a_reason_for_a_triton_that_is_down_and_runs_when_it_is
     world.config.write_text(world.toml())
     world.start()
     assert world.send(series) == [0x0000] * 4
-    world.wait_until(lambda: any(job.attempts >= 3 and job.state == JobState.QUEUED for job in world.jobs()))
+    world.wait_until(lambda: any(job.code == "MODEL" and job.state == JobState.QUEUED for job in world.jobs()))
     (waiting,) = world.jobs()
     assert (waiting.code, waiting.reason) == ("MODEL", "Triton or the model is not available (UNAVAILABLE)")
+    assert "starts now" in world.run("jobs", "retry", str(waiting.id)).stdout
 
     with relay(port, triton):
-        assert "starts now" in world.run("jobs", "retry", str(waiting.id)).stdout
         world.wait_settled()
 
         assert [job.state for job in world.jobs()] == [JobState.DONE]

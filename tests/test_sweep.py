@@ -5,12 +5,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 
 from gateway import app
 from gateway.db import Database, open_database
 from gateway.engine import DELIVER, RUN, SETTLE, Queues, settle_attempt
 from gateway.sweep import sweep
-from gateway.tables import Delivery, Job, OutputInstance, Series
+from gateway.tables import Delivery, Instance, Job, OutputInstance, Series
 from tests.rows_fixture import NOW, OUTPUT, SERIES, STUDY, a_job, a_series
 
 LATER = NOW + timedelta(minutes=10)
@@ -99,3 +100,30 @@ def test_every_round_enqueues_the_next_one(place) -> None:
     sweep(LATER, db=db, queues=queues)
 
     assert queues.is_alive("sweep", "sweep", str(int((LATER + timedelta(minutes=1)).timestamp() // 60)))
+
+
+def test_more_jobs_than_are_asked_for_at_once_do_not_hide_one_that_was_forgotten(place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.sweep._AT_ONCE", 2)
+    db, queues = place
+    jobs = [a_job(db, None if n == 4 else queues, input_key=f"{n:064}") for n in range(6)]
+
+    sweep(LATER, db=db, queues=queues)
+
+    with db() as session:
+        tickets = [session.get_one(Job, job).ticket for job in jobs]
+        assert [one == "0" for one in tickets] == [True, True, True, True, False, True]
+        assert queues.is_alive(RUN, str(jobs[4]), tickets[4])
+
+
+def test_a_series_without_an_instance_is_left_alone(place) -> None:
+    db, queues = place
+    with db.begin() as session:
+        session.execute(delete(Instance))
+        session.get_one(Series, SERIES).state = "receiving"
+
+    sweep(LATER, db=db, queues=queues)
+
+    with db() as session:
+        series = session.get_one(Series, SERIES)
+        assert not queues.is_alive(SETTLE, SERIES, settle_attempt(series.revision, series.due_at))
+        assert series.due_at == NOW

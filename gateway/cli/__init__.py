@@ -13,6 +13,8 @@ from gateway.cli import parts, rows, trail
 from gateway.cli.terms import ConfigOption, at_desk, configured, fail, found, out, screen
 from gateway.errors import ConfigError, GatewayError
 
+_DATABASE_SECONDS = 30
+
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 app.add_typer(rows.series, name="series")
 app.add_typer(rows.jobs, name="jobs")
@@ -51,6 +53,8 @@ def serve(
     config: ConfigOption = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM: receive, settle, run, deliver."""
+    from datetime import timedelta
+
     from gateway import log
     from gateway.app import Gateway
     from gateway.desk import reach
@@ -62,7 +66,7 @@ def serve(
     chosen = roles(only or (), database_url=settings.database_url)
     log.configure(settings.log.level, settings.log.format)
     ready = plan(settings)
-    reach(settings)
+    reach(settings, patience=timedelta(seconds=_DATABASE_SECONDS))
     stop = Stop()
     with Gateway(ready, chosen) as running:
         running.start_models_aside()

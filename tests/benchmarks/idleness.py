@@ -37,7 +37,7 @@ def idleness(folder: Path, cluster: Cluster, pacs: Orthanc, jobs: int) -> dict[s
         port = stack.enter_context(_busy_triton())
         for name, number, triton in (("none", 0, port), ("busy", jobs, port), ("away", jobs, free_port())):
             site = Site(folder / name, cluster.create(f"idle_{name}"), f"127.0.0.1:{triton}", pacs)
-            found = _measured(site, cluster, number, all_tried=name == "away")
+            found = _measured(site, cluster, number, is_away=name == "away")
             what = {"none": "none", "busy": f"{jobs}, Triton busy", "away": f"{jobs}, Triton away"}[name]
             table.add_row(what, *(f"{value:.1f}" for value in found.values()))
             figures[name] = found
@@ -45,13 +45,13 @@ def idleness(folder: Path, cluster: Cluster, pacs: Orthanc, jobs: int) -> dict[s
     return figures
 
 
-def _measured(site: Site, cluster: Cluster, jobs: int, *, all_tried: bool) -> dict[str, float]:
+def _measured(site: Site, cluster: Cluster, jobs: int, *, is_away: bool) -> dict[str, float]:
     with site.database() as db:
         _make(db, site.database_url, jobs)
         with site.kept(EVERYTHING) as kept:
             wait_up([kept])
             end = time.monotonic() + _LIMIT_SECONDS
-            while all_tried and _attempts(db)[1] < jobs and time.monotonic() < end:
+            while is_away and not _attempts(db)[1] and time.monotonic() < end:
                 time.sleep(0.5)
             time.sleep(_CALM_SECONDS)
             server = int((cluster.folder / "data" / "postmaster.pid").read_text().split()[0])

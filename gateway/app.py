@@ -38,6 +38,7 @@ from gateway.stages import Stages
 from gateway.store import Store
 from gateway.sweep import schedule
 from gateway.tables import Association
+from gateway.worklist import Worklist
 
 # A job makes very many DICOM elements, none of them garbage before it ends: looking for some at every 700th is wasted.
 _GARBAGE = (50_000, 20, 20)
@@ -62,6 +63,7 @@ class Gateway:
         log_file = config.gateway.data_dir / "triton.log"
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
         self._breaker = Breaker(self.models)
+        self._worklist = Worklist(ready.peers, clock=now)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = timedelta(seconds=config.completeness.quiet_seconds)
         self.doorman: Doorman | None = None
@@ -201,7 +203,7 @@ class Gateway:
     def _stages(self) -> Stages:
         return Stages(
             plan=self._plan, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, store=self.store,
-            models=self._breaker, db=self.db, queues=self.queues,
+            models=self._breaker, worklist=self._worklist, db=self.db, queues=self.queues,
         )  # fmt: skip
 
     def _filed_at(self) -> datetime:

@@ -29,6 +29,10 @@ POINTS = (
     "prove.recorded",
     "prove.asked",
     "commit.reported",
+    "retain.written",
+    "retain.removed",
+    "retract.stored",
+    "retract.committed",
     "seal.appended",
     "collector.sent",
 )

@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from gateway import audit
 from gateway.audit import Act
+from gateway.crash import crash_point
 from gateway.db import Database, lock
 from gateway.returned import hold_files
 from gateway.sections import RetentionSection
@@ -145,6 +146,7 @@ def _remove(files: Iterable[tuple[Any, ...]], store: Store, db: Database) -> Non
 
     The same bytes have the same SOP Instance UID, so whatever needs a file is found by that.
     """
+    crash_point("retain.written")
     left = iter(files)
     while some := list(itertools.islice(left, _TOGETHER)):
         with db.begin() as session:
@@ -153,6 +155,7 @@ def _remove(files: Iterable[tuple[Any, ...]], store: Store, db: Database) -> Non
             for uid, sha256 in some:
                 if (uid, sha256) not in needed:
                     store.discard(sha256)
+                    crash_point("retain.removed")
 
 
 def _needed(session: Session, uids: Sequence[str]) -> set[tuple[str, str]]:

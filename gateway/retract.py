@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from gateway import audit, conformance
 from gateway import delivery as rows
 from gateway.audit import Act
+from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import Queues
 from gateway.errors import BadOutput, ConfigError, Damaged
@@ -62,6 +63,7 @@ def _retract(
 ) -> Sequence[str] | None:
     """The peers that get the note; None where somebody else was first."""
     note, stored = _note(output, reason, now, equipment, store)
+    crash_point("retract.stored")
     with db.begin() as session:
         lock(session, OutputInstance, output.sop_instance_uid)
         if not _insert(session, output, note, stored, now):
@@ -77,6 +79,7 @@ def _retract(
             series=output.series_instance_uid, instance=output.sop_instance_uid, job=output.job, reason=reason,
             note=row.sop_instance_uid, peers=peers,
         )  # fmt: skip
+    crash_point("retract.committed")
     return peers
 
 

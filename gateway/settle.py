@@ -45,11 +45,13 @@ def settle(
     db: Database,
     queues: Queues,
     stat_ae_titles: Collection[str] = (),
+    ordered: Callable[[str], set[str]] = lambda _: set(),
     as_of: datetime | None = None,
 ) -> None:
     """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat.
 
-    `as_of`: until when everything that was promised is filed, where that is not yet `now`.
+    `as_of`: until when everything that was promised is filed, where that is not yet `now`. `ordered(accession_number)` are the
+    priorities that the worklist has for it.
     """
     as_of = min(as_of or now, now)
     with db.begin() as session:
@@ -69,7 +71,10 @@ def settle(
         origin, called = session.get_one(Association, instances[-1].association), _called(session, series_instance_uid)
     headers = [dcmread(store.path(instance.sha256), stop_before_pixels=True) for instance in instances]
     outcomes = _outcomes(headers, origin, rules, equipment)
-    urgency = partial(decide, called=called, stat_ae_titles=stat_ae_titles, requested=_requested(headers))
+    requested = _requested(headers)
+    if any(outcome.matched for outcome in outcomes):
+        requested |= ordered(str(headers[0].get("AccessionNumber") or ""))
+    urgency = partial(decide, called=called, stat_ae_titles=stat_ae_titles, requested=requested)
     crash_point("settle.evaluated")
     with db.begin() as session:
         series = lock(session, Series, series_instance_uid)

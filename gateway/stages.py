@@ -22,6 +22,7 @@ from gateway.run import run, run_failed
 from gateway.settle import settle, settle_failed
 from gateway.store import Store
 from gateway.sweep import sweep
+from gateway.worklist import Worklist
 
 _SETTLE_SLOTS, _COMMIT_SLOTS, _STAT_SLOTS = 2, 2, 1
 
@@ -36,6 +37,7 @@ class Stages:
     filed_by: Callable[[datetime], datetime]
     store: Store
     models: Breaker
+    worklist: Worklist
     db: Database
     queues: Queues
 
@@ -74,7 +76,7 @@ class Stages:
             key, self.clock(), as_of=as_of, rules=self.plan.rules,
             policy=Policy(completeness.quiet_seconds, completeness.deadline_seconds),
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
-            stat_ae_titles=self.plan.config.dimse.stat_ae_titles,
+            stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
         )  # fmt: skip
 
     def _run(self, key: str) -> None:

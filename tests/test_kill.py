@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from pydicom import Dataset, dcmread
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 import gateway
 from gateway import crash
@@ -117,8 +117,10 @@ def test_every_crash_point_stands_once_in_the_source_and_has_its_test() -> None:
     assert len(set(calls)) == len(calls)
 
 
-ELSEWHERE = ("commit.reported", "prove.recorded", "prove.asked", "seal.appended", "collector.sent")
-"""See test_commit, test_told, test_chain and test_collector."""
+RETAINING = ("retain.written", "retain.removed")
+RETRACTING = ("retract.stored", "retract.committed")
+ELSEWHERE = ("commit.reported", "prove.recorded", "prove.asked", "seal.appended", "collector.sent", *RETAINING, *RETRACTING)
+"""See below, test_commit, test_told, test_chain and test_collector."""
 
 
 @pytest.mark.parametrize("point", [point for point in crash.POINTS if point not in ELSEWHERE])
@@ -144,6 +146,62 @@ def test_after_a_death_at_any_step_everything_is_done_and_done_once(
         assert_kept(world, series)
         assert_done_once(world, series)
         assert max(receptions(world, scp)) <= (2 if point.startswith("deliver.") else 1)
+
+
+def let_it_sweep(world: World) -> None:
+    """There is one round a minute: the engine forgets those of this minute, so that the next start has one at once."""
+    with world.database() as db, db.begin() as session:
+        table = "workflow_status" if db.kw["bind"].dialect.name == "sqlite" else "dbos.workflow_status"
+        session.execute(text(f"DELETE FROM {table} WHERE name = 'sweep'"))
+
+
+@pytest.mark.parametrize("point", RETAINING)
+def test_after_a_death_while_files_go_they_are_gone_and_nothing_else_is(
+    point: str, database_url: str, tmp_path: Path, triton: str
+) -> None:
+    series = ct_series(SLICES)
+    with World(tmp_path / "world", database_url, triton) as world:
+        world.start()
+        world.send(series)
+        world.wait_settled()
+        assert world.stop() == 0
+        world.settings = {"retention": {"sources_days": 0, "outputs_days": 0}}
+        world.config.write_text(world.toml())
+        let_it_sweep(world)
+
+        world.start(crash_at=point)
+        assert world.wait_for_death() == -signal.SIGKILL
+        let_it_sweep(world)
+        world.start()
+        world.wait_until(lambda: list((world.folder / "var" / "store").glob("??/*.dcm")) == [])
+
+        assert len(world.pacs_files()) == 2
+        assert {delivery.state for delivery in world.deliveries()} == {DeliveryState.PROVED}
+        assert all(map(world.held, series))
+        assert world.run("audit", "verify").returncode == 0
+
+
+@pytest.mark.parametrize("point", RETRACTING)
+def test_after_a_death_while_a_result_is_taken_back_each_has_one_note(
+    point: str, database_url: str, tmp_path: Path, triton: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    series = ct_series(SLICES)
+    with World(tmp_path / "world", database_url, triton) as world:
+        world.start()
+        world.send(series)
+        world.wait_settled()
+        (job,) = world.jobs()
+
+        monkeypatch.setenv("GATEWAY_CRASH_AT", point)
+        assert world.run("retract", str(job.id), "--reason", "quality").returncode == -signal.SIGKILL
+        monkeypatch.delenv("GATEWAY_CRASH_AT")
+        assert world.run("retract", str(job.id), "--reason", "quality").returncode == 0
+        world.wait_settled()
+
+        modalities = Counter(dcmread(path).Modality for path in world.pacs_files())
+        assert modalities == {"SEG": 1, "SR": 1, "KO": 2}
+        assert {delivery.state for delivery in world.deliveries()} == {DeliveryState.PROVED}
+        assert world.run("audit", "verify").returncode == 0
 
 
 def test_deaths_at_random_moments_lose_nothing_and_make_nothing_twice(database_url: str, tmp_path: Path, triton: str) -> None:

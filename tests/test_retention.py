@@ -29,6 +29,7 @@ from gateway.stages import Stages
 from gateway.store import Store
 from gateway.tables import Commitment, Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
 from gateway.trail import AuditEvent
+from gateway.worklist import Worklist
 from tests.door_fixture import Place, scanner
 from tests.synthetic import ct_series
 from tests.world import World
@@ -489,7 +490,7 @@ def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, d
     place.now += timedelta(days=8)
     stages = Stages(
         plan=plan(load(world.config)), clock=lambda: place.now, filed_at=lambda: place.now, filed_by=lambda moment: moment,
-        store=place.store, models=None, db=place.db, queues=place.queues,
+        store=place.store, models=None, worklist=Worklist({}, clock=lambda: place.now), db=place.db, queues=place.queues,
     )  # fmt: skip
 
     next(stage for stage in stages if stage.name == "sweep").act("sweep")

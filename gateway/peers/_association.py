@@ -22,7 +22,7 @@ from gateway.errors import Rejected, Unanswered, Unreachable
 from gateway.pdu import Context
 from gateway.peers import NOT_SUPPORTED, SOCKET_OPTIONS
 from gateway.peers._connection import LONGEST_PDU, Connection, words
-from gateway.peers._find import NO_QUERIES
+from gateway.peers._find import NO_QUERIES, NO_WORKLIST
 from gateway.peers._part10 import Part10, unreadable
 
 T = TypeVar("T")
@@ -30,6 +30,7 @@ MOST_CONTEXTS = 128
 VERIFICATION: Context = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
 COMMITMENT_REPORTS: Context = (COMMITMENT, ImplicitVRLittleEndian)
 QUERY: Context = ("1.2.840.10008.5.1.4.1.2.2.1", ImplicitVRLittleEndian)
+WORKLIST: Context = ("1.2.840.10008.5.1.4.31", ImplicitVRLittleEndian)
 NO_COMMITMENT = (
     "the peer does not accept our requests for storage commitment:"
     ' allow them there, or set proof = "query" or "none" for this peer'
@@ -89,12 +90,12 @@ class Association:
         self._send_stream(BytesIO(outcome.encoded()), context_id)
         return self._status(N_EVENT_REPORT)
 
-    def find(self, identifier: bytes) -> tuple[int, list[bytes]]:
-        """The last status of the C-FIND-RSP, and the identifiers of the matches (PS3.4 C.4.1). Raises Unreachable."""
-        if QUERY not in self.accepted:
-            raise Unreachable(NO_QUERIES)
-        self._send(C_FIND, self.accepted[QUERY], QUERY[0], has_data_set=True)
-        self._send_stream(BytesIO(identifier), self.accepted[QUERY])
+    def find(self, identifier: bytes, model: Context = QUERY) -> tuple[int, list[bytes]]:
+        """The last status of the C-FIND-RSP, and the identifiers of the matches (PS3.4 C.4.1, K.4.1). Raises Unreachable."""
+        if model not in self.accepted:
+            raise Unreachable(NO_QUERIES if model == QUERY else NO_WORKLIST)
+        self._send(C_FIND, self.accepted[model], model[0], has_data_set=True)
+        self._send_stream(BytesIO(identifier), self.accepted[model])
         matches: list[bytes] = []
         while len(matches) <= _MOST_MATCHES and sum(map(len, matches)) <= _LONGEST_MATCHES:
             status, match = self._answer(C_FIND)

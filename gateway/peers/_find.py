@@ -1,4 +1,4 @@
-"""C-FIND, Study Root (PS3.4 C.6.2): the identifier of a query, and what a match says. No I/O."""
+"""C-FIND, Study Root and Modality Worklist (PS3.4 C.6.2, K.6): the identifier of a query, and what a match says. No I/O."""
 
 from collections.abc import Mapping
 from io import BytesIO
@@ -17,6 +17,7 @@ NO_QUERIES = (
     "the peer does not accept our queries (Study Root C-FIND):"
     ' allow them there, or set proof = "commitment" or "none" for this peer'
 )
+NO_WORKLIST = "the peer does not accept worklist queries: allow them there, or set worklist = false for this peer"
 _ESCAPE, _NOT_TEXT = b"\x1b", "expected the peer's {} in the character set that it declares"
 _FOUND = (STORED, 0xB001)  # the second: there may be more
 _BUSY = (PROCESSING_FAILURE, 0x0213)
@@ -31,6 +32,14 @@ def identifier(level: str, uids: Mapping[str, str], *asked: str) -> bytes:
         setattr(ds, keyword, UID(uid))
     for keyword in asked:
         setattr(ds, keyword, "")
+    return encode(ds, is_implicit_vr=True, is_little_endian=True) or b""
+
+
+def worklist_identifier(accession_number: str) -> bytes:
+    """Asks for the priority of an order (PS3.4 table K.6-1); Implicit VR Little Endian."""
+    ds, step = Dataset(), Dataset()
+    step.Modality = ""
+    ds.AccessionNumber, ds.RequestedProcedurePriority, ds.ScheduledProcedureStepSequence = accession_number, "", [step]
     return encode(ds, is_implicit_vr=True, is_little_endian=True) or b""
 
 

@@ -35,12 +35,14 @@ from gateway.peers._association import (
     NO_COMMITMENT,
     QUERY,
     VERIFICATION,
+    WORKLIST,
     Association,
     associate,
 )
 from gateway.peers._part10 import Part10, read_part10
 
 _GROUP = 500
+_WORKLIST_SECONDS = 5
 _BREAKS = 3
 _NO_COMMITMENT = (NOT_SUPPORTED, 0x0118, 0x0211)
 _RESOURCE_LIMITATION, _TAKEN = 0x0213, frozenset({STORED, 0x0107, 0x0116})  # the last two are warnings
@@ -66,6 +68,7 @@ class Dimse:
     proof: Proof = setting(*one_of(Proof.QUERY, Proof.COMMITMENT, Proof.NONE), make=Proof)
     concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
     per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
+    worklist: bool = setting("true or false", lambda value: isinstance(value, bool), default=False)
 
     def holds(self, wanted: Wanted) -> bool:
         keys = {
@@ -82,6 +85,16 @@ class Dimse:
             if _find.uid(match, "StudyInstanceUID") == study_instance_uid:
                 return _find.text(match, "PatientID")
         return None
+
+    def requested_priorities(self, accession_number: str) -> set[str]:
+        """RequestedProcedurePriority of the worklist's entries with this accession number. Raises Unreachable or Rejected."""
+        asked = _find.worklist_identifier(accession_number)
+        with self._associate([WORKLIST], timeout=min(self.timeout_seconds, _WORKLIST_SECONDS)) as association:
+            status, matches = association.find(asked, WORKLIST)
+        _find.check(status)
+        entries = [_find.read(match) for match in matches]
+        mine = [entry for entry in entries if _find.text(entry, "AccessionNumber") == accession_number]
+        return {_find.text(entry, "RequestedProcedurePriority") or "" for entry in mine} - {""}
 
     def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None:
         with self._associate([COMMITMENT_REPORTS]) as association:
@@ -149,10 +162,12 @@ class Dimse:
                 while pending and breaks == _BREAKS:
                     yield pending.popleft().path, Unreachable(f"not sent, after {_BREAKS} breaks in a row")
 
-    def _associate(self, contexts: Iterable[Context], scp_of: str = "") -> AbstractContextManager[Association]:
+    def _associate(
+        self, contexts: Iterable[Context], scp_of: str = "", timeout: float | None = None
+    ) -> AbstractContextManager[Association]:
         return associate(
-            (self.host, self.port), contexts, called=self.ae_title, calling=self.calling_ae_title, timeout=self.timeout_seconds,
-            scp_of=scp_of,
+            (self.host, self.port), contexts, called=self.ae_title, calling=self.calling_ae_title,
+            timeout=timeout or self.timeout_seconds, scp_of=scp_of,
         )  # fmt: skip
 
 

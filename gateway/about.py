@@ -21,7 +21,8 @@ def about(
         study, caller = held.study(event), held.association(event)
         address = caller.address if caller else _word(event, "address")
         called = (caller.called_ae_title if caller else _word(event, "called_ae_title")) or ae_title
-        calling = caller.calling_ae_title if caller else event.actor * bool(_word(event, "called_ae_title"))
+        came = bool(_word(event, "called_ae_title"))  # it was not let in, and so has no row: its actor is who called
+        calling = caller.calling_ae_title if caller else event.actor if came else ""
         yield About(
             study_instance_uid=study, patient_id=patient_ids.get(study, ""), instances=held.instances(event),
             caller=Node(calling, address), peer=peers.get(_word(event, "peer"), Node(_word(event, "ae_title"))),

@@ -1,4 +1,7 @@
-"""What a person may ask and do; the command line and the web call nothing else. Every act is audited with who did it."""
+"""What a person may ask and do of rows. Every act is audited with who did it.
+
+Acts and questions that are more than rows have files of their own, beside this one: provenance, resend, retract, restored, seal.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -168,7 +171,7 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
         audit.record(session, Act.JOB_RETRIED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
     if was_waiting:  # the engine has its own connection: not before this transaction lets go of the row
         queues.start_now(RUN, str(job.id), job.ticket)
-        return f"job {job_id} was waiting and starts now"
+        return f"job {job_id} was waiting and is due now"
     return f"job {job_id} is queued again"
 
 
@@ -202,7 +205,7 @@ def retry_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: str
         rows.tell(session, Act.DELIVERY_RETRIED, delivery, now, actor=actor)
     if was_waiting:
         queues.start_now(DELIVER, str(delivery.id), delivery.ticket)
-        return f"delivery {delivery_id} was waiting and starts now"
+        return f"delivery {delivery_id} was waiting and is due now"
     return f"delivery {delivery_id} is queued again"
 
 

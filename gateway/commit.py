@@ -29,7 +29,6 @@ from gateway.peers.dimse import Dimse
 from gateway.store import Store
 from gateway.tables import Commitment, CommitmentState, Instance, Version
 
-_PATIENCE = timedelta(seconds=8)  # another gateway on this database may be filing what it has acknowledged
 _LOOK, _LOOK_AT_MOST = timedelta(seconds=1), timedelta(seconds=10)
 _CHUNK = 1000
 
@@ -97,8 +96,7 @@ def _check(
     """Not before everything is indexed that may have been promised before: after a wrong 0112 a peer sends it all again."""
     with db() as session:
         is_duplicate, held = _is_duplicate(session, commitment), _held(session, commitment)
-    is_missing = any(uid not in held for _, uid in commitment.instances) and not is_duplicate
-    if filed_at <= commitment.asked_at or (is_missing and clock() < commitment.asked_at + _PATIENCE):
+    if filed_at <= commitment.asked_at:
         with db.begin() as session:
             delay = backoff(commitment.attempts, first=_LOOK, at_most=_LOOK_AT_MOST)
             reason = "instances that were promised before may not be indexed yet"

@@ -55,7 +55,7 @@ def deliver(
         if delivery.state not in OPEN:
             return
         output = session.get_one(OutputInstance, delivery.sop_instance_uid)
-        asks_first = delivery.unanswered or delivery.state == DeliveryState.SENDING or _was_restored(session)
+        asks_first = delivery.unanswered or delivery.state == DeliveryState.SENDING or _may_be_there(session, delivery)
         study = None if _was_held(session, delivery) else session.get(Study, output.study_instance_uid)
         delivery.attempts += delivery.state == DeliveryState.QUEUED
         delivery.state = DeliveryState.SENDING
@@ -70,11 +70,11 @@ def deliver(
     crash_point("deliver.sent")
     now, proof = clock(), peers[delivery.peer].proof
     with db.begin() as session:
-        attempt = ticket(0, now)
+        attempt = "" if proof is Proof.NONE else ticket(0, now)
         values = {"status": sent.status, "reason": sent.note, "unanswered": False, "looks": 0, "asked_at": None}
         if end(session, delivery, state=DeliveryState.SENT, sent_at=now, due_at=now, ticket=attempt, **values):
             tell(session, Act.DELIVERY_SENT, delivery, now, status=f"0x{sent.status:04X}")
-            if proof is not Proof.NONE:
+            if attempt:
                 delivery.ticket = attempt
                 enqueue_proof(session, delivery, queues, timedelta(0))
             follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
@@ -95,9 +95,12 @@ def _was_held(session: Session, delivery: Delivery) -> bool:
     return any(detail["peer"] == delivery.peer for detail in session.scalars(select(AuditEvent.detail).where(held)))
 
 
-def _was_restored(session: Session) -> bool:
-    """Peers may hold what the database does not know of (restored.py)."""
-    return session.scalar(select(AuditEvent.id).where(AuditEvent.act == Act.DATABASE_RESTORED).limit(1)) is not None
+def _may_be_there(session: Session, delivery: Delivery) -> bool:
+    """Never sent, as far as the database knows, and that was brought back from an older backup (restored.py)."""
+    return (
+        delivery.sent_at is None
+        and session.scalar(select(AuditEvent.id).where(AuditEvent.act == Act.DATABASE_RESTORED).limit(1)) is not None
+    )
 
 
 def _check_clock(now: datetime) -> None:

@@ -20,7 +20,7 @@ from gateway.crash import crash_point
 from gateway.db import Database, lock
 from gateway.delivery import AT_MOST, Pace, again, end, enqueue_proof, tell
 from gateway.engine import Queues, backoff, ticket
-from gateway.errors import DeliveryError
+from gateway.errors import DeliveryError, Unreachable
 from gateway.peers import Peer, Proof, Wanted
 from gateway.store import Store
 from gateway.tables import Delivery, DeliveryState, OutputInstance
@@ -48,9 +48,15 @@ def prove(
         delivery = session.get_one(Delivery, delivery_id)
         output = session.get_one(OutputInstance, delivery.sop_instance_uid)
     peer = peers.get(delivery.peer)
-    if delivery.state != DeliveryState.SENT or peer is None or peer.proof is Proof.NONE:
+    if delivery.state != DeliveryState.SENT:
+        return
+    if peer is not None and peer.proof is Proof.NONE:
+        with db.begin() as session:
+            end(session, delivery, ticket="", reason="")
         return
     try:
+        if peer is None:
+            raise Unreachable("expected a peer of this name in the configuration")
         if peer.proof is Proof.COMMITMENT:
             _ask(delivery, output, peer, clock(), db, queues, pace)
             return

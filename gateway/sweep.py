@@ -77,8 +77,8 @@ def _deliveries(session: Session, now: datetime, queues: Queues) -> int:
 
 
 def _proofs(session: Session, now: datetime, queues: Queues) -> int:
-    """Where a peer's `proof` was "none" when it was sent, nothing was enqueued, and nothing is overdue."""
-    sent = (Delivery.state == DeliveryState.SENT) & (Delivery.looks > 0) & (Delivery.due_at < now - _OVERDUE)
+    """What was sent to a peer that proves nothing has no ticket: nothing is looked for."""
+    sent = (Delivery.state == DeliveryState.SENT) & (Delivery.ticket != "") & (Delivery.due_at < now - _OVERDUE)
     lost = _lost(session, Delivery, sent, PROVE, queues)
     for delivery in lost:
         delivery.due_at, delivery.ticket = now, ticket(delivery.attempts, now)

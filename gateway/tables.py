@@ -239,7 +239,9 @@ class Delivery(Table):
     """The peer's answer to the last attempt (PS3.4 B.2.3)."""
     reason: Mapped[str] = mapped_column(default="")
     ticket: Mapped[str] = mapped_column(default="0")
-    """Names the engine's attempt that this row waits for or is held by; empty while an earlier one of its study goes first."""
+    """Names the engine's attempt that this row waits for or is held by; empty where there is none: one of its study goes first,
+    or it was sent to a peer that proves nothing.
+    """
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
     late_at: Mapped[datetime | None]

@@ -4,6 +4,7 @@ It only says how soon; a worklist that is away, or knows nothing, changes nothin
 minute, so that no series waits for it twice.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
@@ -14,6 +15,8 @@ from gateway.peers import Peer
 from gateway.peers.dimse import Dimse
 
 _PAUSE = timedelta(minutes=1)
+_ORDER = re.compile(r"[\x20-\x29\x2B-\x3E\x40-\x5B\x5D-\x7E]{1,16}")
+"""SH in the default repertoire (PS3.5 6.2), without what would match other orders too (PS3.4 C.2.2.2.4)."""
 
 _logger = structlog.get_logger()
 
@@ -28,12 +31,13 @@ class Worklist:
 
     def priorities(self, accession_number: str) -> set[str]:
         """RequestedProcedurePriority of the entries with this accession number; empty where nobody knows of one."""
-        found: set[str] = set()
-        for name, peer in self._peers.items() if accession_number.strip() else ():
-            if self._clock() < self._paused.get(name, datetime.min.replace(tzinfo=self._clock().tzinfo)):
+        number, now, found = accession_number.strip(), self._clock(), set[str]()
+        asked = self._peers if _ORDER.fullmatch(number) else {}
+        for name, peer in asked.items():
+            if name in self._paused and now < self._paused[name]:
                 continue
             try:
-                found |= peer.requested_priorities(accession_number.strip())
+                found |= peer.requested_priorities(number)
             except DeliveryError as error:
                 self._paused[name] = self._clock() + _PAUSE
                 _logger.warning("worklist.away", peer=name, reason=str(error))

@@ -305,7 +305,7 @@ def test_many_jobs_wait_untried_for_a_triton_that_is_away_and_go_on_in_their_ord
             assert (acts(world)["job.started"], acts(world)["job.retried"]) == (1, 1)
 
             given_up = max(job.id for job in world.jobs() if job.priority == "routine")
-            assert "starts now" in world.run("jobs", "retry", str(first.id)).stdout
+            assert "is due now" in world.run("jobs", "retry", str(first.id)).stdout
             assert "cancelled" in world.run("jobs", "cancel", str(given_up)).stdout
             world.kill()
             world.start()

@@ -232,7 +232,7 @@ def test_jobs_are_cancelled_and_retried(gateway, db, queues) -> None:
     a_series(db)
     job = a_job(db, queues)
 
-    assert gateway(f"jobs retry {job}") == Ran(0, f"job {job} was waiting and starts now\n", "")
+    assert gateway(f"jobs retry {job}") == Ran(0, f"job {job} was waiting and is due now\n", "")
     assert gateway(f"jobs cancel {job}") == Ran(0, f"job {job} is cancelled\n", "")
     assert gateway(f"jobs cancel {job}") == Ran(1, "", f"job {job} is cancelled: expected one that waits\n")
     assert gateway(f"jobs retry {job}") == Ran(0, f"job {job} is queued again\n", "")
@@ -246,7 +246,7 @@ def test_deliveries_are_cancelled_and_retried(gateway, db, queues) -> None:
     a_series(db)
     delivery = a_delivery(db, a_job(db, state="done"), queues)
 
-    assert gateway(f"deliveries retry {delivery}").out == f"delivery {delivery} was waiting and starts now\n"
+    assert gateway(f"deliveries retry {delivery}").out == f"delivery {delivery} was waiting and is due now\n"
     assert gateway(f"deliveries cancel {delivery}").out == f"delivery {delivery} is cancelled\n"
     assert gateway(f"deliveries retry {delivery}").out == f"delivery {delivery} is queued again\n"
     assert gateway("deliveries list --state cancelled").out == "no deliveries\n"

@@ -525,18 +525,6 @@ def test_what_is_missing_is_looked_for_as_long_as_doors_hold_what_was_promised_b
     assert (found.state, found.failures) == (CommitmentState.WAITING, [[*CT, 0x0112]])
 
 
-def test_what_is_missing_is_looked_for_until_other_gateways_had_time_to_index_it(place: Place) -> None:
-    commitment_id = asked_for(place, *references(ct_series(1)))
-    filed_at = NOW + timedelta(hours=1)
-    assert look(place, commitment_id, filed_at=filed_at).state == CommitmentState.ASKED
-    place.take(ct_series(1)[0])
-    place.now += timedelta(seconds=2)
-
-    found = look(place, commitment_id, filed_at=filed_at)
-
-    assert (found.state, found.failures) == (CommitmentState.WAITING, [])
-
-
 def test_a_commitment_that_the_engine_has_forgotten_is_enqueued_again(place: Place) -> None:
     commitment_id = asked_for(place, CT)
     with place.db.begin() as session:

@@ -17,7 +17,9 @@ from gateway.engine import DELIVER, PROVE, Queues
 from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.peers import Proof, Sent, Wanted
 from gateway.prove import prove, told
+from gateway.resend import resend
 from gateway.store import Store
+from gateway.sweep import sweep
 from gateway.tables import Delivery, DeliveryState, Job, OutputInstance
 from tests.rows_fixture import NOW, SERIES, STUDY, a_job, a_series
 
@@ -300,6 +302,41 @@ def test_after_a_restored_backup_what_the_peer_has_is_not_sent_again(lane: Lane)
 
     assert {lane.row(there).state, lane.row(missing).state} == {DeliveryState.PROVED}
     assert lane.peer.received == ["2.25.2"]
+
+
+def test_after_a_restored_backup_a_person_may_still_send_again(lane: Lane) -> None:
+    with lane.db.begin() as session:
+        audit.record(session, Act.DATABASE_RESTORED, at=NOW)
+    lane.add("2.25.1")
+    lane.run()
+
+    resend(lane.db, lane.queues, sop_instance_uid="2.25.1", peers=["pacs"], actor="ann", now=lane.clock())
+    lane.run()
+
+    assert lane.peer.received == ["2.25.1"] * 2
+
+
+def test_a_look_for_a_proof_that_the_engine_forgot_is_made_in_the_end(lane: Lane) -> None:
+    delivery = lane.add("2.25.1")
+    lane.step()
+    with lane.db.begin() as session:
+        session.get_one(Delivery, delivery).ticket = "forgotten"
+
+    sweep(lane.clock() + timedelta(minutes=10), db=lane.db, queues=lane.queues)
+    lane.run()
+
+    assert lane.row(delivery).state == DeliveryState.PROVED
+
+
+def test_nothing_is_looked_for_where_a_peer_has_come_to_prove_nothing(lane: Lane) -> None:
+    delivery = lane.add("2.25.1")
+    lane.step()
+    lane.peer.proof = Proof.NONE
+    lane.run()
+
+    sweep(lane.clock() + timedelta(minutes=10), db=lane.db, queues=lane.queues)
+
+    assert (lane.row(delivery).state, lane.row(delivery).ticket) == (DeliveryState.SENT, "")
 
 
 def test_a_warning_is_remembered(lane: Lane) -> None:

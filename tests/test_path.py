@@ -360,7 +360,7 @@ def test_a_job_waits_with_a_reason_for_a_triton_that_is_down_and_runs_when_it_is
     world.wait_until(lambda: any(job.code == "MODEL" and job.state == JobState.QUEUED for job in world.jobs()))
     (waiting,) = world.jobs()
     assert (waiting.code, waiting.reason) == ("MODEL", "Triton or the model is not available (UNAVAILABLE)")
-    assert "starts now" in world.run("jobs", "retry", str(waiting.id)).stdout
+    assert "is due now" in world.run("jobs", "retry", str(waiting.id)).stdout
 
     with relay(port, triton):
         world.wait_settled()

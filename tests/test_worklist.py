@@ -129,7 +129,8 @@ def test_only_the_peers_that_are_a_worklist_are_asked_and_only_for_an_order(tmp_
 
     assert Worklist({"p": made(nobody)}, clock=lambda: NOW).priorities("A1") == set()
     worklist = Worklist({"p": made(nobody | {"worklist": True})}, clock=lambda: NOW)
-    assert worklist.priorities(" ") == set()
+    for no_order in (" ", "A*", "A?", "A\\B", "Ünfall", "1" * 17):  # it would be asked for others' orders, or could not be asked
+        assert worklist.priorities(no_order) == set()
     assert worklist._paused == {}
 
 

@@ -37,7 +37,7 @@ def jobs_show(job: int, config: ConfigOption = None) -> None:
 
 @jobs.command("retry")
 def jobs_retry(job: int, config: ConfigOption = None) -> None:
-    """Queue a failed job again, or start a waiting one now."""
+    """Queue a failed job again, or make a waiting one due now."""
     at_desk(config, lambda desk: desk.jobs_retry(job))
 
 
@@ -61,7 +61,7 @@ def deliveries_show(delivery: int, config: ConfigOption = None) -> None:
 
 @deliveries.command("retry")
 def deliveries_retry(delivery: int, config: ConfigOption = None) -> None:
-    """Queue a failed delivery again, or start a waiting one now."""
+    """Queue a failed delivery again, or make a waiting one due now."""
     at_desk(config, lambda desk: desk.deliveries_retry(delivery))
 
 

@@ -43,12 +43,12 @@ def worklist_identifier(accession_number: str) -> bytes:
     return encode(ds, is_implicit_vr=True, is_little_endian=True) or b""
 
 
-def check(status: int) -> None:
+def check(status: int, unsupported: str = NO_QUERIES) -> None:
     """Raise Unreachable or Rejected where a query ended in a failure (PS3.4 C.4.1.1.4)."""
     if status in _FOUND:
         return
     if status in _NOT_SUPPORTED:
-        raise Unreachable(f"{NO_QUERIES} (0x{status:04X})")
+        raise Unreachable(f"{unsupported} (0x{status:04X})")
     if status >> 8 == 0xA7 or status in _BUSY:
         raise Unreachable(f"the peer cannot answer the query now (0x{status:04X})")
     raise Rejected(status, f"the peer does not answer the query (0x{status:04X})")

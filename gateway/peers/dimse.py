@@ -91,7 +91,7 @@ class Dimse:
         asked = _find.worklist_identifier(accession_number)
         with self._associate([WORKLIST], timeout=min(self.timeout_seconds, _WORKLIST_SECONDS)) as association:
             status, matches = association.find(asked, WORKLIST)
-        _find.check(status)
+        _find.check(status, _find.NO_WORKLIST)
         entries = [_find.read(match) for match in matches]
         mine = [entry for entry in entries if _find.text(entry, "AccessionNumber") == accession_number]
         return {_find.text(entry, "RequestedProcedurePriority") or "" for entry in mine} - {""}

@@ -70,6 +70,7 @@ def upgrade() -> None:
         "UPDATE gw_delivery SET study_instance_uid = (SELECT study_instance_uid FROM gw_output_instance AS output"
         " WHERE output.sop_instance_uid = gw_delivery.sop_instance_uid)"
     )
+    op.execute("UPDATE gw_delivery SET ticket = '' WHERE state = 'sent'")  # of before there was a proof: nothing is looked for
     op.create_index(op.f("ix_gw_delivery_transaction_uid"), "gw_delivery", ["transaction_uid"])
     op.create_index(op.f("ix_gw_delivery_peer_study_instance_uid"), "gw_delivery", ["peer", "study_instance_uid"])
     for table in ("gw_series", "gw_instance", "gw_output_instance"):

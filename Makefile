@@ -5,12 +5,12 @@ BIN    := $(VENV)/bin
 TRITON := .venv-triton
 ARGS   ?=
 
-.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline bench-ingest bench-load fuzz clean
+.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline bench-ingest bench-load fuzz axe clean
 
 demo: $(VENV)/.installed system-demo triton
 	$(BIN)/gateway demo $(ARGS)
 
-test: $(VENV)/.installed-dev system-test triton ohif check
+test: $(VENV)/.installed-dev system-test triton ohif axe check
 	$(BIN)/pytest -n 2 --dist loadgroup --cov=gateway --cov-report=term:skip-covered $(ARGS)
 
 check: $(VENV)/.installed-dev
@@ -52,6 +52,11 @@ tests/ohif/node_modules/.installed: tests/ohif/package-lock.json
 	@if command -v npm >/dev/null; then cd tests/ohif && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.installed; \
 	else echo "npm is not here: the tests with OHIF's loader will be skipped"; fi
 
+axe: tests/console/node_modules/.installed
+tests/console/node_modules/.installed: tests/console/package-lock.json
+	@if command -v npm >/dev/null; then cd tests/console && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.installed; \
+	else echo "npm is not here: the tests of who can use the console will be skipped"; fi
+
 bench-timeline: $(VENV)/.installed-dev triton
 	$(BIN)/python -m tests.benchmarks.timeline $(ARGS)
 
@@ -65,4 +70,4 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(TRITON) tests/ohif/node_modules var
+	rm -rf $(VENV) $(TRITON) tests/ohif/node_modules tests/console/node_modules var

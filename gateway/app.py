@@ -144,6 +144,14 @@ class Gateway:
         return self._plan.config
 
     @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    @property
+    def is_working(self) -> bool:
+        return Role.WORK in self._roles
+
+    @property
     def port(self) -> int:
         assert self.doorman is not None, "expected a gateway that was entered"
         return self.doorman.port()

@@ -64,6 +64,10 @@ class Act(StrEnum):
     COMMITMENT_REPORTED = "commitment.reported"  # 110103, R: outcome 4 where one was not there, 8 where one is damaged
     COMMITMENT_RETRIED = "commitment.retried"  # 110103, outcome 4: the peer did not take the report yet
     COMMITMENT_FAILED = "commitment.failed"  # 110103, outcome 8: it does not take it
+    PERSON_SIGNED_IN = "person.signed_in"  # 110114 User Authentication, 110122
+    PERSON_NOT_SIGNED_IN = "person.not_signed_in"  # 110114, 110122, outcome 4
+    PERSON_SIGNED_OUT = "person.signed_out"  # 110114, 110123
+    PERSON_CHANGED = "person.changed"  # 110113, 110137: added, role, disabled, password, token
 
 
 _EVENTS, _HEADS = cast("Rows", AuditEvent.__table__), cast("Rows", AuditHead.__table__)

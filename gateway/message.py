@@ -258,7 +258,9 @@ _ACCESSED = _Kind(_Code("110103", "DICOM Instances Accessed"), _did, _study_and_
 _CAME = _Kind(_Code("110104", "DICOM Instances Transferred"), _came, _study_and_patient)
 _WENT = _Kind(_Code("110104", "DICOM Instances Transferred"), _went, _study_and_patient)
 _DELETED = _Kind(_Code("110105", "DICOM Study Deleted"), _did, _study_and_patient)
+_AUTHENTICATION = _Kind(_Code("110114", "User Authentication"), _did, _nothing)
 _SECURITY_ALERT = _Kind(_Code("110113", "Security Alert"), _saw, _alert)
+_ATTRIBUTES = _Code("110137", "User Security Attributes Changed")
 
 _ROWS: tuple[tuple[_Kind, str, tuple[_Code, ...], tuple[Act, ...]], ...] = (
     (_APPLICATION_ACTIVITY, "E", (_Code("110120", "Application Start"),), (Act.GATEWAY_STARTED,)),
@@ -282,6 +284,9 @@ _ROWS: tuple[tuple[_Kind, str, tuple[_Code, ...], tuple[Act, ...]], ...] = (
     (_SECURITY_ALERT, "E", (), (Act.DOOR_CLOSED, Act.DOOR_OPENED, Act.INSTANCE_VERSION, Act.INSTANCE_STRAY)),
     (_SECURITY_ALERT, "E", (), (Act.INSTANCE_ALARMING, Act.DELIVERY_LOST, Act.DELIVERY_HELD, Act.DELIVERY_LATE)),
     (_SECURITY_ALERT, "E", (), (Act.PROOF_UNKNOWN, Act.DATABASE_RESTORED)),
+    (_SECURITY_ALERT, "E", (_ATTRIBUTES,), (Act.PERSON_CHANGED,)),
+    (_AUTHENTICATION, "E", (_Code("110122", "Login"),), (Act.PERSON_SIGNED_IN, Act.PERSON_NOT_SIGNED_IN)),
+    (_AUTHENTICATION, "E", (_Code("110123", "Logout"),), (Act.PERSON_SIGNED_OUT,)),
 )
 _TOLD: Mapping[str, tuple[_Kind, str, tuple[_Code, ...]]] = MappingProxyType(
     {act: (kind, action, types) for kind, action, types, acts in _ROWS for act in acts}

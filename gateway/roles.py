@@ -11,13 +11,13 @@ class Role(StrEnum):
     """Listen, file and index what comes."""
     WORK = "work"
     """Settle, run, deliver, prove, commit, sweep."""
+    WEB = "web"
+    """The web console and REST."""
 
 
 def roles(only: Sequence[str], *, database_url: str) -> frozenset[Role]:
     """Those that `only` names, several to a word where commas part them; without any, all. Raises ConfigError."""
     names = dict.fromkeys(name.strip() for word in only for name in word.split(","))
-    if "web" in names:
-        raise ConfigError(["--only web: the web console comes with a later version"])
     if not set(names) <= set(Role):
         raise ConfigError([f"--only: expected {' or '.join(Role)}"])
     chosen = frozenset(map(Role, names)) or frozenset(Role)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from gateway.forms import AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TritonUrl
+from gateway.forms import LOOPBACK, AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TritonUrl, WebUrl
 from gateway.policy import SERVICES, Policy, Service
 from gateway.settings import check_apart, check_names_once, listed, network, some, sop_class_uid
 
@@ -111,8 +111,33 @@ class DicomwebSection(Section):
 
 
 class WebSection(Section):
+    """The console and REST."""
+
     host: str = "127.0.0.1"
+    """Address to listen on. The default is this machine only; another one needs TLS."""
     port: int = Field(default=8080, ge=0, le=65535)
+    url: WebUrl = ""
+    """What people call it by, such as https://ai.hospital: for a proxy in front, OpenID Connect, and links in messages."""
+    certificate: Path | None = None
+    """PEM; with its key, the console speaks https."""
+    key: Path | None = None
+    behind_proxy: bool = False
+    """A proxy in front ends TLS and says in X-Forwarded-For who asks; nobody else reaches this port."""
+    idle_minutes: float = Field(default=30, gt=0)
+    """Who does nothing for so long is signed out."""
+    session_hours: float = Field(default=12, gt=0)
+    """After so long everybody signs in again."""
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("expected certificate and key, both or none")
+        if self.host not in LOOPBACK and self.certificate is None and not self.behind_proxy:
+            raise ValueError(
+                "host expects certificate and key, or behind_proxy = true where a proxy ends TLS: without TLS everybody on the"
+                " network could read passwords and patients' names"
+            )
+        return self
 
 
 class DatabaseSection(Section):

@@ -29,9 +29,18 @@ class ServerContext:
     """What connections are secured with; threads share it. Raises ConfigError where the files are not good at first."""
 
     def __init__(
-        self, *, certificate: Path, key: Path, authorities: Path, minimum_version: Literal["1.2", "1.3"], crl: Path | None = None
+        self,
+        *,
+        certificate: Path,
+        key: Path,
+        authorities: Path | None,
+        minimum_version: Literal["1.2", "1.3"],
+        crl: Path | None = None,
     ) -> None:
-        self._files = {"certificate": certificate, "key": key, "authorities": authorities}
+        """Without `authorities` nobody is asked for a certificate."""
+        self._files = {"certificate": certificate, "key": key}
+        if authorities is not None:
+            self._files["authorities"] = authorities
         if crl is not None:
             self._files["crl"] = crl
         self._minimum_version, self._lock = minimum_version, threading.Lock()
@@ -61,7 +70,7 @@ class ServerContext:
         context.set_ciphers(CIPHERS)
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
         context.num_tickets = 0
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_REQUIRED if "authorities" in self._files else ssl.CERT_NONE
         problems: dict[str, str] = {}
         for name in self._files:
             found = self._read(name, context, certified="certificate" not in problems)

@@ -14,7 +14,10 @@ from hypothesis import settings
 
 from gateway.app import upgrade
 from gateway.db import open_database
+from tests.console_fixture import chromium, console
 from tests.postgres_fixture import OwnPostgres, own_cluster
+
+__all__ = ("chromium", "console")  # fixtures that stand in files of their own
 
 ROOT = Path(__file__).parent.parent
 

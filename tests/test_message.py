@@ -130,7 +130,7 @@ def test_a_message_that_the_schema_does_not_allow_is_found(spoil) -> None:
 def test_every_act_is_told_as_the_event_that_the_enumeration_names() -> None:
     named = {}
     for line in inspect.getsource(audit).splitlines():
-        if found := re.match(r'\s+[A-Z_]+ = "([a-z.]+)"  # (11010\d|11011[0-4])\b', line):
+        if found := re.match(r'\s+[A-Z_]+ = "([a-z_.]+)"  # (11010\d|11011[0-4])\b', line):
             named[found[1]] = found[2]
 
     told = {act: parsed(an_event(act)).find("EventIdentification/EventID").get("csd-code") for act in Act}

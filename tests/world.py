@@ -71,6 +71,7 @@ class World:
         tables: dict[str, dict[str, Any]] = {
             "gateway": {"data_dir": str(self.folder / "var"), "pipelines": [str(HERE / "pipelines")]},
             "dimse": {"port": self.port},
+            "web": {"port": 0},
             "database": {
                 "url": self.database_url,
                 "unsafe": self.database_url.startswith("postgresql"),

@@ -48,18 +48,19 @@ def gateway(version: Annotated[bool, typer.Option("--version", help="Tell the ve
 def serve(
     only: Annotated[
         list[str] | None,
-        typer.Option(help="What this process does: receive or work. Without it, everything. Expects PostgreSQL."),
+        typer.Option(help="What this process does: receive, work or web. Without it, everything. Expects PostgreSQL."),
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Serve until Ctrl-C or SIGTERM: receive, settle, run, deliver."""
+    """Serve until Ctrl-C or SIGTERM: receive, settle, run, deliver, and the web console."""
+    from contextlib import ExitStack
     from datetime import timedelta
 
     from gateway import log
     from gateway.app import Gateway
     from gateway.desk import reach
     from gateway.plan import plan
-    from gateway.roles import roles
+    from gateway.roles import Role, roles
     from gateway.stopping import Stop
 
     settings = configured(config)
@@ -68,8 +69,14 @@ def serve(
     ready = plan(settings)
     reach(settings, patience=timedelta(seconds=_DATABASE_SECONDS))
     stop = Stop()
-    with Gateway(ready, chosen) as running:
+    with Gateway(ready, chosen) as running, ExitStack() as console:
         running.start_models_aside()
+        if Role.WEB in chosen:
+            from gateway.web.console import Console, site_of
+
+            opened = console.enter_context(Console(site_of(running)))
+            if opened.setup and out.is_terminal:
+                out.print(f"Nobody may use the console yet: open {opened.url}/setup; the setup secret is {opened.setup}")
         stop.wait()
     stop.leave()
 

@@ -1,4 +1,4 @@
-"""HTTP/1.1 for the DICOMweb ingest: uvicorn with h11, in a thread of its own, with the limits that it does not have itself.
+"""HTTP/1.1 for the DICOMweb ingest and the console: uvicorn with h11, in a thread of its own, with limits that it does not have.
 
 h11 and not httptools: it is Python, so that a hostile request costs time at worst; it bounds what it holds of a request's head;
 and it hands on all headers, so that a request with two framings can be refused (RFC 9112 6.3).
@@ -37,7 +37,13 @@ class Served:
     """`application` on a listening socket until closed."""
 
     def __init__(
-        self, application: Application, listening: socket, bounds: Bounds, tls: Callable[[], ssl.SSLContext] | None
+        self,
+        application: Application,
+        listening: socket,
+        bounds: Bounds,
+        tls: Callable[[], ssl.SSLContext] | None,
+        *,
+        name: str = "dicomweb",
     ) -> None:
         config = uvicorn.Config(
             cast("Any", application),
@@ -59,7 +65,7 @@ class Served:
         # Its connections inherit it; without, the delay of the second packet of each answer is 40 ms.
         listening.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._server = _Server(config, listening, bounds, _Current.of(tls) if tls else None)
-        self._thread = threading.Thread(target=self._server.run, name="dicomweb")
+        self._thread = threading.Thread(target=self._server.run, name=name)
         self._thread.start()
 
     def close(self) -> None:

@@ -1,0 +1,47 @@
+"""The application: pages, REST, assets and errors of one site."""
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+import gateway
+from gateway.web import failures, found
+from gateway.web.guard import Application, Guard
+from gateway.web.render import ASSETS
+from gateway.web.site import Site
+from gateway.web.who import Anybody
+
+_BODY_BYTES = 1024 * 1024
+"""An operation that takes more says so itself (max_body_size)."""
+_REST = "/api/v1"
+
+assets = APIRouter()
+
+
+@assets.get("/assets/{digest}/{name}", include_in_schema=False)
+def _asset(digest: str, name: str, _nobody: Anybody) -> Response:
+    known = ASSETS.get(name)
+    if known is None:
+        raise HTTPException(404)
+    kept = "public, max-age=31536000, immutable" if digest == known.digest else "no-cache"
+    return Response(known.content, media_type=known.media_type, headers={"Cache-Control": kept})
+
+
+def application(site: Site) -> Application:
+    return Guard(inner(site), site=site)
+
+
+def inner(site: Site) -> FastAPI:
+    """Without its guard. Raises ConfigError where a file of pages/ or rest/ is no page and no part of REST."""
+    app = FastAPI(
+        title="Clinical AI Gateway", version=gateway.__version__, docs_url=None, redoc_url=None,
+        openapi_url=f"{_REST}/openapi.json", max_body_size=_BODY_BYTES, telemetry={"tracing": False, "metrics": False},
+    )  # fmt: skip
+    app.state.site, app.state.pages = site, found.pages()
+    app.include_router(assets)
+    for page in app.state.pages:
+        app.include_router(page.router, include_in_schema=False)
+    for part in found.rest():
+        app.include_router(part.router, prefix=_REST)
+    failures.prepare(app)
+    return app

@@ -1,0 +1,106 @@
+"""The console's server: listens in a thread of its own, beside everything else and never in its way.
+
+A port that is taken is told, and tried again; what scanners send and models compute goes on meanwhile.
+"""
+
+import errno
+import os
+import socket
+import threading
+from collections.abc import Callable
+from ssl import SSLContext
+from typing import Self
+
+import structlog
+
+from gateway import people
+from gateway.errors import ConfigError
+from gateway.sections import WebSection
+from gateway.served import Bounds, Served
+from gateway.signin import forget_ended
+from gateway.tls import ServerContext
+from gateway.web.application import application
+from gateway.web.site import Site, site_of
+
+__all__ = ("Console", "site_of")
+
+_BOUNDS = Bounds(maximum_connections=512, head_seconds=30.0, grace_seconds=3)
+_AGAIN_SECONDS, _FORGET_SECONDS = 5.0, 3600.0
+_BACKLOG = 128
+
+_logger = structlog.get_logger()
+
+
+class Console:
+    """Serves while it is entered. Raises ConfigError where a page or a certificate is no good."""
+
+    def __init__(self, site: Site) -> None:
+        self._site, self._application, self._tls = site, application(site), _context(site.config.web)
+        self._listening: socket.socket | None = None
+        self._served: Served | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, name="console", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.setup = "" if people.is_anybody(self._site.db) else people.setup_secret(self._site.setup_file)
+        """The secret that the first administrator needs; empty where there is somebody."""
+        if self.setup:
+            _logger.info("web.setup", path=str(self._site.setup_file))
+        self._serve()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+        if self._served is not None:
+            self._served.close()
+
+    @property
+    def port(self) -> int | None:
+        """None while it cannot listen."""
+        return int(self._listening.getsockname()[1]) if self._listening else None
+
+    @property
+    def url(self) -> str:
+        web = self._site.config.web
+        scheme = "https" if web.certificate else "http"
+        host = f"[{web.host}]" if ":" in web.host else web.host
+        return web.url or f"{scheme}://{host}:{self.port or web.port}"
+
+    def _go_on(self) -> None:
+        waited = 0.0
+        while not self._stopped.wait(_AGAIN_SECONDS):
+            waited += _AGAIN_SECONDS
+            if self._served is None:
+                self._serve()
+            if waited >= _FORGET_SECONDS:
+                waited = 0.0
+                self._forget()
+
+    def _serve(self) -> None:
+        web = self._site.config.web
+        family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
+        try:
+            self._listening = socket.create_server((web.host, web.port), backlog=_BACKLOG, family=family)
+        except OSError as error:
+            why = "the port is taken" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0).lower()
+            _logger.error("web.not_listening", host=web.host, port=web.port, reason=why)
+            return
+        self._served = Served(self._application, self._listening, _BOUNDS, self._tls, name="web")
+        _logger.info("web.started", url=self.url)
+
+    def _forget(self) -> None:
+        try:
+            forget_ended(self._site.db, lives=self._site.lives, now=self._site.clock())
+        except Exception as error:  # noqa: BLE001 - boundary: the database may be away, and is asked again in an hour
+            _logger.warning("web.not_forgotten", error=type(error).__name__)
+
+
+def _context(web: WebSection) -> Callable[[], SSLContext] | None:
+    if web.certificate is None or web.key is None:
+        return None
+    try:
+        return ServerContext(certificate=web.certificate, key=web.key, authorities=None, minimum_version="1.2").current
+    except ConfigError as error:
+        raise ConfigError([problem.replace("[tls]", "[web]") for problem in error.problems]) from error

@@ -1,0 +1,110 @@
+"""What goes wrong, in words: a page that says what to do, or problem details of REST (RFC 9457). Never a value, never a stack."""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from sqlalchemy.exc import DBAPIError
+from starlette.exceptions import HTTPException
+
+from gateway import log
+from gateway.errors import ConfigError
+from gateway.web.live import NothingNew
+from gateway.web.render import page
+from gateway.web.who import NotAllowed, NotOurs, NotSignedIn, is_rest
+
+_WORDS = {
+    400: ("This request is not one that the gateway understands.", "Go back and try it again."),
+    401: ("Nobody is signed in.", "Sign in, or send a token: Authorization: Bearer ..."),
+    403: ("You may not do this.", "Ask an administrator."),
+    404: ("There is nothing here.", "It may be gone, or the address is mistyped. The navigation leads on."),
+    405: ("This address does not take that kind of request.", "The navigation leads on."),
+    409: ("This cannot be done now.", "The page shows the state as it is; try what fits it."),
+    413: ("That is more than the gateway takes at once.", "Send less."),
+    422: ("Something in this request is not as expected.", "Correct it and try again."),
+    429: ("That was too much at once.", "Wait a moment and try again."),
+    500: ("Something went wrong in the gateway itself.", "Nothing was changed. The log says where; try again."),
+    503: ("The database does not answer.", "What scanners send is kept meanwhile. This page works again when the database does."),
+}  # fmt: skip
+
+_logger = structlog.get_logger()
+
+
+def failure(request: Request, status: int, *problems: str, headers: dict[str, str] | None = None) -> Response:
+    what, advice = _WORDS.get(status, _WORDS[400 if status < 500 else 500])
+    if is_rest(request):
+        body: dict[str, Any] = {"type": "about:blank", "title": what, "status": status, "detail": " ".join(problems) or advice}
+        if problems:
+            body["problems"] = problems
+        return JSONResponse(body, status, headers, media_type="application/problem+json")
+    answer = page(request, "failure.html", status=status, code=status, what=what, advice=advice, problems=problems)
+    answer.headers.update(headers or {})
+    return answer
+
+
+def _nothing_new(_request: Request, _error: NothingNew) -> Response:
+    return Response(status_code=204)
+
+
+def _not_signed_in(request: Request, _error: NotSignedIn) -> Response:
+    if is_rest(request):
+        return failure(request, 401, headers={"WWW-Authenticate": "Bearer"})
+    target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    where = "/sign-in" if request.method != "GET" or target == "/" else f"/sign-in?then={quote(target, safe='')}"
+    if request.headers.get("hx-request"):
+        return Response(status_code=401, headers={"HX-Redirect": "/sign-in"})
+    return RedirectResponse(where, 303)
+
+
+def _not_allowed(request: Request, error: NotAllowed) -> Response:
+    return failure(request, 403, f"This needs the role {error.needed}.")
+
+
+def _not_ours(request: Request, _error: NotOurs) -> Response:
+    return failure(request, 403, "The request did not come from a page of this sign-in: load the page again and repeat it.")
+
+
+def _refused(request: Request, error: ConfigError) -> Response:
+    is_missing = all(problem.startswith("there is no") for problem in error.problems)
+    return failure(request, 404 if is_missing else 409, *error.problems)
+
+
+def _invalid(request: Request, error: RequestValidationError) -> Response:
+    return failure(request, 422, *(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()))
+
+
+def _http(request: Request, error: HTTPException) -> Response:
+    return failure(request, error.status_code, headers=dict(error.headers or {}))
+
+
+def _database(request: Request, error: DBAPIError) -> Response:
+    _logger.warning("web.no_database", error=type(error.orig).__name__)
+    return failure(request, 503, headers={"Retry-After": "5"})
+
+
+def _unexpected(request: Request, error: Exception) -> Response:
+    _logger.error("web.failed", error=type(error).__name__, stack=log.stack_without_values(error))
+    return failure(request, 500)
+
+
+_ANSWERS: tuple[tuple[type[Exception], Callable[[Request, Any], Response]], ...] = (
+    (NothingNew, _nothing_new),
+    (NotSignedIn, _not_signed_in),
+    (NotAllowed, _not_allowed),
+    (NotOurs, _not_ours),
+    (ConfigError, _refused),
+    (RequestValidationError, _invalid),
+    (HTTPException, _http),
+    (DBAPIError, _database),
+    (Exception, _unexpected),
+)
+
+
+def prepare(app: FastAPI) -> None:
+    """Every error of ours and of the framework has its answer."""
+    for kind, answer in _ANSWERS:
+        app.add_exception_handler(kind, answer)

@@ -1,0 +1,120 @@
+"""Sign in, sign out, and the first administrator of a gateway that has nobody yet."""
+
+import hmac
+import secrets
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import RedirectResponse, Response
+
+from gateway import people, signin
+from gateway.accounts import Right
+from gateway.errors import ConfigError
+from gateway.signin import NotLetIn
+from gateway.web.render import page
+from gateway.web.site import Here, Site
+from gateway.web.who import Anybody, Viewer, cookie, csrf_of
+
+NAVIGATION = None
+_LONGEST = 300
+Text = Annotated[str, Form(max_length=_LONGEST)]
+router = APIRouter()
+
+
+@router.get("/sign-in")
+def ask(request: Request, person: Anybody, here: Here, then: Annotated[str, Query(max_length=2000)] = "/") -> Response:
+    if not people.is_anybody(here.db):
+        return RedirectResponse("/setup", 303)
+    if person is not None:
+        return RedirectResponse(_ours(then), 303)
+    return _form(request, here, "sign-in.html", then=_ours(then))
+
+
+@router.post("/sign-in")
+def enter(request: Request, _nobody: Anybody, here: Here, name: Text = "", password: Text = "", then: Text = "/") -> Response:
+    address = _address(request)
+    wait = here.limits.sign_ins.wait(address)
+    if wait:
+        problem = f"There were too many sign-ins from this address: try again in {int(wait) + 1} seconds."
+        return _form(request, here, "sign-in.html", status=429, then=_ours(then), name=name, problem=problem)
+    try:
+        secret = signin.sign_in(here.db, name, password, address=address, now=here.clock())
+    except NotLetIn as error:
+        return _form(
+            request, here, "sign-in.html", status=403, then=_ours(then), name=name, problem=str(error).capitalize() + "."
+        )
+    here.limits.sign_ins.give_back(address)
+    return _entered(here, secret, then)
+
+
+@router.post("/sign-out")
+def leave(_request: Request, person: Viewer, here: Here) -> Response:
+    signin.sign_out(here.db, person, now=here.clock())
+    answer = RedirectResponse("/sign-in", 303, {"Clear-Site-Data": '"cache", "storage"'})
+    answer.delete_cookie(cookie(here), secure=here.is_secure, httponly=True, samesite="lax")
+    return answer
+
+
+@router.get("/setup")
+def ask_first(request: Request, _nobody: Anybody, here: Here) -> Response:
+    if people.is_anybody(here.db):
+        return RedirectResponse("/sign-in", 303)
+    return _form(request, here, "setup.html", file=here.setup_file)
+
+
+@router.post("/setup")
+def make_first(
+    request: Request, _nobody: Anybody, here: Here, secret: Text = "", name: Text = "", password: Text = "", again: Text = ""
+) -> Response:
+    wait = here.limits.sign_ins.wait(_address(request))
+    expected = people.setup_secret(here.setup_file) if not people.is_anybody(here.db) else ""
+    problem = ""
+    if wait:
+        problem = f"There were too many attempts from this address: try again in {int(wait) + 1} seconds."
+    elif not expected or not hmac.compare_digest(secret.strip().encode("utf-8", "replace"), expected.encode()):
+        problem = "The setup secret is another one: it stands in the file named above, on the machine of the gateway."
+    elif password != again:
+        problem = "The two passwords are not the same."
+    else:
+        try:
+            people.add_person(
+                here.db, name, role=Right.ADMINISTRATOR, password=password, actor="setup", now=here.clock(), first=True
+            )
+        except ConfigError as error:
+            problem = str(error)
+    if problem:
+        return _form(request, here, "setup.html", status=409, name=name, file=here.setup_file, problem=problem)
+    here.setup_file.unlink(missing_ok=True)
+    return _entered(here, signin.begin(here.db, name, address=_address(request), now=here.clock()), "/")
+
+
+def _form(request: Request, here: Site, template: str, *, status: int = 200, **values: object) -> Response:
+    """A form for who is not signed in; its token needs a cookie, which is made here."""
+    name = cookie(here, "form")
+    made = "" if csrf_of(request) else secrets.token_urlsafe(16)
+    if made:
+        request.cookies[name] = made
+    answer = page(request, template, status=status, **({"name": "", "problem": ""} | values))
+    if made:
+        answer.set_cookie(name, made, httponly=True, secure=here.is_secure, samesite="lax")
+    return answer
+
+
+def _entered(here: Site, secret: str, then: str) -> Response:
+    """Whatever cookie there was before is of no use any more (session fixation)."""
+    answer = RedirectResponse(_ours(then), 303)
+    answer.set_cookie(cookie(here), secret, httponly=True, secure=here.is_secure, samesite="lax")
+    answer.delete_cookie(cookie(here, "form"), secure=here.is_secure, httponly=True, samesite="lax")
+    return answer
+
+
+def _ours(then: str) -> str:
+    """Where to go after sign-in: a path of ours, never another site's address."""
+    parts = urlsplit(then)
+    is_path = then.startswith("/") and not then.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
+    return then if is_path and then.isprintable() and "\\" not in then else "/"
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""

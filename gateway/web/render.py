@@ -1,0 +1,119 @@
+"""Pages as HTML: Jinja, which escapes every string that a template shows, and what every page has."""
+
+import hashlib
+import mimetypes
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from itsdangerous import BadData, URLSafeSerializer
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import gateway
+from gateway.web.found import Part
+from gateway.web.who import cookie, csrf_of
+
+_ASSETS = Path(__file__).parent / "assets"
+_TOLD_SECONDS, _TOLD_LONGEST = 60, 1500
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file that pages load; its address names its content, so that browsers may keep it for ever."""
+
+    content: bytes
+    media_type: str
+    digest: str
+
+
+def _read() -> Mapping[str, Asset]:
+    found = {}
+    for path in sorted(_ASSETS.iterdir()):
+        content, kind = path.read_bytes(), mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        found[path.name] = Asset(content, kind, hashlib.sha256(content).hexdigest()[:16])
+    return MappingProxyType(found)
+
+
+ASSETS = _read()
+
+
+def asset(name: str) -> str:
+    return f"/assets/{ASSETS[name].digest}/{name}"
+
+
+def when(moment: datetime | None) -> str:
+    """As the page first shows it, to the second, in UTC; console.js shows it in the reader's own time."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if moment else ""
+
+
+def size(number: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("gateway.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    made.globals |= {"asset": asset, "gateway_version": gateway.__version__}
+    made.filters |= {"when": when, "size": size}
+    return made
+
+
+_ENVIRONMENT = _environment()
+
+
+def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
+    """A whole page, or a part of one; its template gets `values`, the person, and what base.html wants."""
+    person = getattr(request.state, "person", None)
+    told = _told(request)
+    text = _ENVIRONMENT.get_template(template).render(
+        request=request, person=person, csrf=csrf_of(request), told=told, navigation=_navigation(request, person), **values
+    )
+    answer = HTMLResponse(text, status)
+    if told:
+        answer.delete_cookie(cookie(request.app.state.site, "told"))
+    return answer
+
+
+def go(request: Request, path: str, *told: str, is_problem: bool = False) -> Response:
+    """To another page of ours, which shows what is `told`; what an htmx form wants is a header."""
+    answer: Response = RedirectResponse(path, 303)
+    if request.headers.get("hx-request"):
+        answer = Response(status_code=204, headers={"HX-Redirect": path})
+    if told:
+        site = request.app.state.site
+        value = _signer(request).dumps({"problem": is_problem, "told": [one[:_TOLD_LONGEST] for one in told[:5]]})
+        answer.set_cookie(
+            cookie(site, "told"), str(value), max_age=_TOLD_SECONDS, httponly=True, secure=site.is_secure, samesite="lax"
+        )
+    return answer
+
+
+def _told(request: Request) -> Any:
+    value = request.cookies.get(cookie(request.app.state.site, "told"))
+    if not value or request.headers.get("hx-request"):
+        return None
+    try:
+        return _signer(request).loads(value)
+    except BadData:
+        return None
+
+
+def _signer(request: Request) -> URLSafeSerializer:
+    """Signed, so that nobody else puts words on our pages."""
+    return URLSafeSerializer(csrf_of(request) or "nobody", salt="told")
+
+
+def _navigation(request: Request, person: Any) -> list[Any]:
+    parts: list[Part] = request.app.state.pages
+    shown = [one.navigation for one in parts if one.navigation and person and person.may(one.navigation.needed)]
+    return sorted(shown, key=lambda one: one.order)

@@ -1,0 +1,1 @@
+"""Parts of the REST interface, one file each, under /api/v1."""

@@ -1,0 +1,78 @@
+"""Site: everything that pages and REST lean on, handed to each operation as `here: Here`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from gateway.app import Gateway, now
+from gateway.db import Database
+from gateway.doorman import Doorman
+from gateway.engine import Queues
+from gateway.models import Models
+from gateway.plan import Plan
+from gateway.sections import Config
+from gateway.signin import Lives
+from gateway.store import Store
+from gateway.web.limits import Limits
+from gateway.web.live import Pulse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """`doorman` is None where this process does not receive, `is_working` says whether it has a worker."""
+
+    plan: Plan
+    db: Database
+    queues: Queues
+    store: Store
+    models: Models
+    doorman: Doorman | None
+    is_working: bool
+    executor: str
+    clock: Callable[[], datetime]
+    pulse: Pulse
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def config(self) -> Config:
+        return self.plan.config
+
+    @property
+    def setup_file(self) -> Path:
+        """Where the secret for the first administrator is, while there is nobody."""
+        return self.config.gateway.data_dir / "setup-secret"
+
+    @property
+    def peers(self) -> list[str]:
+        """Their names."""
+        return [str(peer["name"]) for peer in self.config.peers]
+
+    @property
+    def lives(self) -> Lives:
+        web = self.config.web
+        return Lives(timedelta(minutes=web.idle_minutes), timedelta(hours=web.session_hours))
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether browsers come over TLS, ours or that of a proxy in front."""
+        return self.config.web.certificate is not None or self.config.web.behind_proxy
+
+
+def site_of(running: Gateway) -> Site:
+    return Site(
+        plan=running.plan, db=running.db, queues=running.queues, store=running.store, models=running.models,
+        doorman=running.doorman, is_working=running.is_working, executor=running.worker.executor, clock=now,
+        pulse=Pulse(running.db),
+    )  # fmt: skip
+
+
+def _site(request: Request) -> Site:
+    found: Site = request.app.state.site
+    return found
+
+
+Here = Annotated[Site, Depends(_site)]

@@ -1,0 +1,107 @@
+"""Who asks: the person of a request, by the cookie of a sign-in (pages) or by a token (REST), and whether they may.
+
+Every operation takes one of Viewer, Operator, Administrator or Anybody. Each of them also refuses what another site makes a
+browser send (CSRF): an unsafe request of a page carries a token that only our pages know. REST looks at no cookie, so that no
+other site can ask it for anything.
+"""
+
+import hmac
+from typing import Annotated
+
+from fastapi import Depends, Request
+from starlette.concurrency import run_in_threadpool
+
+from gateway import signin
+from gateway.accounts import Right
+from gateway.passwords import digest
+from gateway.signin import Person
+from gateway.web.site import Site
+
+API = "/api/"
+CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAME = frozenset({"same-origin", "none"})
+
+
+class NotSignedIn(Exception):
+    """Nobody known asks."""
+
+
+class NotAllowed(Exception):
+    """`needed` is the role that may."""
+
+    def __init__(self, needed: Right) -> None:
+        super().__init__(needed)
+        self.needed = needed
+
+
+class NotOurs(Exception):
+    """A request that none of our pages has made."""
+
+
+def cookie(site: Site, name: str = "session") -> str:
+    """Its name; the prefix has browsers refuse one that was set without TLS, or for other paths (RFC 6265bis 4.1.3.2)."""
+    return f"__Host-gateway-{name}" if site.is_secure else f"gateway-{name}"
+
+
+def is_rest(request: Request) -> bool:
+    return request.url.path.startswith(API)
+
+
+def csrf_of(request: Request) -> str:
+    """What our forms carry: only who reads the cookie can make it, and it does not tell the cookie."""
+    site: Site = request.app.state.site
+    secret = request.cookies.get(cookie(site)) or request.cookies.get(cookie(site, "form"), "")
+    return digest(f"csrf {secret}") if secret else ""
+
+
+class Needs:
+    """A dependency: the person, who has at least the role `needed`; with None whoever it is, or nobody."""
+
+    def __init__(self, needed: Right | None) -> None:
+        self.needed = needed
+
+    async def __call__(self, request: Request) -> Person | None:
+        person = request.state.person = await _person(request)
+        if self.needed is not None:
+            if person is None:
+                raise NotSignedIn
+            if not person.may(self.needed):
+                raise NotAllowed(self.needed)
+        if request.method not in _SAFE and not is_rest(request):
+            await _check_ours(request)
+        return person
+
+
+async def _person(request: Request) -> Person | None:
+    site: Site = request.app.state.site
+    if is_rest(request):
+        kind, _, secret = request.headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not secret:
+            return None
+        return await run_in_threadpool(signin.who_has_token, site.db, secret.strip(), now=site.clock())
+    secret = request.cookies.get(cookie(site), "")
+    if not secret:
+        return None
+    is_act = "seen" not in request.query_params
+    return await run_in_threadpool(
+        signin.who_signed_in, site.db, secret, lives=site.lives, now=site.clock(), is_act=is_act
+    )  # fmt: skip
+
+
+async def _check_ours(request: Request) -> None:
+    if request.headers.get("sec-fetch-site", "same-origin") not in _SAME:
+        raise NotOurs
+    expected, shown = csrf_of(request), request.headers.get(CSRF_HEADER, "")
+    if not shown:
+        field = (await request.form()).get(CSRF_FIELD, "")
+        shown = field if isinstance(field, str) else ""
+    if not expected or not hmac.compare_digest(expected.encode(), shown.encode("utf-8", "replace")):
+        raise NotOurs
+
+
+Viewer = Annotated[Person, Depends(Needs(Right.VIEWER))]
+Operator = Annotated[Person, Depends(Needs(Right.OPERATOR))]
+Administrator = Annotated[Person, Depends(Needs(Right.ADMINISTRATOR))]
+Anybody = Annotated[Person | None, Depends(Needs(None))]
+"""What is open to all: sign-in, assets, health."""

@@ -24,6 +24,7 @@ from gateway.doorman import Doorman
 from gateway.engine import Queues, Worker
 from gateway.errors import ConfigError, GatewayError
 from gateway.filing import Books
+from gateway.herald import Herald
 from gateway.inherit import Heir
 from gateway.liveness import Presence
 from gateway.models import Models
@@ -68,6 +69,7 @@ class Gateway:
         self._quiet = timedelta(seconds=config.completeness.quiet_seconds)
         self.doorman: Doorman | None = None
         self._collector = Collector(self.db, config.audit, clock=now, ae_title=config.dimse.ae_title, peers=config.peers)
+        self._heralds = [Herald(self.db, one, clock=now) for one in ready.addressees]
         self._close = ExitStack()
 
     def __enter__(self) -> Self:
@@ -84,11 +86,15 @@ class Gateway:
             gc.set_threshold(*_GARBAGE)
             notary = Notary(self.db, config, clock=now)
             stack.callback(self._collector.stop)
+            for herald in self._heralds:
+                stack.callback(herald.stop)
             stack.callback(notary.stop)
             stack.callback(self._record, Act.GATEWAY_STOPPED)
             self._record(Act.GATEWAY_STARTED)
             notary.start()
             self._collector.start()
+            for herald in self._heralds:
+                herald.start()
             heir = Heir(self.store, books=self._books(), left=self._left)
             heir.look()
             if Role.RECEIVE in self._roles:

@@ -60,6 +60,10 @@ class Act(StrEnum):
     AUDIT_VERIFIED = "audit.verified"  # 110101; outcome 8 where the chain is broken
     COLLECTOR_DOWN = "collector.down"  # 110133 Audit Recording Stopped, outcome 8: of the collector; the trail itself goes on
     COLLECTOR_UP = "collector.up"  # 110134
+    NOTICE_SENT = "notice.sent"  # 110103 Instances Accessed, R: people were told of events
+    NOTICE_FAILED = "notice.failed"  # 110113, outcome 4: they cannot be told now; it is tried on
+    ALARM_RAISED = "alarm.raised"  # 110113, outcome 4: something that should have happened has not
+    ALARM_ENDED = "alarm.ended"  # 110113
     COMMITMENT_ASKED = "commitment.asked"  # 110103 Instances Accessed, R: the instances will be read again
     COMMITMENT_REPORTED = "commitment.reported"  # 110103, R: outcome 4 where one was not there, 8 where one is damaged
     COMMITMENT_RETRIED = "commitment.retried"  # 110103, outcome 4: the peer did not take the report yet

@@ -35,6 +35,7 @@ POINTS = (
     "retract.committed",
     "seal.appended",
     "collector.sent",
+    "notice.told",
 )
 
 

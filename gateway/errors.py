@@ -25,6 +25,7 @@ GatewayError
 |  |  +- Unanswered        everything was sent and the answer never came: the peer may hold it (ask, then send the same again)
 |  +- Rejected             the peer's status says no (final); `status` is that number
 +- CollectorError          the collector of audit messages did not take them (they wait, and are sent again)
++- NoticeError             a notice did not reach those it is for (it waits, and is sent again)
 +- ConfigError             gateway.toml, rules.yaml or a plug-in file is wrong; `problems` lists all of it
 
 Statuses: PS3.7 Annex C and PS3.4 B.2.3. Texts say what was expected, never a value found in a data set.
@@ -153,6 +154,10 @@ class Rejected(DeliveryError):
 
 
 class CollectorError(GatewayError):
+    retryable = True
+
+
+class NoticeError(GatewayError):
     retryable = True
 
 

@@ -21,7 +21,7 @@ KEYS = frozenset(
         "study_instance_uid", "series_instance_uid", "sop_instance_uid", "sop_class_uid", "transfer_syntax_uid", "revision",
         "job", "delivery", "hours", "peer", "pipeline", "model", "rule", "stage", "attempt", "status", "state", "code", "reason",
         "instances", "bytes", "seconds", "port", "host", "url", "path", "error", "stack", "count", "executor", "version", "pid",
-        "role",
+        "role", "notice",
     }
 )  # fmt: skip
 

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import gateway
 from gateway.errors import ConfigError
+from gateway.notices import Addressee, addressee, load_ways
 from gateway.peers import Peer, load_protocols, make_peer
 from gateway.pipeline import Pipeline, load_pipelines
 from gateway.rules import RuleSet
@@ -28,6 +29,8 @@ class Plan:
     pipelines: Mapping[str, Pipeline]
     peers: Mapping[str, Peer]
     rules: RuleSet
+    addressees: tuple[Addressee, ...] = ()
+    """Who is told of what happens."""
 
     @property
     def model_folders(self) -> tuple[Path, ...]:
@@ -45,6 +48,7 @@ def plan(config: Config) -> Plan:
         peer = _collected(problems, partial(make_peer, settings, protocols=protocols))
         if peer is not None:
             peers[str(table.get("name"))] = peer
+    addressees = _addressees(config, problems)
     if config.tls.certificate:
         _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
     problems += _swallowed(config)
@@ -52,7 +56,14 @@ def plan(config: Config) -> Plan:
     rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names))
     if problems or rules is None:
         raise ConfigError(problems)
-    return Plan(config, pipelines, peers, rules)
+    return Plan(config, pipelines, peers, rules, addressees)
+
+
+def _addressees(config: Config, problems: list[str]) -> tuple[Addressee, ...]:
+    ways = _collected(problems, load_ways) or {}
+    make = partial(addressee, ways=ways, source=config.audit.source, console=config.web.url)
+    found = (_collected(problems, partial(make, table)) for table in config.notices)
+    return tuple(one for one in found if one is not None)
 
 
 def _swallowed(config: Config) -> list[str]:

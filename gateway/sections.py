@@ -14,9 +14,9 @@ from gateway.policy import SERVICES, Policy, Service
 from gateway.settings import check_apart, check_names_once, listed, network, some, sop_class_uid
 
 
-def _each_name_once(peers: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-    check_names_once([str(peer["name"]) for peer in peers if "name" in peer], "peers")
-    return peers
+def _each_name_once(tables: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
+    check_names_once([str(table["name"]) for table in tables if "name" in table], str(info.field_name))
+    return tables
 
 
 class GatewaySection(Section):
@@ -273,6 +273,8 @@ class Config(Section):
     log: LogSection = LogSection()
     peers: Annotated[tuple[dict[str, Any], ...], AfterValidator(_each_name_once)] = ()
     """One table a peer: name, protocol, and the keys of that protocol (peers/<protocol>.py says which)."""
+    notices: Annotated[tuple[dict[str, Any], ...], AfterValidator(_each_name_once)] = ()
+    """One table for each who is told: name, protocol, the keys of all (notices/__init__.py) and of that protocol."""
 
     @property
     def database_url(self) -> str:

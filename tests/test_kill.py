@@ -119,7 +119,16 @@ def test_every_crash_point_stands_once_in_the_source_and_has_its_test() -> None:
 
 RETAINING = ("retain.written", "retain.removed")
 RETRACTING = ("retract.stored", "retract.committed")
-ELSEWHERE = ("commit.reported", "prove.recorded", "prove.asked", "seal.appended", "collector.sent", *RETAINING, *RETRACTING)
+ELSEWHERE = (
+    "commit.reported",
+    "prove.recorded",
+    "prove.asked",
+    "seal.appended",
+    "collector.sent",
+    "notice.told",
+    *RETAINING,
+    *RETRACTING,
+)
 """See below, test_commit, test_told, test_chain and test_collector."""
 
 

@@ -4,28 +4,28 @@ A file offers `def peer(settings: Mapping[str, object]) -> Peer`: it reads its `
 everything that is wrong in it. Files whose name begins with an underscore are no protocols.
 """
 
-import importlib
-import importlib.util
 import socket
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
+from gateway.protocols import Offer, load
+from gateway.protocols import is_seconds as is_seconds
+from gateway.protocols import is_text as is_text
+from gateway.protocols import read_settings as read_settings
+from gateway.protocols import setting as setting
 
 BUILT_IN = Path(__file__).parent
 STORED, DUPLICATE, NOT_UNDERSTOOD, NOT_SUPPORTED, PROCESSING_FAILURE = 0x0000, 0x0111, 0xC000, 0x0122, 0x0110
 SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024))
 """No 40 ms wait for the peer's delayed acknowledgement; and bytes wait for a slow network here, where timeouts see them move."""
 _RETRIED = (PROCESSING_FAILURE, 0x0213)
-
-S = TypeVar("S")
+_OFFER = Offer(__name__, BUILT_IN, "peer", "def peer(settings: Mapping[str, object]) -> Peer")
 
 
 @dataclass(frozen=True)
@@ -136,23 +136,7 @@ def judge(status: int) -> Sent:
 
 def load_protocols(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, MakePeer]:
     """Every file of `folders` by its name; later folders may not repeat one. Raises ConfigError with the files' paths."""
-    protocols: dict[str, MakePeer] = {}
-    problems = []
-    for path in (path for folder in folders for path in sorted(folder.glob("[!_]*.py"))):
-        try:
-            make = getattr(_load(path), "peer", None)
-        except Exception as error:  # noqa: BLE001 - a protocol is foreign code: whatever it raises, its path must be told
-            problems.append(f"{path}: cannot be loaded: {type(error).__name__}: {error}")
-            continue
-        if not callable(make):
-            problems.append(f"{path}: expected def peer(settings: Mapping[str, object]) -> Peer")
-        elif path.stem in protocols:
-            problems.append(f"{path}: a protocol of this name is there already")
-        else:
-            protocols[path.stem] = make
-    if problems:
-        raise ConfigError(problems)
-    return protocols
+    return load(folders, _OFFER)
 
 
 def make_peer(settings: Mapping[str, object], *, protocols: Mapping[str, MakePeer]) -> Peer:
@@ -161,40 +145,6 @@ def make_peer(settings: Mapping[str, object], *, protocols: Mapping[str, MakePee
     if make is None:
         raise ConfigError([f"peer {settings.get('name')}: protocol: expected one of {', '.join(sorted(protocols))}"])
     return make(settings)
-
-
-def setting(
-    expected: str,
-    check: Callable[[Any], bool],
-    default: object = MISSING,
-    *,
-    secret: bool = False,
-    make: Callable[[Any], object] = lambda value: value,
-) -> Any:
-    """A key of a `[[peers]]` table, as a dataclass field. `expected` says what `check` demands; a secret is never shown.
-
-    `make` is what becomes of a good value.
-    """
-    metadata = {"expected": expected, "check": check, "make": make}
-    return (
-        field(repr=not secret, metadata=metadata)
-        if default is MISSING
-        else field(default=default, repr=not secret, metadata=metadata)
-    )
-
-
-def read_settings(kind: type[S], table: Mapping[str, object]) -> S:
-    """The dataclass `kind` from a `[[peers]]` table; raises ConfigError with all that is wrong, quoting no value."""
-    known = {one.name: one for one in fields(kind)}  # type: ignore[arg-type]
-    given = {key: value for key, value in table.items() if key != "protocol"}
-    problems = [f"{key}: not a key of this protocol, which has {', '.join(known)}" for key in given if key not in known]
-    for name, one in known.items():
-        wrong = not one.metadata["check"](given[name]) if name in given else one.default is MISSING
-        if wrong:
-            problems.append(f"{name}: expected {one.metadata['expected']}")
-    if problems:
-        raise ConfigError([f"peer {table.get('name')}: {problem}" for problem in problems])
-    return kind(**{key: known[key].metadata["make"](value) for key, value in given.items()})
 
 
 def one_of(*proofs: Proof) -> tuple[str, Callable[[Any], bool], Proof]:
@@ -208,22 +158,3 @@ def is_few(value: object) -> bool:
 
 def is_rate(value: object) -> bool:
     return type(value) is int and value > 0
-
-
-def is_text(value: object) -> bool:
-    return isinstance(value, str) and value.strip() != "" and value.isprintable()
-
-
-def is_seconds(value: object) -> bool:
-    return type(value) in {int, float} and 0 < value <= 3600  # type: ignore[operator]
-
-
-def _load(path: Path) -> ModuleType:
-    if path.parent == BUILT_IN:
-        return importlib.import_module(f"{__name__}.{path.stem}")
-    spec = importlib.util.spec_from_file_location(f"{__name__}_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module

@@ -57,6 +57,10 @@ class Orthanc:
             with urllib.request.urlopen(request, timeout=20):
                 pass
 
+    def post_file(self, content: bytes) -> None:
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/instances", data=content), timeout=20):
+            pass
+
     def post(self, path: str, body: object) -> list[str]:
         request = urllib.request.Request(f"{self.url}{path}", data=json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=20) as response:

@@ -65,7 +65,7 @@ class Submission:
     def __init__(self, door: Door, origin: Origin, multipart: Multipart, terms: Terms, outcomes: list[Outcome]) -> None:
         self._door, self._origin, self._multipart, self._terms, self._outcomes = door, origin, multipart, terms, outcomes
         self._lock, self._gone = threading.Lock(), False
-        self._part: _Part | None = None
+        self._part: Part | None = None
 
     def take(self, data: bytes) -> None:
         """Raises Malformed and TooMuch; what is wrong with one part alone becomes its outcome."""
@@ -79,7 +79,7 @@ class Submission:
                 elif isinstance(event, Ended):
                     self._settle()
                 else:
-                    self._part = _Part(self._door, self._origin, self._terms, event)
+                    self._part = Part(self._door, self._origin, self._terms, event)
 
     def finish(self, data: bytes) -> None:
         """Take the last piece; raise Malformed where the body is not whole with it."""
@@ -88,13 +88,18 @@ class Submission:
 
     def end(self) -> None:
         """Discard a part that did not come to its end, and tell the door."""
+        if self.discard():
+            self._door.end(self._origin)
+
+    def discard(self) -> bool:
+        """A part that did not come to its end, the first time; the association goes on."""
         with self._lock:
             if self._gone:
-                return
+                return False
             self._gone = True
             if self._part is not None:
                 self._part.discard()
-            self._door.end(self._origin)
+            return True
 
     def _settle(self) -> None:
         assert self._part is not None
@@ -105,7 +110,7 @@ class Submission:
             self._door.refuse(self._origin, outcome.error)
 
 
-class _Part:
+class Part:
     """A part on its way in. What is refused is read to its end all the same, for the parts behind it."""
 
     def __init__(self, door: Door, origin: Origin, terms: Terms, headers: Mapping[str, str]) -> None:

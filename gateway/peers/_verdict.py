@@ -63,15 +63,20 @@ def refusal(response: httpx2.Response) -> DeliveryError:
 
 def match(body: bytes, keyword: str, uid: str) -> Mapping[str, list[Any]] | None:
     """By keyword's tag, the values of the search's match that has this UID; None where there is none. Raises Unreachable."""
+    return next((found for found in matches(body) if found.get(_tag(keyword)) == [uid]), None)
+
+
+def matches(body: bytes) -> list[Mapping[str, list[Any]]]:
+    """Of each match of a search, by tag its values; an empty body has none. Raises Unreachable."""
     if not body.strip():
-        return None
+        return []
     try:
-        for item in _list(json.loads(body)):
-            if _values(item, keyword) == [uid]:
-                return {tag: _list(element.get("Value", [])) for tag, element in item.items()}
+        return [
+            {tag: _list(element.get("Value", [])) for tag, element in item.items()}
+            for item in _list(json.loads(body))
+        ]  # fmt: skip
     except _NOT_THE_MODEL as error:
         raise Unreachable("the peer's answer to the search is not understood") from error
-    return None
 
 
 def text(found: Mapping[str, list[Any]], keyword: str) -> str | None:

@@ -1,0 +1,173 @@
+"""The connection to a system that speaks HTTP: where it is, who we are there, and what its failures mean.
+
+Basic authentication, a bearer token, an access token by OAuth 2.0 (client credentials), a certificate of ours; each by keys of
+the `[[peers]]` table.
+"""
+
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import httpx2
+
+from gateway.errors import ConfigError, Unanswered, Unreachable
+from gateway.peers import SOCKET_OPTIONS, is_seconds, is_text, setting
+from gateway.peers._oauth import ClientCredentials
+
+JSON = "application/dicom+json"
+
+
+class Upload(Protocol):
+    """The body of a request; `is_done` once its last byte was handed to the network."""
+
+    is_done: bool
+
+
+def is_url(value: object) -> bool:
+    try:
+        url = httpx2.URL(value)  # type: ignore[arg-type]
+    except (httpx2.InvalidURL, TypeError):
+        return False
+    return url.scheme in {"http", "https"} and url.host != "" and not (url.userinfo or url.query or url.fragment)
+
+
+def _is_headers(value: object) -> bool:
+    return isinstance(value, Mapping) and all(is_text(text) and text.isascii() for pair in value.items() for text in pair)
+
+
+def _is_verify(value: object) -> bool:
+    if isinstance(value, bool) or not is_text(value):
+        return isinstance(value, bool)
+    try:
+        ssl.create_default_context(cafile=str(value))
+    except OSError:  # ssl.SSLError is one
+        return False
+    return True
+
+
+def _is_token(value: object) -> bool:
+    return is_text(value) and str(value).isascii()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Http:
+    """`timeout_seconds` is for the connection and each piece sent or read. `verify` may name a file of CA certificates (PEM).
+
+    `certificate` and `certificate_key` are ours (PEM), for a system that asks for one. With `token_url` an access token is
+    fetched there for `client_id` and `client_secret` (RFC 6749 4.4), `scope` being what that server wants to hear.
+    """
+
+    name: str = setting("a name", is_text)
+    url: str = setting("http:// or https://, a host and a path, without user, password or query", is_url)
+    user: str | None = setting("a user name", is_text, None)
+    password: str | None = setting("a text", is_text, None, secret=True)
+    token: str | None = setting("a bearer token in ASCII", _is_token, None, secret=True)
+    token_url: str | None = setting("the https:// or http:// address of a token endpoint", is_url, None)
+    client_id: str | None = setting("a text", is_text, None)
+    client_secret: str | None = setting("a text", is_text, None, secret=True)
+    scope: str | None = setting("scopes, a space between two", is_text, None)
+    certificate: str | None = setting("the path of a certificate (PEM)", is_text, None)
+    certificate_key: str | None = setting("the path of its unencrypted key (PEM)", is_text, None)
+    headers: Mapping[str, str] | None = setting("a table of texts", _is_headers, None, secret=True)
+    timeout_seconds: float = setting("seconds, more than 0 and at most 3600", is_seconds, 60)
+    verify: bool | str = setting("true, false, or the path of a file of CA certificates", _is_verify, default=True)
+
+    def check(self) -> None:
+        """Raise ConfigError where keys that belong together are not."""
+        problems = []
+        ways = [bool(self.token), bool(self.user or self.password), bool(self.token_url or self.client_id or self.client_secret)]
+        if sum(ways) > 1 or bool(self.user) != bool(self.password):
+            problems.append("expected a token, or user and password together, or a token_url, or neither")
+        if len({bool(self.token_url), bool(self.client_id), bool(self.client_secret)}) > 1:
+            problems.append("expected token_url, client_id and client_secret together")
+        problems += self._certificate_problems()
+        if problems:
+            raise ConfigError([f"peer {self.name}: {problem}" for problem in problems])
+
+    def _certificate_problems(self) -> list[str]:
+        if bool(self.certificate) != bool(self.certificate_key) or (self.certificate and self.verify is False):
+            return ["expected certificate and certificate_key together, and verify not false"]
+        try:
+            _ = self._tls
+        except OSError:
+            return ["expected certificate and certificate_key to be a certificate and its unencrypted key (PEM)"]
+        return []
+
+    @contextmanager
+    def client(self, *, connections: int = 1) -> Iterator[httpx2.Client]:
+        """Threads may share it."""
+        with httpx2.Client(
+            auth=self._auth,
+            headers={
+                "Accept": JSON,
+                "Accept-Encoding": "identity",  # pixels hardly shrink, and peers take long to try
+                **({"Authorization": f"Bearer {self.token}"} if self.token else {}),
+                **(self.headers or {}),
+            },
+            timeout=self.timeout_seconds,
+            trust_env=False,  # hosts come from gateway.toml only: no proxy, no .netrc
+            transport=self._transport(connections),
+        ) as client:
+            yield client
+
+    @contextmanager
+    def request(
+        self, client: httpx2.Client, method: str, path: str, upload: Upload | None = None, **request: Any
+    ) -> Iterator[httpx2.Response]:
+        """Raises Unanswered where the whole `upload` was written, Unreachable where it was not: then it cannot be there."""
+        try:
+            with client.stream(method, f"{self.url.rstrip('/')}/{path}", **request) as response:
+                yield response
+        except httpx2.ConnectError as error:
+            untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
+            raise Unreachable("no connection: the certificate is not trusted" if untrusted else "no connection") from error
+        except httpx2.ConnectTimeout as error:
+            raise Unreachable(f"no connection within {self.timeout_seconds:g} s") from error
+        except httpx2.HTTPError as error:
+            timed_out = isinstance(error, httpx2.TimeoutException)
+            words = f"no answer within {self.timeout_seconds:g} s" if timed_out else "the connection broke"
+            if upload is not None and upload.is_done:
+                raise Unanswered(f"{words}; the instance may be stored or not") from error
+            raise Unreachable(words) from error
+
+    def _transport(self, connections: int) -> httpx2.HTTPTransport:
+        return httpx2.HTTPTransport(
+            verify=self._tls, trust_env=False, socket_options=SOCKET_OPTIONS,
+            limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )  # fmt: skip
+
+    @cached_property
+    def _auth(self) -> httpx2.Auth | None:
+        """One for the peer: the access token is shared, and kept while it is good."""
+        if self.token_url:
+            return ClientCredentials(
+                self.token_url, self.client_id or "", self.client_secret or "", self.scope, timeout=self.timeout_seconds,
+                transport=lambda: self._transport(1),
+            )  # fmt: skip
+        return httpx2.BasicAuth(self.user, self.password or "") if self.user else None
+
+    @cached_property
+    def _tls(self) -> ssl.SSLContext | bool:
+        """Made once: reading the certificates takes longer than a request."""
+        is_tls = any(url.startswith("https:") for url in (self.url, self.token_url) if url)
+        if not is_tls or self.verify is False:
+            return False
+        context = ssl.create_default_context(cafile=self.verify if isinstance(self.verify, str) else None)
+        if self.certificate:
+            # Without a passphrase OpenSSL would ask a terminal for that of an encrypted key, and wait.
+            context.load_cert_chain(self.certificate, self.certificate_key, password="")
+        return context
+
+
+def read(response: httpx2.Response, at_most: int) -> bytes:
+    """The answer, as much of it as an honest one can need."""
+    body = bytearray()
+    for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > at_most:
+            error = Unanswered if response.request.method == "POST" else Unreachable
+            raise error("the answer is longer than one for a single instance can be")
+    return bytes(body)

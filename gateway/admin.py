@@ -34,6 +34,7 @@ from gateway.tables import (
     Version,
 )
 from gateway.trail import AuditEvent
+from gateway.verdicts import SeriesVerdict
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class SeriesStory:
     versions: int
     outcomes: Sequence[RuleOutcome]
     jobs: Sequence["JobStory"]
+    verdict: SeriesVerdict | None = None
+    """What was found out of the completeness of its present revision."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
             versions=session.scalar(versions) or 0,
             outcomes=session.scalars(outcomes.order_by(RuleOutcome.rule)).all(),
             jobs=[_story(session, job) for job in jobs],
+            verdict=session.get(SeriesVerdict, (series_instance_uid, series.revision)),
         )
 
 

@@ -35,6 +35,7 @@ from gateway.receive import Found, association_ended, executor_died, forget, pos
 from gateway.restored import refuse_older
 from gateway.roles import Role
 from gateway.sections import Config
+from gateway.sources import Sources
 from gateway.stages import Stages
 from gateway.store import Store
 from gateway.sweep import schedule
@@ -64,9 +65,9 @@ class Gateway:
         log_file = config.gateway.data_dir / "triton.log"
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
         self._breaker = Breaker(self.models)
-        self._worklist = Worklist(ready.peers, clock=now)
+        self._worklist, self._sources = Worklist(ready.peers, clock=now), Sources(ready.peers, clock=now)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
-        self._quiet = timedelta(seconds=config.completeness.quiet_seconds)
+        self._quiet = config.completeness.policy.first_look
         self.doorman: Doorman | None = None
         self._collector = Collector(self.db, config.audit, clock=now, ae_title=config.dimse.ae_title, peers=config.peers)
         self._heralds = [Herald(self.db, one, clock=now) for one in ready.addressees]
@@ -217,7 +218,7 @@ class Gateway:
     def _stages(self) -> Stages:
         return Stages(
             plan=self._plan, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, store=self.store,
-            models=self._breaker, worklist=self._worklist, db=self.db, queues=self.queues,
+            models=self._breaker, worklist=self._worklist, sources=self._sources, db=self.db, queues=self.queues,
         )  # fmt: skip
 
     def _filed_at(self) -> datetime:

@@ -36,6 +36,9 @@ class Act(StrEnum):
     INSTANCE_MISSING = "instance.missing"  # 110104, outcome 8: promised, and not to be indexed
     INSTANCE_REFUSED = "instance.refused"  # 110104, outcome 4
     SERIES_COMPLETE = "series.complete"  # 110103 Instances Accessed, R
+    SERIES_HELD = "series.held"  # 110103, outcome 4: something is missing, or a person said so; a person decides
+    SERIES_FAILED = "series.failed"  # 110103, outcome 8: something is missing, and its deadline is over
+    SERIES_FORCED = "series.forced"  # 110103, R: a person said that it is complete
     SERIES_REOPENED = "series.reopened"  # 110104, U
     JOB_CREATED = "job.created"
     JOB_STARTED = "job.started"  # 110103, R

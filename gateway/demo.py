@@ -153,7 +153,7 @@ def _watch(series: Sequence[str], gateway: Gateway, steps: Progress) -> list[Ser
             continue
         made = [job for story in stories for job in story.jobs]
         sent = [delivery for job in made for delivery in job.deliveries]
-        settled = sum(story.series.state == SeriesState.COMPLETE for story in stories)
+        settled = sum(story.series.state != SeriesState.RECEIVING for story in stories)
         ended = sum(job.job.state in _JOB_ENDS for job in made)
         arrived = sum(delivery.state in _DELIVERY_ENDS for delivery in sent)
         steps.update(complete, completed=settled)

@@ -19,6 +19,7 @@ from gateway.chain import Entry, canonical
 from gateway.db import Database, open_database, open_engine, snapshot
 from gateway.engine import Queues
 from gateway.errors import ConfigError
+from gateway.forced import complete_series, hold_series
 from gateway.migrations import Schema
 from gateway.provenance import provenance
 from gateway.resend import resend
@@ -53,6 +54,12 @@ class Desk:
 
     def series_show(self, series_instance_uid: str) -> None:
         self._screen.series_story(admin.show_series(self._db, series_instance_uid))
+
+    def series_complete(self, series_instance_uid: str) -> None:
+        self._act(lambda queues: complete_series(self._db, queues, series_instance_uid, actor=_actor(), now=_now()))
+
+    def series_hold(self, series_instance_uid: str) -> None:
+        self._act(lambda _: hold_series(self._db, series_instance_uid, actor=_actor(), now=_now()))
 
     def jobs_list(self, state: str | None, limit: int) -> None:
         self._screen.jobs(admin.list_jobs(self._db, state=state, limit=limit))

@@ -77,6 +77,8 @@ class Ended:
     kind: ClassVar[str] = "ended"
     at: datetime
     origin: Origin
+    whole: bool = False
+    """It was released, and everything in it was taken."""
 
 
 @dataclass(frozen=True)

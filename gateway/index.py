@@ -146,9 +146,9 @@ def _bytes(one: Known) -> dict[str, object]:
 
 
 def _grow(session: Session, series: Series, latest: datetime, now: datetime, quiet: timedelta) -> bool:
-    """A series that grows is younger; one that was complete is received again, as a new revision that settle looks at."""
+    """A series that grows is younger; one that was settled is received again, as a new revision that settle looks at."""
     series.last_received_at = max(series.last_received_at, latest)
-    if series.state != SeriesState.COMPLETE:
+    if series.state == SeriesState.RECEIVING:
         return False
     series.state, series.revision, series.due_at, series.reason = SeriesState.RECEIVING, series.revision + 1, now + quiet, ""
     audit.record(

@@ -274,6 +274,7 @@ _ROWS: tuple[tuple[_Kind, str, tuple[_Code, ...], tuple[Act, ...]], ...] = (
     (_WENT, "R", (), (Act.DELIVERY_PROVED,)),
     (_ACCESSED, "C", (), (Act.JOB_DONE,)),
     (_ACCESSED, "R", (), (Act.SERIES_COMPLETE, Act.JOB_CREATED, Act.JOB_STARTED, Act.JOB_RETRIED, Act.JOB_FAILED)),
+    (_ACCESSED, "R", (), (Act.SERIES_HELD, Act.SERIES_FAILED, Act.SERIES_FORCED)),
     (_ACCESSED, "R", (), (Act.JOB_CANCELLED, Act.DELIVERY_CANCELLED, Act.COMMITMENT_ASKED, Act.COMMITMENT_REPORTED)),
     (_ACCESSED, "R", (), (Act.COMMITMENT_RETRIED, Act.COMMITMENT_FAILED)),
     (_ACCESSED, "D", (), (Act.OUTPUT_RETRACTED,)),

@@ -1,6 +1,6 @@
 """Plan: a configuration whose pipelines, peers and rules were found and understood, or everything that is wrong with them."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,6 +53,7 @@ def plan(config: Config) -> Plan:
         _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
     problems += _swallowed(config)
     names = [str(table.get("name")) for table in config.peers]
+    problems += _unknown_sources(config, names)
     rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names))
     if problems or rules is None:
         raise ConfigError(problems)
@@ -75,6 +76,12 @@ def _swallowed(config: Config) -> list[str]:
         if table.get("protocol") == "folder"
         and any(Path(str(table.get("path"))).resolve().is_relative_to(one) for one in watched)
     ]
+
+
+def _unknown_sources(config: Config, names: Sequence[str]) -> list[str]:
+    known = f"expected one of the [[peers]]: {', '.join(names) or 'there are none'}"
+    sources = {config.completeness.source, *(one.source for one in config.completeness.where)}
+    return [f"[completeness] source: {known}"] if {source for source in sources if source} - set(names) else []
 
 
 def _collected(problems: list[str], load: Callable[[], T]) -> T | None:

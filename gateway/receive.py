@@ -69,13 +69,10 @@ def receive(
                 elif isinstance(one, Reported):
                     outcome = Outcome(one.transaction_uid, one.committed, one.failed)
                     told(session, outcome, one.origin.calling_ae_title, now)
-            _end(
-                session,
-                Association.id.in_([one.origin.association for _, one in found if isinstance(one, Ended)]),
-                now,
-                queues,
-                quiet,
-            )
+            ended = [one for _, one in found if isinstance(one, Ended)]
+            whole = Association.id.in_([one.origin.association for one in ended if one.whole])
+            session.execute(update(Association).where(whole).values(whole=True))
+            _end(session, Association.id.in_([one.origin.association for one in ended]), now, queues, quiet)
     except (DataError, IntegrityError):  # one that the database cannot hold must not keep the others waiting
         if len(found) == 1:
             _set_aside(found, db=db)

@@ -78,7 +78,7 @@ def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[
     owed = exists().where(of_job, Delivery.job == Job.id, or_(~ended, late))
     return (
         select(Series.series_instance_uid)
-        .where(Series.gone_at.is_(None), Series.state == SeriesState.COMPLETE, ~busy, ~owed)
+        .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)), ~busy, ~owed)
         .where(Series.last_received_at < before, or_(Series.complete_at.is_(None), Series.complete_at < before))
         .order_by(Series.last_received_at)
     )

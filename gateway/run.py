@@ -141,13 +141,14 @@ def _work(
         pipeline=job.pipeline, version=pipeline.version, model=pipeline.model, model_version=identity.version,
         weights=identity.weights, inputs=inputs,
     )  # fmt: skip
-    encoding = Encoding(study.source, outputs, algorithm, equipment, key, started_at)
+    encoding = Encoding(study.source, outputs, algorithm, equipment, key, started_at, job.partial)
     del study
     objects = [(dataset, _part10(dataset)) for dataset in map(encoding.dataset, outputs)]
     problems = conformance.problems([dataset for dataset, _ in objects], encoding=encoding)
     if problems:
         raise BadOutput("; ".join(problems))
-    return _Result(objects, encoding, notes, inferred_at, clock())
+    lacking = [f"the series lacks something: {job.partial}"] if job.partial else []
+    return _Result(objects, encoding, [*lacking, *notes], inferred_at, clock())
 
 
 def _study(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:

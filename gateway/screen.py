@@ -63,6 +63,8 @@ class Screen:
         if story.versions:
             self.line(f"[yellow]{story.versions} instances came again with other bytes; kept apart, not used[/]")
         self.line(f"why: {escape(series.reason) or 'still receiving'}")
+        for signal in story.verdict.signals if story.verdict else ():
+            self.line(escape(f"{signal['name']}: {signal['why']} ({signal['says']})"), depth=1)
         for outcome in story.outcomes:
             self.line(f"rule [bold]{escape(outcome.rule)}[/] {_mark('matched', 'did not match', good=outcome.matched)}")
             for text, depth in _conditions(outcome.explanation["conditions"]):

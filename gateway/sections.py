@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from gateway.forms import LOOPBACK, AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TritonUrl, WebUrl
+from gateway.patience import CompletenessSection
 from gateway.policy import SERVICES, Policy, Service
 from gateway.settings import check_apart, check_names_once, listed, network, some, sop_class_uid
 
@@ -159,12 +160,6 @@ class TritonSection(Section):
     timeout_seconds: float = Field(default=600, gt=0)
     slots: int = Field(default=1, ge=1)
     """Jobs of one model at a time."""
-
-
-class CompletenessSection(Section):
-    quiet_seconds: float = Field(default=10, ge=0)
-    deadline_seconds: float = Field(default=3600, gt=0)
-    """A series whose association never ends is taken as it is after so long."""
 
 
 class RulesSection(Section):

@@ -1,36 +1,55 @@
 """Settle: when is a series complete, and which rules want it? Decides by evidence and writes down why.
 
-A job is made for every pipeline that a matching rule names; two rules that name the same pipeline share one job, whose
-results go to the peers of both. The same instances never make the job of a pipeline twice.
+Rows say when the headers are looked at (weigh.py), they and a source say whether the series is whole (completeness.py). A series
+that lacks something at its deadline is held, or failed, only where a rule wants it: nobody is asked about the others.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
 from pydicom import Dataset, dcmread
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gateway import audit, facts
+from gateway import audit, facts, jobs
 from gateway.audit import Act
-from gateway.completeness import Evidence, Policy, Verdict, verdict
+from gateway.completeness import Counted, Decision, Evidence, Policy, Verdict, verdict
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
-from gateway.engine import RUN, SETTLE, Queues, model_lane, rank, settle_attempt
+from gateway.engine import SETTLE, Queues, settle_attempt
+from gateway.evidence import signals
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
 from gateway.priority import REQUESTED, decide
-from gateway.rules import PRIORITIES, Outcome, RuleSet, match
+from gateway.rules import Outcome, RuleSet, match
 from gateway.store import Store
-from gateway.tables import Association, Instance, Job, JobInstance, JobState, OutputInstance, RuleOutcome, Series, SeriesState
-from gateway.uids import digest
+from gateway.tables import Association, Instance, OutputInstance, RuleOutcome, Series, SeriesState
 from gateway.values import each, texts
+from gateway.weigh import came, gather, keep
 
-Urgency = Callable[[str], tuple[str, str]]
-"""From the priority of the rules to the priority of the job, and what decided it."""
+Count = Callable[[str, str, str], int | None]
+"""How many instances a peer has of a study's series (sources.py)."""
 
 _SOON, _AGAIN, _BEHIND = timedelta(milliseconds=50), timedelta(seconds=1), timedelta(minutes=1)
+_STATES = {Decision.HELD: SeriesState.HELD, Decision.FAILED: SeriesState.FAILED}
+_ACTS = {
+    SeriesState.COMPLETE: (Act.SERIES_COMPLETE, 0), SeriesState.HELD: (Act.SERIES_HELD, audit.MINOR),
+    SeriesState.FAILED: (Act.SERIES_FAILED, audit.SERIOUS),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What was there when the headers began to be read."""
+
+    series: Series
+    evidence: Evidence
+    policy: Policy
+    instances: Sequence[Instance]
+    origin: Association
+    called: set[str]
 
 
 def settle(
@@ -46,6 +65,7 @@ def settle(
     queues: Queues,
     stat_ae_titles: Collection[str] = (),
     ordered: Callable[[str], set[str]] = lambda _: set(),
+    count: Count = lambda *_: None,
     as_of: datetime | None = None,
 ) -> None:
     """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat.
@@ -54,40 +74,65 @@ def settle(
     priorities that the worklist has for it.
     """
     as_of = min(as_of or now, now)
-    with db.begin() as session:
-        series = lock(session, Series, series_instance_uid)  # against new instances, and associations that end meanwhile
-        if series.state != SeriesState.RECEIVING:
-            return
-        evidence = _evidence(session, series)
-        found = verdict(evidence, now=as_of, policy=policy)
-        if not found.complete:
-            _come_back(session, series, found, now, as_of, queues)
-            return
-        instances = _instances(session, series_instance_uid)
-        gone = sum(instance.gone_at is not None for instance in instances)
-        if gone:
-            _hold(session, series, gone, len(instances), now)
-            return
-        origin, called = session.get_one(Association, instances[-1].association), _called(session, series_instance_uid)
-    headers = [dcmread(store.path(instance.sha256), stop_before_pixels=True) for instance in instances]
-    outcomes = _outcomes(headers, origin, rules, equipment)
+    before = _look(series_instance_uid, now, as_of, policy, db, queues)
+    if before is None:
+        return
+    headers = [dcmread(store.path(instance.sha256), stop_before_pixels=True) for instance in before.instances]
+    seen = replace(before.evidence, signals=signals(headers), source=_counted(before, now, count))
+    found = verdict(seen, now=as_of, policy=before.policy)
+    outcomes = _outcomes(headers, before.origin, rules, equipment) if found.decision is not Decision.WAIT else ()
     requested = _requested(headers)
     if any(outcome.matched for outcome in outcomes):
         requested |= ordered(str(headers[0].get("AccessionNumber") or ""))
-    urgency = partial(decide, called=called, stat_ae_titles=stat_ae_titles, requested=requested)
+    urgency = partial(decide, called=before.called, stat_ae_titles=stat_ae_titles, requested=requested)
     crash_point("settle.evaluated")
     with db.begin() as session:
         series = lock(session, Series, series_instance_uid)
         if series.state != SeriesState.RECEIVING:  # somebody else settled it
             return
-        if _evidence(session, series) != evidence:  # something came while the headers were read
+        if gather(session, series) != before.evidence:  # something came while the headers were read
+            _come_back(session, series, replace(found, due=as_of), now, as_of, queues)
+            return
+        keep(session, series, seen, found, now)
+        if found.decision is Decision.WAIT:
             _come_back(session, series, found, now, as_of, queues)
             return
-        is_ours = _is_ours(session, instances)
+        is_ours = _is_ours(session, before.instances)
         outcomes = () if is_ours else outcomes
         _write(session, series, found, outcomes, now, rules, is_ours=is_ours)
-        _make_jobs(session, series, instances, outcomes, now, pipelines, queues, urgency)
+        if series.state == SeriesState.COMPLETE:
+            jobs.make(session, series, before.instances, outcomes, now, pipelines, queues, urgency, partial=found.missing)
     crash_point("settle.committed")
+
+
+def _look(uid: str, now: datetime, as_of: datetime, policy: Policy, db: Database, queues: Queues) -> _Before | None:
+    """What the rows say; None where it is not time to look at more than them."""
+    with db.begin() as session:
+        series = lock(session, Series, uid)  # against new instances, and associations that end meanwhile
+        if series.state != SeriesState.RECEIVING:
+            return None
+        series.last_received_at = min(series.last_received_at, now)  # a clock that was set back: not until it is there again
+        evidence, mine = gather(session, series), policy.of(*came(session, series))
+        found = verdict(evidence, now=as_of, policy=mine)
+        if found.decision is Decision.WAIT:
+            _come_back(session, series, found, now, as_of, queues)
+            return None
+        instances = _instances(session, uid)
+        gone = sum(instance.gone_at is not None for instance in instances)
+        if gone:
+            _hold(session, series, gone, len(instances), now)
+            return None
+        origin = session.get_one(Association, instances[-1].association)
+        return _Before(series, evidence, mine, instances, origin, _called(session, uid))
+
+
+def _counted(before: _Before, now: datetime, count: Count) -> Counted | None:
+    source, earlier = before.policy.source, before.evidence.source
+    if not source:
+        return None
+    found = count(source, before.series.study_instance_uid, before.series.series_instance_uid)
+    is_same = earlier is not None and (earlier.peer, earlier.count) == (source, found)
+    return Counted(source, found, earlier.since if earlier and is_same else now)
 
 
 def _hold(session: Session, series: Series, gone: int, instances: int, now: datetime) -> None:
@@ -109,25 +154,12 @@ def settle_failed(series_instance_uid: str, error: Exception, now: datetime, *, 
         audit.record(session, Act.SERIES_COMPLETE, at=now, series=series_instance_uid, outcome=audit.SERIOUS, reason=reason)
 
 
-def _evidence(session: Session, series: Series) -> Evidence:
-    mine = select(Instance.association).where(Instance.series_instance_uid == series.series_instance_uid).distinct()
-    count = select(func.count()).select_from(Association).where(Association.id.in_(mine))
-    instances = select(func.count()).select_from(Instance).where(Instance.series_instance_uid == series.series_instance_uid)
-    return Evidence(
-        instances=session.scalar(instances) or 0,
-        associations=session.scalar(count) or 0,
-        open_associations=session.scalar(count.where(Association.ended_at.is_(None))) or 0,
-        first_received_at=series.first_received_at,
-        last_received_at=series.last_received_at,
-    )
-
-
 def _come_back(session: Session, series: Series, found: Verdict, now: datetime, as_of: datetime, queues: Queues) -> None:
     """When it is due; where that has passed, and only `as_of` has not come so far, often until it has.
 
     Without an instance (all were kept apart) there is nothing to wait for: the sweep looks now and then.
     """
-    if found.due is None and not found.complete:
+    if found.due is None and found.decision is Decision.WAIT:
         series.reason = found.reason
         return
     due_at = found.due or as_of
@@ -181,77 +213,19 @@ def _write(
 ) -> None:
     matched = [outcome.rule.name for outcome in outcomes if outcome.matched]
     consequence = f"matched {', '.join(matched)}" if matched else "no rule matched"
-    series.state, series.complete_at = SeriesState.COMPLETE, now
+    series.state = _STATES.get(found.decision, SeriesState.COMPLETE) if matched else SeriesState.COMPLETE
+    series.complete_at = now
     series.reason = f"{found.reason}; {'made by this gateway, starts no job' if is_ours else consequence}"
+    if found.missing:
+        word = "incomplete" if series.state == SeriesState.COMPLETE else series.state
+        series.reason = f"{word}: {series.reason}"
     for outcome in outcomes:
         insert_once(
             session, RuleOutcome, series_instance_uid=series.series_instance_uid, revision=series.revision,
             rule=outcome.rule.name, matched=outcome.matched, explanation=outcome.as_json(), rules_digest=rules.digest, at=now,
         )  # fmt: skip
+    act, outcome_code = _ACTS[SeriesState(series.state)]
     audit.record(
-        session, Act.SERIES_COMPLETE, at=now, study=series.study_instance_uid, series=series.series_instance_uid,
+        session, act, at=now, outcome=outcome_code, study=series.study_instance_uid, series=series.series_instance_uid,
         revision=series.revision, reason=found.reason, rules=matched, rules_digest=rules.digest,
     )  # fmt: skip
-
-
-def _make_jobs(
-    session: Session,
-    series: Series,
-    instances: Sequence[Instance],
-    outcomes: Sequence[Outcome],
-    now: datetime,
-    pipelines: Mapping[str, Pipeline],
-    queues: Queues,
-    urgency: Urgency,
-) -> None:
-    matched = [outcome.rule for outcome in outcomes if outcome.matched]
-    for name in dict.fromkeys(rule.pipeline for rule in matched):
-        chosen = [rule for rule in matched if rule.pipeline == name]
-        pipeline = pipelines[name]
-        earlier = _supersede(session, series, name, now)
-        priority, decided_by = urgency(min((rule.priority for rule in chosen), key=PRIORITIES.index))
-        inputs = sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)
-        made = insert_once(
-            session, Job, input_key=digest(name, pipeline.version, inputs), series_instance_uid=series.series_instance_uid,
-            revision=series.revision, supersedes=earlier, rules=[rule.name for rule in chosen], pipeline=name,
-            model=pipeline.model, send_to=list(dict.fromkeys(peer for rule in chosen for peer in rule.send_to)),
-            priority=priority, created_at=now, due_at=now,
-        )  # fmt: skip
-        if made:
-            _enqueue_job(session, digest(name, pipeline.version, inputs), inputs, series, now, queues, decided_by)
-
-
-def _enqueue_job(
-    session: Session,
-    input_key: str,
-    inputs: Sequence[tuple[str, str]],
-    series: Series,
-    now: datetime,
-    queues: Queues,
-    decided_by: str,
-) -> None:
-    job = session.scalars(select(Job).where(Job.input_key == input_key)).one()
-    session.execute(insert(JobInstance), [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in inputs])
-    lane = model_lane(job.model, job.priority)
-    queues.enqueue(session, RUN, str(job.id), attempt="0", lane=lane, rank=rank(job.priority, job.created_at))
-    audit.record(
-        session, Act.JOB_CREATED, at=now, study=series.study_instance_uid, series=series.series_instance_uid, job=job.id,
-        pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes, priority=job.priority, priority_by=decided_by,
-    )  # fmt: skip
-
-
-def _supersede(session: Session, series: Series, pipeline: str, now: datetime) -> int | None:
-    """The job of the revision before; where it has not started yet it never will."""
-    earlier = session.scalars(
-        select(Job)
-        .where(Job.series_instance_uid == series.series_instance_uid, Job.pipeline == pipeline, Job.revision < series.revision)
-        .order_by(Job.revision.desc())
-    ).first()
-    if earlier is None:
-        return None
-    waiting = update(Job).where(Job.id == earlier.id, Job.state == JobState.QUEUED)
-    reason = f"superseded by revision {series.revision} of the series"
-    cancelled = session.execute(waiting.values(state=JobState.CANCELLED, ended_at=now, reason=reason))
-    if cancelled.rowcount:  # type: ignore[attr-defined]
-        audit.record(session, Act.JOB_CANCELLED, at=now, series=series.series_instance_uid, job=earlier.id, reason=reason)
-    return earlier.id

@@ -8,7 +8,6 @@ from functools import partial
 import gateway
 from gateway.breaker import Breaker
 from gateway.commit import commit, commit_failed
-from gateway.completeness import Policy
 from gateway.db import Database
 from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
@@ -20,6 +19,7 @@ from gateway.prove import prove, prove_failed
 from gateway.retention import retain
 from gateway.run import run, run_failed
 from gateway.settle import settle, settle_failed
+from gateway.sources import Sources
 from gateway.store import Store
 from gateway.sweep import sweep
 from gateway.worklist import Worklist
@@ -38,6 +38,7 @@ class Stages:
     store: Store
     models: Breaker
     worklist: Worklist
+    sources: Sources
     db: Database
     queues: Queues
 
@@ -71,12 +72,12 @@ class Stages:
 
     def _settle(self, key: str) -> None:
         # As of when everything was filed: what is promised but not a row yet counts as not quiet.
-        completeness, as_of = self.plan.config.completeness, self.filed_by(self.clock())
+        as_of = self.filed_by(self.clock())
         settle(
-            key, self.clock(), as_of=as_of, rules=self.plan.rules,
-            policy=Policy(completeness.quiet_seconds, completeness.deadline_seconds),
+            key, self.clock(), as_of=as_of, rules=self.plan.rules, policy=self.plan.config.completeness.policy,
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
+            count=self.sources.count,
         )  # fmt: skip
 
     def _run(self, key: str) -> None:

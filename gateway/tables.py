@@ -2,7 +2,7 @@
 
 State diagrams (a row only ever moves along these arrows):
 
-    series     receiving -> complete -> receiving (a late instance, revision + 1)
+    series     receiving -> complete | held | failed -> receiving (a late instance, revision + 1; or a person says it is complete)
     job        queued -> running -> done | failed; running -> queued (try again); queued -> cancelled; failed -> queued (a person)
     delivery   queued -> sending -> sent -> proved; sending -> queued (try again) | failed; sent -> queued (the peer has it not);
                queued -> held (whose it is has changed); queued | held | failed -> cancelled; held | failed -> queued (a person)
@@ -24,6 +24,9 @@ from gateway.columns import PREFIX, BigKey, Digest, Table, Uid
 class SeriesState(StrEnum):
     RECEIVING = "receiving"
     COMPLETE = "complete"
+    HELD = "held"
+    """Something is missing, and a rule wants it: it waits for that, or for a person."""
+    FAILED = "failed"
 
 
 class JobState(StrEnum):
@@ -93,6 +96,8 @@ class Association(Table):
     """The process that holds the connection; when that has died the association has ended."""
     began_at: Mapped[datetime]
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
+    whole: Mapped[bool] = mapped_column(default=False)
+    """It was released, and everything in it was taken."""
 
 
 class Instance(Table):
@@ -174,6 +179,8 @@ class Job(Table):
     model: Mapped[str]
     send_to: Mapped[list[Any]]
     priority: Mapped[str]
+    partial: Mapped[str] = mapped_column(default="")
+    """What the series lacks that it works on all the same; its results say so."""
     state: Mapped[str] = mapped_column(default=JobState.QUEUED, index=True)
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)

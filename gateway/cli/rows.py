@@ -23,6 +23,18 @@ def series_show(series_instance_uid: str, config: ConfigOption = None) -> None:
     at_desk(config, lambda desk: desk.series_show(series_instance_uid))
 
 
+@series.command("complete")
+def series_complete(series_instance_uid: str, config: ConfigOption = None) -> None:
+    """Take a series as it is, whatever it lacks: for one that is held, or waits."""
+    at_desk(config, lambda desk: desk.series_complete(series_instance_uid))
+
+
+@series.command("hold")
+def series_hold(series_instance_uid: str, config: ConfigOption = None) -> None:
+    """Let a series that is being received start nothing before you say so, or more of it comes."""
+    at_desk(config, lambda desk: desk.series_hold(series_instance_uid))
+
+
 @jobs.command("list")
 def jobs_list(state: StateOption = None, limit: LimitOption = 50, config: ConfigOption = None) -> None:
     """The latest jobs."""

@@ -65,6 +65,9 @@ class Association:
     contexts: Mapping[int, _acse.Context] = field(default_factory=dict)
     fragment: int = 16_376
     """Bytes of data in one P-DATA of ours: what the other side takes, less the headers."""
+    has_refused: bool = False
+    is_whole: bool = False
+    """It was released, and everything in it was taken."""
 
     def run(self, established: Callable[["Association"], None] = lambda _: None) -> None:
         try:
@@ -132,6 +135,7 @@ class Association:
         if kind != pdu.RELEASE_RQ or length != 4 or not message.is_between:
             raise Abort("expected P-DATA or a release", _UNEXPECTED_PDU)
         self.wire.take(length)
+        self.is_whole = not self.has_refused
         self.wire.send(pdu.release_rp())
         return False
 
@@ -265,6 +269,7 @@ class Message:
         if self._refusal is None:
             return commands.SUCCESS, ""
         self.close()  # before the journal's next entry, so that it does not hold what was refused
+        self._association.has_refused = True
         self._door.refuse(self._association.origin, self._refusal)
         return self._refusal.dimse_status, str(self._refusal)
 

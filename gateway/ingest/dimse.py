@@ -152,7 +152,7 @@ class Listener:
             association.run(self._established)
         finally:
             if self.associations.pop(origin.association, None):
-                self._door.end(association.origin)
+                self._door.end(association.origin, whole=association.is_whole)
 
     def _established(self, association: Association) -> None:
         self.associations[association.origin.association] = association

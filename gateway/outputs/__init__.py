@@ -9,7 +9,7 @@ from pydicom import Dataset
 
 from gateway.uids import derived_uid
 
-NOT_FOR_DIAGNOSIS = "Not for diagnosis"
+NOT_FOR_DIAGNOSIS, INCOMPLETE = "Not for diagnosis", "INCOMPLETE SERIES"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,8 @@ class Encoding:
 
     `source` are the headers of the instances that the model saw, in slice order, cleaned (header.py), without pixels.
     `outputs` is everything that the job yields, so that one object can refer to another. `key` is the job key; the same
-    key gives the same UIDs. `started_at` is the start of inference, aware.
+    key gives the same UIDs. `started_at` is the start of inference, aware. `partial` is what the series lacks that the model
+    saw; every object says that it does.
     """
 
     source: Sequence[Dataset] = field(repr=False)
@@ -66,6 +67,7 @@ class Encoding:
     equipment: Equipment
     key: str
     started_at: datetime
+    partial: str = ""
     _made: dict[int, Dataset] = field(default_factory=dict, repr=False)
 
     def uid(self, output: Output, role: str) -> str:
@@ -80,4 +82,6 @@ class Encoding:
         made = self._made.get(id(output))
         if made is None:
             made = self._made[id(output)] = output.encode(self)
+            if self.partial:
+                made.SeriesDescription = f"{INCOMPLETE} - {made.SeriesDescription}"[:64].rstrip()
         return made

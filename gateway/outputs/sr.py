@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from gateway.errors import BadOutput
-from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
+from gateway.outputs import INCOMPLETE, NOT_FOR_DIAGNOSIS, Encoding, modules
 from gateway.outputs.seg import Segmentation
 
 # Concepts that no public scheme has; every report that uses one declares the scheme (PS3.3 C.12.1.1.3).
@@ -83,7 +83,8 @@ class MeasurementReport:
             imaging_measurements=[self._group(group, segmentation, encoding) for group in self.groups],
             title=self.title,
         )
-        report[0].ContentSequence.append(_text(codes.DCM.Comment, f"{NOT_FOR_DIAGNOSIS}. {self.description}"))
+        lacking = f". {INCOMPLETE}: {encoding.partial}" if encoding.partial else ""
+        report[0].ContentSequence.append(_text(codes.DCM.Comment, f"{NOT_FOR_DIAGNOSIS}. {self.description}{lacking}"))
         return modules.make(
             hd.sr.Comprehensive3DSR,
             encoding=encoding,

@@ -86,6 +86,23 @@ class Dimse:
                 return _find.text(match, "PatientID")
         return None
 
+    def instances_of(self, study_instance_uid: str, series_instance_uid: str) -> int | None:
+        """How many instances of the series the peer has: as it says (PS3.4 C.3.4), or by naming them where it does not say.
+
+        None where it does neither. Raises Unreachable or Rejected.
+        """
+        keys = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": series_instance_uid}
+        for match in self._find(_find.identifier("SERIES", keys, "NumberOfSeriesRelatedInstances")):
+            told = _find.text(match, "NumberOfSeriesRelatedInstances") or ""
+            if _find.uid(match, "SeriesInstanceUID") == series_instance_uid and told.isdecimal():
+                return int(told)
+        try:
+            matches = self._find(_find.identifier("IMAGE", keys, "SOPInstanceUID"))
+        except Unreachable:  # more than can be read: not a failure of the peer
+            return None
+        mine = {_find.uid(one, "SOPInstanceUID") for one in matches if _find.uid(one, "SeriesInstanceUID") == series_instance_uid}
+        return len(mine - {""}) or None
+
     def requested_priorities(self, accession_number: str) -> set[str]:
         """RequestedProcedurePriority of the worklist's entries with this accession number. Raises Unreachable or Rejected."""
         asked = _find.worklist_identifier(accession_number)

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 TRITON := .venv-triton
 ARGS   ?=
 
-.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline bench-ingest bench-load fuzz axe clean
+.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline bench-ingest bench-load bench-console fuzz axe clean
 
 demo: $(VENV)/.installed system-demo triton
 	$(BIN)/gateway demo $(ARGS)
@@ -65,6 +65,9 @@ bench-ingest: $(VENV)/.installed-dev system-test
 
 bench-load: $(VENV)/.installed-dev system-test triton
 	$(BIN)/python -m tests.benchmarks.storm $(ARGS)
+
+bench-console: $(VENV)/.installed-dev system-test
+	$(BIN)/python -m tests.benchmarks.console $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -8,11 +8,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import highdicom as hd
 from pydicom import Dataset, dcmread
-from pydicom.sr.codedict import codes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -23,6 +21,7 @@ from gateway.app import Gateway
 from gateway.config import parse
 from gateway.demopacs import Pacs, pacs
 from gateway.errors import ConfigError, DeliveryError
+from gateway.measured import measured
 from gateway.peers import send_many
 from gateway.phantom import chest_ct
 from gateway.picture import outlined
@@ -47,7 +46,6 @@ rules:
     pipeline: ct_lung
     send_to: [pacs]
 """
-_UNITS = {"[hnsf'U]": "HU", "mL": "ml"}
 _JOB_ENDS = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 _DELIVERY_ENDS = (DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED)
 
@@ -217,28 +215,14 @@ def _show_results(story: admin.JobStory, series: SeriesStory, archive: Pacs, sto
 
 
 def _values(report: Dataset, out: Console) -> None:
-    """A column for each measurement group of the report (TID 1411, TID 1501), a row for each thing measured."""
-    content: Any = hd.sr.Comprehensive3DSR.from_dataset(report).content
+    found = measured(report)
     table = Table(box=None, header_style="bold", padding=(0, 2))
     table.add_column("measured, not for diagnosis")
-    names: dict[str, list[str]] = {}
-    groups = [*content.get_volumetric_roi_measurement_groups(), *content.get_image_measurement_groups()]
-    for group in groups:
-        table.add_column(str(group.tracking_identifier), justify="right")
-        for measurement in group.get_measurements():
-            items = measurement[0].get("ContentSequence", ())
-            how = [item.ConceptCodeSequence[0].CodeMeaning for item in items if _is_derivation(item)]
-            name = ", ".join([measurement.name.meaning, *how])
-            names.setdefault(name, []).append(
-                f"{measurement.value:,.1f} {_UNITS.get(measurement.unit.value, measurement.unit.value)}"
-            )
-    for name, values in names.items():
+    for group in found.groups:
+        table.add_column(group, justify="right")
+    for name, values in found.rows.items():
         table.add_row(name, *values)
     out.print(table)
-
-
-def _is_derivation(item: Dataset) -> bool:
-    return bool(item.ConceptNameCodeSequence[0].CodeValue == codes.DCM.Derivation.value)
 
 
 def _picture(segmentation: Dataset, story: admin.JobStory, store: Store, file: Path, out: Console) -> None:

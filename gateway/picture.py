@@ -54,11 +54,11 @@ def _panel(
     shown = np.array(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB"))
     scaled = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     for number, colour in enumerate(colours, start=1):
-        shown[_outline(scaled == number)] = colour
+        shown[outline(scaled == number)] = colour
     return Image.fromarray(shown)
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
+def outline(mask: np.ndarray) -> np.ndarray:
     """The mask's own border, two pixels wide."""
     inner: np.ndarray = mask
     for _ in range(2):

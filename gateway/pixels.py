@@ -81,7 +81,7 @@ def _decoded(dataset: Dataset, *, encapsulated: bool) -> np.ndarray:
     check_format(dataset)
     shape = (whole(dataset, "Rows"), whole(dataset, "Columns"))
     if encapsulated:
-        _check_codestream(dataset, shape)
+        check_codestream(_codestream(dataset), shape, whole(dataset, "BitsAllocated"))
     try:
         frame = dataset.pixel_array
     except Exception as error:  # a decoder reads foreign bytes: it may raise anything
@@ -91,17 +91,25 @@ def _decoded(dataset: Dataset, *, encapsulated: bool) -> np.ndarray:
     return frame
 
 
-def _check_codestream(dataset: Dataset, shape: tuple[int, int]) -> None:
-    """Before a decoder allocates anything: one frame, of the size that the attributes say, and not out of nothing."""
+def _codestream(dataset: Dataset) -> bytes:
     try:
-        codestream = get_frame(dataset["PixelData"].value, 0, number_of_frames=1)
+        return get_frame(dataset["PixelData"].value, 0, number_of_frames=1)
+    except Exception as error:  # fragments are foreign bytes too
+        raise Unsuitable("DECODE", "expected one encapsulated frame in fragments (PS3.5 A.4)") from error
+
+
+def check_codestream(codestream: bytes, shape: tuple[int, int], bits: int) -> None:
+    """Before a decoder allocates anything: one frame, of the size that the attributes say, and not out of nothing.
+
+    `shape` are Rows and Columns, `bits` those of all samples of a pixel. Raises Unsuitable("DECODE").
+    """
+    try:
         coded = _coded_shape(codestream)
-    except Exception as error:  # fragments and markers are foreign bytes too
+    except Exception as error:  # markers are foreign bytes
         raise Unsuitable("DECODE", "expected one encapsulated frame in fragments (PS3.5 A.4)") from error
     if coded not in (None, shape):
         raise Unsuitable("DECODE", f"expected a codestream of {shape[0]} x {shape[1]}, as Rows and Columns say")
-    size = shape[0] * shape[1] * whole(dataset, "BitsAllocated") // 8
-    if size > max(_HARMLESS_BYTES, _MAX_RATIO * len(codestream)):
+    if shape[0] * shape[1] * bits // 8 > max(_HARMLESS_BYTES, _MAX_RATIO * len(codestream)):
         raise Unsuitable("DECODE", f"expected at most {_MAX_RATIO} times the compressed bytes")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import BigInteger, ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from gateway.columns import PREFIX, BigKey, Digest, Table, Uid
+from gateway.columns import PREFIX, BigKey, Digest, Folded, Table, Uid, folded
 
 
 class SeriesState(StrEnum):
@@ -58,6 +58,8 @@ class CommitmentState(StrEnum):
 
 
 class Study(Table):
+    """The keys are what people search by: the same as the columns that they are of, in any case and spelling."""
+
     __tablename__ = f"{PREFIX}study"
     study_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
     patient_name: Mapped[str]
@@ -65,17 +67,20 @@ class Study(Table):
     patient_birth_date: Mapped[str]
     accession_number: Mapped[str] = mapped_column(index=True)
     first_received_at: Mapped[datetime]
+    patient_name_key: Mapped[str] = mapped_column(Folded, default=folded("patient_name"), index=True)
+    patient_id_key: Mapped[str] = mapped_column(Folded, default=folded("patient_id"), index=True)
+    accession_number_key: Mapped[str] = mapped_column(Folded, default=folded("accession_number"), index=True)
 
 
 class Series(Table):
     __tablename__ = f"{PREFIX}series"
     series_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
-    study_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(Study.study_instance_uid), index=True)
+    study_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(Study.study_instance_uid))
     modality: Mapped[str]
     state: Mapped[str] = mapped_column(default=SeriesState.RECEIVING, index=True)
     revision: Mapped[int] = mapped_column(default=1)
     first_received_at: Mapped[datetime]
-    last_received_at: Mapped[datetime] = mapped_column(index=True)
+    last_received_at: Mapped[datetime]
     due_at: Mapped[datetime]
     """When settle looks next, while receiving."""
     complete_at: Mapped[datetime | None]
@@ -181,7 +186,7 @@ class Job(Table):
     priority: Mapped[str]
     partial: Mapped[str] = mapped_column(default="")
     """What the series lacks that it works on all the same; its results say so."""
-    state: Mapped[str] = mapped_column(default=JobState.QUEUED, index=True)
+    state: Mapped[str] = mapped_column(default=JobState.QUEUED)
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
     """Starts of the present attempt that did not come to an end."""
@@ -233,10 +238,10 @@ class Delivery(Table):
     __table_args__ = (UniqueConstraint("sop_instance_uid", "peer"), Index(None, "peer", "study_instance_uid"))
     id: Mapped[int] = mapped_column(BigKey, primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(OutputInstance.sop_instance_uid))
-    job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), index=True)
+    job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id))
     study_instance_uid: Mapped[str] = mapped_column(Uid, default="")
     peer: Mapped[str] = mapped_column(index=True)
-    state: Mapped[str] = mapped_column(default=DeliveryState.QUEUED, index=True)
+    state: Mapped[str] = mapped_column(default=DeliveryState.QUEUED)
     attempts: Mapped[int] = mapped_column(default=0)
     refusals: Mapped[int] = mapped_column(default=0)
     """How often the peer said no for good, or said yes and then did not have it."""

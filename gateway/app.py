@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import select
 
 import gateway
-from gateway import audit, engine, hosts, migrations
+from gateway import audit, engine, hosts, migrations, rulebook
 from gateway.audit import Act
 from gateway.breaker import Breaker
 from gateway.collector import Collector
@@ -34,6 +34,7 @@ from gateway.prove import told
 from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
 from gateway.restored import refuse_older
 from gateway.roles import Role
+from gateway.rulebook import Current
 from gateway.sections import Config
 from gateway.sources import Sources
 from gateway.stages import Stages
@@ -65,6 +66,7 @@ class Gateway:
         log_file = config.gateway.data_dir / "triton.log"
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
         self._breaker = Breaker(self.models)
+        self._rules = Current(self.db, pipelines=lambda: ready.pipelines, peers=lambda: ready.peers)
         self._worklist, self._sources = Worklist(ready.peers, clock=now), Sources(ready.peers, clock=now)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = config.completeness.policy.first_look
@@ -81,6 +83,8 @@ class Gateway:
             upgrade(config.database_url, self.db)
             refuse_older(config, db=self.db)
             self._check_durable()
+            names = {"pipelines": self._plan.pipelines, "peers": self._plan.peers}
+            rulebook.begin(self.db, config.rules.file, **names, now=now())
             hosts.share(config.store_folder, db=self.db)
             self.store.forget_unfinished()
             stack.enter_context(self.store.working())
@@ -217,7 +221,7 @@ class Gateway:
 
     def _stages(self) -> Stages:
         return Stages(
-            plan=self._plan, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, store=self.store,
+            plan=self._plan, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, rules=self._rules, store=self.store,
             models=self._breaker, worklist=self._worklist, sources=self._sources, db=self.db, queues=self.queues,
         )  # fmt: skip
 

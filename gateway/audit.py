@@ -40,6 +40,7 @@ class Act(StrEnum):
     SERIES_FAILED = "series.failed"  # 110103, outcome 8: something is missing, and its deadline is over
     SERIES_FORCED = "series.forced"  # 110103, R: a person said that it is complete
     SERIES_REOPENED = "series.reopened"  # 110104, U
+    SERIES_RELEASED = "series.released"  # 110103, R: a person lets a series be looked at again
     JOB_CREATED = "job.created"
     JOB_STARTED = "job.started"  # 110103, R
     JOB_RETRIED = "job.retried"
@@ -59,6 +60,9 @@ class Act(StrEnum):
     OUTPUT_RETRACTED = "output.retracted"  # 110103, D
     FILE_REMOVED = "file.removed"  # 110105 Study Deleted: retention took it
     DATABASE_RESTORED = "database.restored"  # 110113, outcome 8: a person says that an older backup was brought back
+    RULES_WRITTEN = "rules.written"  # 110113, 110131 Software Configuration: a version is kept
+    RULES_APPROVED = "rules.approved"  # 110113, 110131
+    RULES_ACTIVATED = "rules.activated"  # 110113, 110131: the version in force is another one
     AUDIT_SIGNED = "audit.signed"  # 110101 Audit Log Used
     AUDIT_VERIFIED = "audit.verified"  # 110101; outcome 8 where the chain is broken
     COLLECTOR_DOWN = "collector.down"  # 110133 Audit Recording Stopped, outcome 8: of the collector; the trail itself goes on

@@ -110,13 +110,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Expression:
-    """`{expression: "CEL"}`: attributes and facts are variables, by their names."""
+    """`{expression: "CEL"}`: attributes and facts are variables, by their names. `expected` says it in words, if it has some."""
 
     text: str
     line: int
     source: str
     variables: frozenset[str]
     program: cel.Expression = field(repr=False, compare=False)
+    expected: str = ""
 
     @property
     def keywords(self) -> frozenset[str]:
@@ -126,10 +127,13 @@ class Expression:
         values = {name: (facts if name in FACTS else attributes).get(name) for name in sorted(self.variables)}
         lacking = {name: value for name, value in values.items() if missing(value) or isinstance(value, Varying)}
         held = _evaluated(self.program, {name: _plain(value, name) for name, value in values.items() if name not in lacking})
+        if held is not None and self.expected and not self.keywords:
+            found = " ".join(told(values[name]) for name in sorted(values, reverse=True))
+            return ConditionOutcome(self.text, self.line, held, f"expected {self.expected}; found {found}")
         if held is not None:
             return ConditionOutcome(self.text, self.line, held, f"expected true; it is {told(held)}")
         named = [f"{name} {'varies over the series' if value else 'missing'}" for name, value in lacking.items()]
-        why = f"expected true; {', '.join(named) or 'it has no answer for the values found'}"
+        why = f"expected {self.expected or 'true'}; {', '.join(named) or 'it has no answer for the values found'}"
         return ConditionOutcome(self.text, self.line, held=False, why=why)
 
 
@@ -156,7 +160,7 @@ def row(subject: Subject, operator: str, operand: object, *, text: str, line: in
     return Row(text, line, subject, how.expected.format(*words, all=", ".join(words)), source, _fits(subject, source))
 
 
-def expression(source: object, *, text: str, line: int) -> Expression:
+def expression(source: object, *, text: str, line: int, expected: str = "") -> Expression:
     """Raises ConfigError, with CEL's caret, where `source` is not CEL that says true or false of attributes and facts."""
     if not isinstance(source, str) or len(source) > _MAX_EXPRESSION or not source.replace("\n", " ").isprintable():
         raise ConfigError([f"expected CEL in quotes after expression, at most {_MAX_EXPRESSION} characters"])
@@ -166,7 +170,7 @@ def expression(source: object, *, text: str, line: int) -> Expression:
         raise ConfigError(["expected an expression that is true or false"])
     for pattern in _PATTERN.findall(source):
         _check_pattern(pattern)
-    return Expression(text, line, source, frozenset(_WORD.findall(source)) & subjects.keys(), program)
+    return Expression(text, line, source, frozenset(_WORD.findall(source)) & subjects.keys(), program, expected)
 
 
 def _fits(subject: Subject, source: str) -> Callable[[object], bool]:

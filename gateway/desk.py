@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 from rich.console import Console
@@ -153,6 +154,11 @@ class Desk:
         if left:
             advice = "copy them elsewhere and `gateway send` the copies to bring them in again"
             self._screen.line(f"{left} files in {self._config.store_folder} have no row: {advice}")
+
+    @property
+    def _by(self) -> dict[str, Any]:
+        """Who acts, and when."""
+        return {"actor": _actor(), "now": _now()}
 
     def _act(self, act: Callable[[Queues], str]) -> None:
         queues = Queues(self._url)

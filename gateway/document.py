@@ -61,6 +61,11 @@ class Document:
         """From the first line to the last."""
         return [text for _, text in sorted(self._problems, key=lambda problem: problem[0])]
 
+    def take_problems(self) -> list[str]:
+        """What was wrong so far; from now on it counts as right."""
+        taken, self._problems = self.problems, []
+        return taken
+
     def content(self) -> object:
         """The whole document as plain Python; to be asked when it has no problems."""
         return self._loader.construct_document(self.root)
@@ -105,6 +110,12 @@ class Document:
         near = did_you_mean(str(value or ""), known)
         self.problem(node or parent, f"expected {what}: one of {', '.join(known) or '(there is none)'}{near}")
         return ""
+
+    def flag(self, node: yaml.Node, what: str) -> bool:
+        value = self.value(node)
+        if not isinstance(value, bool):
+            self.problem(node, f"expected {what}: true or false")
+        return value is True
 
     def value(self, node: yaml.Node) -> object:
         try:

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -34,6 +35,15 @@ CallerName = Annotated[str, matching(_NAME, "expected 1 to 64 printable ASCII ch
 WebUrl = Annotated[str, matching(_WEB, "expected https://HOST or https://HOST:PORT, without a path")]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Addresses that this machine alone reaches."""
+
+
+def _time_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError('expected a time zone of the tz database, such as "Europe/Berlin"')
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
 SyslogUrl = Annotated[str, matching(_SYSLOG, "expected udp://HOST:PORT or tls://HOST:PORT")]
 
 

@@ -261,6 +261,7 @@ _DELETED = _Kind(_Code("110105", "DICOM Study Deleted"), _did, _study_and_patien
 _AUTHENTICATION = _Kind(_Code("110114", "User Authentication"), _did, _nothing)
 _SECURITY_ALERT = _Kind(_Code("110113", "Security Alert"), _saw, _alert)
 _ATTRIBUTES = _Code("110137", "User Security Attributes Changed")
+_SOFTWARE = _Code("110131", "Software Configuration")
 
 _ROWS: tuple[tuple[_Kind, str, tuple[_Code, ...], tuple[Act, ...]], ...] = (
     (_APPLICATION_ACTIVITY, "E", (_Code("110120", "Application Start"),), (Act.GATEWAY_STARTED,)),
@@ -276,12 +277,13 @@ _ROWS: tuple[tuple[_Kind, str, tuple[_Code, ...], tuple[Act, ...]], ...] = (
     (_ACCESSED, "R", (), (Act.SERIES_COMPLETE, Act.JOB_CREATED, Act.JOB_STARTED, Act.JOB_RETRIED, Act.JOB_FAILED)),
     (_ACCESSED, "R", (), (Act.SERIES_HELD, Act.SERIES_FAILED, Act.SERIES_FORCED)),
     (_ACCESSED, "R", (), (Act.JOB_CANCELLED, Act.DELIVERY_CANCELLED, Act.COMMITMENT_ASKED, Act.COMMITMENT_REPORTED)),
-    (_ACCESSED, "R", (), (Act.COMMITMENT_RETRIED, Act.COMMITMENT_FAILED)),
+    (_ACCESSED, "R", (), (Act.COMMITMENT_RETRIED, Act.COMMITMENT_FAILED, Act.SERIES_RELEASED)),
     (_ACCESSED, "D", (), (Act.OUTPUT_RETRACTED,)),
     (_DELETED, "D", (), (Act.FILE_REMOVED,)),
     (_SECURITY_ALERT, "E", (_Code("110126", "Node Authentication"),), (Act.ASSOCIATION_REJECTED,)),
     (_SECURITY_ALERT, "E", (_Code("110133", "Audit Recording Stopped"),), (Act.COLLECTOR_DOWN,)),
     (_SECURITY_ALERT, "E", (_Code("110134", "Audit Recording Started"),), (Act.COLLECTOR_UP,)),
+    (_SECURITY_ALERT, "E", (_SOFTWARE,), (Act.RULES_WRITTEN, Act.RULES_APPROVED, Act.RULES_ACTIVATED)),
     (_SECURITY_ALERT, "E", (), (Act.DOOR_CLOSED, Act.DOOR_OPENED, Act.INSTANCE_VERSION, Act.INSTANCE_STRAY)),
     (_SECURITY_ALERT, "E", (), (Act.INSTANCE_ALARMING, Act.DELIVERY_LOST, Act.DELIVERY_HELD, Act.DELIVERY_LATE)),
     (_SECURITY_ALERT, "E", (), (Act.PROOF_UNKNOWN, Act.DATABASE_RESTORED)),

@@ -37,8 +37,11 @@ class Plan:
         return (_HOME / "triton_models", *self.config.triton.models)
 
 
-def plan(config: Config) -> Plan:
-    """Load pipelines, peers and rules; raise ConfigError with everything that is wrong with any of them."""
+def plan(config: Config, *, with_rules: bool = True) -> Plan:
+    """Load pipelines, peers and rules; raise ConfigError with everything that is wrong with any of them.
+
+    Without rules for who serves: the database has the ones that count (rulebook.py).
+    """
     problems: list[str] = []
     pipelines = _collected(problems, lambda: load_pipelines((_HOME / "pipelines", *config.gateway.pipelines))) or {}
     protocols = _collected(problems, load_protocols) or {}
@@ -54,7 +57,7 @@ def plan(config: Config) -> Plan:
     problems += _swallowed(config)
     names = [str(table.get("name")) for table in config.peers]
     problems += _unknown_sources(config, names)
-    rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names))
+    rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names)) if with_rules else RuleSet("", ())
     if problems or rules is None:
         raise ConfigError(problems)
     return Plan(config, pipelines, peers, rules, addressees)

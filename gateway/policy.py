@@ -123,6 +123,18 @@ class Policy:
             words = failed
         return _unknown_caller(words) if self.callers else ANYONE
 
+    def caller_of(self, ingest: str, calling: str, called: str, address: str) -> str:
+        """The name of the caller as which somebody was let in; empty where only a certificate, which nobody kept, would say."""
+        parsed, wanted = _address(address), (0, 1, _CALLED) if ingest == "dimse" else (1,)
+        fitting = []
+        for caller in self.callers:
+            checks = self._checks(caller, calling, called, parsed, None)
+            is_known = ingest == "dimse" or caller.networks is not None or caller.certificate_names is not None
+            if is_known and all(checks[number][0] for number in wanted):
+                fitting.append(caller)
+        is_sure = len(fitting) == 1 or bool(fitting and fitting[0].certificate_names is None)
+        return fitting[0].name if is_sure else ""
+
     def _checks(
         self, caller: Caller, calling: str, called: str, address: Address | None, names: frozenset[str] | None
     ) -> tuple[tuple[bool, str], ...]:

@@ -6,16 +6,19 @@
           all:
             - {attribute: Modality, is: CT}
             - {fact: slices, at_least: 20}
+            - {time: ["07:00", "19:00"], days: [mon, tue, wed, thu, fri]}
         pipeline: ct_lung
         send_to: [pacs]
         priority: routine                      # stat | routine | background
+        enabled: true
 
-conditions.py says what a condition means. Whatever the rules say, results never start a job: a series of SEG, SR, KO or PR,
-or one made by this gateway, matches no rule (the loop guard).
+`when: otherwise` makes the fallback: it matches where no other rule did. The order of rules has no meaning. conditions.py says
+what a condition means. Whatever the rules say, results never start a job: a series of SEG, SR, KO or PR, or one made by this
+gateway, matches no rule (the loop guard).
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import yaml
 
@@ -24,15 +27,20 @@ from gateway.document import Document
 from gateway.errors import ConfigError
 from gateway.uids import digest
 from gateway.vocabulary import attribute, fact
+from gateway.window import window
 
 PRIORITIES = ("stat", "routine", "background")
 MAX_RULES = 500
-_ROW = "{attribute: KEYWORD, OPERATOR: VALUE}, {fact: NAME, OPERATOR: VALUE}, {expression: CEL} or a group"
+OTHERWISE = "otherwise"
+_ROW = "{attribute: KEYWORD, OPERATOR: VALUE}, {fact: NAME, OPERATOR: VALUE}, {time: [FROM, TO]}, {expression: CEL} or a group"
 _GROUPS = ("all", "any", "none")
-_KEYS = ("name", "when", "pipeline", "send_to", "priority")
+_ABOUT = {"attribute": (2,), "fact": (2,), "expression": (1,), "time": (1, 2), "days": (1,)}
+"""What a condition may be about, and how many keys it then has."""
+_KEYS = ("name", "when", "pipeline", "send_to", "priority", "enabled")
 _LOOP_GUARD = ConditionOutcome(
     "(always)", 0, held=False, why="expected images; results (SEG, SR, KO, PR, or made by this gateway) never start a job"
 )
+_DISABLED = "expected a rule that is enabled; somebody has switched it off"
 
 
 @dataclass(frozen=True)
@@ -68,14 +76,23 @@ class Rule:
     send_to: tuple[str, ...]
     priority: str
     conditions: tuple[Condition, ...]
+    otherwise: bool = False
+    """The fallback: it matches where no other rule did."""
+    enabled: bool = True
+    problem: str = ""
+    """Why it cannot be followed, though it was taken: a pipeline or peer that it names is gone, or it cannot be read any more."""
 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """`digest` is the SHA-256 (hex) of what the rules say, whatever their comments and layout."""
+    """`digest` is the SHA-256 (hex) of what the rules say, whatever their comments and layout.
+
+    `version` is its number in the database, None where it is not from there.
+    """
 
     digest: str
     rules: tuple[Rule, ...]
+    version: int | None = None
 
     @property
     def keywords(self) -> frozenset[str]:
@@ -90,6 +107,8 @@ class Outcome:
     rule: Rule
     matched: bool
     conditions: tuple[ConditionOutcome, ...]
+    refused: bool = False
+    """It would have matched, and cannot be followed: a person has to look at the series."""
 
     def as_json(self) -> dict[str, object]:
         """Plain types for json.dumps; nothing in it identifies a patient."""
@@ -98,18 +117,22 @@ class Outcome:
             "line": self.rule.line,
             "pipeline": self.rule.pipeline,
             "matched": self.matched,
+            "refused": self.refused,
             "conditions": [asdict(condition) for condition in self.conditions],
         }
 
 
 def match(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[str, object]) -> tuple[Outcome, ...]:
     """One outcome for each rule, in their order. `attributes` and `facts` come from facts.py. Thread safe."""
-    guard = (_LOOP_GUARD,) if facts.get("ours") or facts.get("results") else ()
-    outcomes = []
-    for rule in rule_set.rules:
-        conditions = guard + tuple(condition.outcome(attributes, facts) for condition in rule.conditions)
-        outcomes.append(Outcome(rule, all(condition.held for condition in conditions), conditions))
-    return tuple(outcomes)
+    guard = (_LOOP_GUARD,) if is_result(facts) else ()
+    first = {rule.name: _outcome(rule, guard, attributes, facts) for rule in rule_set.rules if not rule.otherwise}
+    taken = [name for name, outcome in first.items() if outcome.matched or outcome.refused]
+    return tuple(first.get(rule.name) or _fallback(rule, guard, taken) for rule in rule_set.rules)
+
+
+def is_result(facts: Mapping[str, object]) -> bool:
+    """What the loop guard keeps from starting a job."""
+    return bool(facts.get("ours") or facts.get("results"))
 
 
 def load(text: str, *, pipelines: Collection[str], peers: Collection[str]) -> RuleSet:
@@ -121,6 +144,46 @@ def load(text: str, *, pipelines: Collection[str], peers: Collection[str]) -> Ru
     return RuleSet(digest(document.content()), rules)
 
 
+def load_taken(text: str, *, pipelines: Collection[str], peers: Collection[str], version: int) -> RuleSet:
+    """Read a version that was taken as right once: a rule that does not fit any more gets a `problem`, and the others go on.
+
+    Of a rule whose conditions cannot be read nobody knows which series it is for: it is refused for all of them.
+    """
+    try:
+        document = Document(text)
+        rules = _Reader(document, pipelines, peers, lenient=True).rules()
+        if document.problems:
+            raise ConfigError(document.problems)
+    except ConfigError as error:
+        return RuleSet("", (Rule("all rules", 1, "", (), "routine", (), problem="; ".join(error.problems)),), version)
+    return RuleSet(digest(document.content()), rules, version)
+
+
+def _outcome(
+    rule: Rule, guard: tuple[ConditionOutcome, ...], attributes: Mapping[str, object], facts: Mapping[str, object]
+) -> Outcome:
+    if not rule.enabled:
+        return Outcome(
+            rule, matched=False, conditions=(ConditionOutcome("enabled: false", rule.line, held=False, why=_DISABLED),)
+        )
+    conditions = guard + tuple(condition.outcome(attributes, facts) for condition in rule.conditions)
+    return _judged(rule, conditions)
+
+
+def _judged(rule: Rule, conditions: tuple[ConditionOutcome, ...]) -> Outcome:
+    held = all(condition.held for condition in conditions)
+    if rule.problem:
+        conditions += (ConditionOutcome("(the rule itself)", rule.line, held=False, why=rule.problem),)
+    return Outcome(rule, held and not rule.problem, conditions, refused=held and bool(rule.problem))
+
+
+def _fallback(rule: Rule, guard: tuple[ConditionOutcome, ...], taken: Collection[str]) -> Outcome:
+    if not rule.enabled:
+        return _outcome(rule, guard, {}, {})
+    why = f"expected that no other rule matches; {', '.join(taken) or 'none'} did"
+    return _judged(rule, (*guard, ConditionOutcome(f"when: {OTHERWISE}", rule.line, held=not taken, why=why)))
+
+
 def _keywords(conditions: Iterable[Condition]) -> frozenset[str]:
     none: frozenset[str] = frozenset()
     return none.union(*(condition.keywords for condition in conditions))
@@ -129,10 +192,11 @@ def _keywords(conditions: Iterable[Condition]) -> frozenset[str]:
 class _Reader:
     """Reads rules off the nodes of `document`; once it has a problem, what comes back is not used."""
 
-    def __init__(self, document: Document, pipelines: Collection[str], peers: Collection[str]) -> None:
+    def __init__(self, document: Document, pipelines: Collection[str], peers: Collection[str], *, lenient: bool = False) -> None:
         self.document = document
         self.pipelines = pipelines
         self.peers = peers
+        self.lenient = lenient
 
     def rules(self) -> tuple[Rule, ...]:
         document = self.document
@@ -153,26 +217,36 @@ class _Reader:
         document = self.document
         name = next((str(value.value) for key, _, value in document.pairs(node) if key == "name"), "")
         document.heading = f"rule {name!r}" if name else ""
+        known = len(document.problems)
         parts = document.mapping(node, _KEYS)
-        priority = document.choice(parts["priority"], node, "priority", PRIORITIES) if "priority" in parts else "routine"
-        peers = document.items(parts.get("send_to"), node, "send_to")
-        send_to = tuple(document.choice(peer, node, "send_to", self.peers) for peer in peers)
-        if len(set(send_to)) < len(send_to):
-            document.problem(parts["send_to"], "expected each peer once")
-        return Rule(
+        otherwise = getattr(parts.get("when"), "value", None) == OTHERWISE
+        conditions = () if otherwise else self.groups(parts.get("when"), node)
+        unread = len(document.problems) > known
+        rule = Rule(
             name=document.word(parts.get("name"), node, "name"),
             line=node.start_mark.line + 1,
             pipeline=document.choice(parts.get("pipeline"), node, "pipeline", self.pipelines),
-            send_to=send_to,
-            priority=priority,
-            conditions=self.groups(parts.get("when"), node),
+            send_to=self.send_to(parts.get("send_to"), node),
+            priority=document.choice(parts.get("priority"), node, "priority", PRIORITIES) if "priority" in parts else "routine",
+            conditions=conditions,
+            otherwise=otherwise,
+            enabled=document.flag(parts["enabled"], "enabled") if "enabled" in parts else True,
         )
+        problems = document.take_problems() if self.lenient else []
+        return replace(rule, problem="; ".join(problems), conditions=() if unread else conditions) if problems else rule
+
+    def send_to(self, node: yaml.Node | None, parent: yaml.Node) -> tuple[str, ...]:
+        peers = self.document.items(node, parent, "send_to")
+        send_to = tuple(self.document.choice(peer, parent, "send_to", self.peers) for peer in peers)
+        if len(set(send_to)) < len(send_to):
+            self.document.problem(node or parent, "expected each peer once")
+        return send_to
 
     def groups(self, node: yaml.Node | None, parent: yaml.Node) -> tuple[Condition, ...]:
         """Conditions that must all hold: the members of `all`; any and none as groups."""
         parts = self.document.mapping(node, _GROUPS) if node else {}
         if not parts:
-            self.document.problem(node or parent, "expected all, any or none, with conditions, after when")
+            self.document.problem(node or parent, f"expected all, any or none, with conditions, or {OTHERWISE}, after when")
         conditions: list[Condition] = []
         for kind, members in parts.items():
             read = map(self.condition, self.document.items(members, members, kind))
@@ -186,9 +260,8 @@ class _Reader:
         if keys.keys() & set(_GROUPS):
             inner = self.groups(node, node)
             return inner[0] if len(inner) == 1 else Group("all", node.start_mark.line + 1, inner)
-        about = next((one for one in ("attribute", "fact", "expression") if one in keys), "")
-        wanted = 1 if about == "expression" else 2
-        if not about or not len(pairs) == len(keys) == wanted:
+        about = next((one for one in _ABOUT if one in keys), "")
+        if not about or len(pairs) != len(keys) or len(keys) not in _ABOUT[about]:
             self.document.problem(node, f"expected {_ROW}")
             return None
         try:
@@ -200,6 +273,12 @@ class _Reader:
 
     def row_or_expression(self, node: yaml.Node, about: str, values: dict[str, object]) -> Row | Expression:
         text, line = self.document.written(node), node.start_mark.line + 1
+        if about in ("time", "days"):
+            hours, days = values.pop("time", None), values.pop("days", None)
+            if not values:
+                source, expected = window(hours, days)
+                return expression(source, text=text, line=line, expected=expected)
+            raise ConfigError([f"expected {_ROW}"])
         subject = values.pop(about)
         if about == "expression":
             return expression(subject, text=text, line=line)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from gateway.forms import LOOPBACK, AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TritonUrl, WebUrl
+from gateway.forms import LOOPBACK, AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TimeZone, TritonUrl, WebUrl
 from gateway.patience import CompletenessSection
 from gateway.policy import SERVICES, Policy, Service
 from gateway.settings import check_apart, check_names_once, listed, network, some, sop_class_uid
@@ -25,6 +25,8 @@ class GatewaySection(Section):
     """This process's own: journals, locks, Triton's log, and by default store and database."""
     pipelines: tuple[Path, ...] = ()
     """Folders with pipelines of your own, beside the built-in ones."""
+    time_zone: TimeZone = "UTC"
+    """In which the time windows of rules are meant: "Europe/Berlin"."""
 
 
 class DimseSection(Section):
@@ -164,6 +166,9 @@ class TritonSection(Section):
 
 class RulesSection(Section):
     file: Path = Path("rules.yaml")
+    """Taken at the first start; from then on the database has the rules (`gateway rules apply`)."""
+    approval: bool = False
+    """A version comes into force only when another person than its author approves or activates it."""
 
 
 class DeliverySection(Section):

@@ -7,10 +7,11 @@ that lacks something at its deadline is held, or failed, only where a rule wants
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import StrEnum
 from functools import partial
 
 from pydicom import Dataset, dcmread
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from gateway import audit, facts, jobs
@@ -23,14 +24,30 @@ from gateway.evidence import signals
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
 from gateway.priority import REQUESTED, decide
-from gateway.rules import Outcome, RuleSet, match
+from gateway.rules import Outcome, RuleSet, is_result, match
 from gateway.store import Store
 from gateway.tables import Association, Instance, OutputInstance, RuleOutcome, Series, SeriesState
 from gateway.values import each, texts
 from gateway.weigh import came, gather, keep
 
+Arrival = Callable[[Association, Series], Mapping[str, object]]
+"""Facts of when a series came, and from whom."""
 Count = Callable[[str, str, str], int | None]
 """How many instances a peer has of a study's series (sources.py)."""
+
+
+class Held(StrEnum):
+    """Why a complete series waits for a person; release.py lets it be looked at again."""
+
+    UNMATCHED = "unmatched"
+    """No rule wanted it."""
+    REFUSED = "refused"
+    """A rule that cannot be followed any more wanted it."""
+    FAILED = "failed"
+    """It could not be looked at."""
+    GONE = "gone"
+    """Something came late, after retention took the rest."""
+
 
 _SOON, _AGAIN, _BEHIND = timedelta(milliseconds=50), timedelta(seconds=1), timedelta(minutes=1)
 _STATES = {Decision.HELD: SeriesState.HELD, Decision.FAILED: SeriesState.FAILED}
@@ -63,6 +80,7 @@ def settle(
     store: Store,
     db: Database,
     queues: Queues,
+    arrival: Arrival = lambda _association, _series: {},
     stat_ae_titles: Collection[str] = (),
     ordered: Callable[[str], set[str]] = lambda _: set(),
     count: Count = lambda *_: None,
@@ -80,7 +98,8 @@ def settle(
     headers = [dcmread(store.path(instance.sha256), stop_before_pixels=True) for instance in before.instances]
     seen = replace(before.evidence, signals=signals(headers), source=_counted(before, now, count))
     found = verdict(seen, now=as_of, policy=before.policy)
-    outcomes = _outcomes(headers, before.origin, rules, equipment) if found.decision is not Decision.WAIT else ()
+    known = _facts(headers, before.origin, equipment) | dict(arrival(before.origin, before.series))
+    outcomes = match(rules, facts.attributes(headers, rules.keywords), known) if found.decision is not Decision.WAIT else ()
     requested = _requested(headers)
     if any(outcome.matched for outcome in outcomes):
         requested |= ordered(str(headers[0].get("AccessionNumber") or ""))
@@ -99,6 +118,7 @@ def settle(
             return
         is_ours = _is_ours(session, before.instances)
         outcomes = () if is_ours else outcomes
+        series.held = "" if is_ours or is_result(known) else _held(outcomes)
         _write(session, series, found, outcomes, now, rules, is_ours=is_ours)
         if series.state == SeriesState.COMPLETE:
             jobs.make(session, series, before.instances, outcomes, now, pipelines, queues, urgency, partial=found.missing)
@@ -137,7 +157,7 @@ def _counted(before: _Before, now: datetime, count: Count) -> Counted | None:
 
 def _hold(session: Session, series: Series, gone: int, instances: int, now: datetime) -> None:
     """Something came late, after retention took the files of the others: the whole cannot be looked at before they come again."""
-    series.state, series.complete_at = SeriesState.COMPLETE, now
+    series.state, series.complete_at, series.held = SeriesState.COMPLETE, now, Held.GONE
     series.reason = f"held: retention took {gone} of its {instances} instances; when they are sent again it is looked at"
     audit.record(
         session, Act.SERIES_COMPLETE, at=now, outcome=audit.MINOR, study=series.study_instance_uid,
@@ -150,7 +170,7 @@ def settle_failed(series_instance_uid: str, error: Exception, now: datetime, *, 
     reason = f"held: its headers could not be evaluated ({type(error).__name__})"
     with db.begin() as session:
         series = session.get_one(Series, series_instance_uid)
-        series.state, series.complete_at, series.reason = SeriesState.COMPLETE, now, reason
+        series.state, series.complete_at, series.reason, series.held = SeriesState.COMPLETE, now, reason, Held.FAILED
         audit.record(session, Act.SERIES_COMPLETE, at=now, series=series_instance_uid, outcome=audit.SERIOUS, reason=reason)
 
 
@@ -187,12 +207,17 @@ def _requested(headers: Sequence[Dataset]) -> set[str]:
     return {value for found in each(headers, (REQUESTED,), partial(texts, keyword=REQUESTED)) for value in found}
 
 
-def _outcomes(headers: Sequence[Dataset], origin: Association, rules: RuleSet, equipment: Equipment) -> tuple[Outcome, ...]:
-    found = facts.facts(
+def _facts(headers: Sequence[Dataset], origin: Association, equipment: Equipment) -> dict[str, object]:
+    return facts.facts(
         headers, equipment=equipment, calling_ae_title=origin.calling_ae_title, called_ae_title=origin.called_ae_title,
         ingest=origin.ingest,
     )  # fmt: skip
-    return match(rules, facts.attributes(headers, rules.keywords), found)
+
+
+def _held(outcomes: Sequence[Outcome]) -> str:
+    if any(outcome.refused for outcome in outcomes):
+        return Held.REFUSED
+    return "" if any(outcome.matched for outcome in outcomes) else Held.UNMATCHED
 
 
 def _is_ours(session: Session, instances: Sequence[Instance]) -> bool:
@@ -212,20 +237,27 @@ def _write(
     is_ours: bool,
 ) -> None:
     matched = [outcome.rule.name for outcome in outcomes if outcome.matched]
+    refused = [outcome.rule.name for outcome in outcomes if outcome.refused]
     consequence = f"matched {', '.join(matched)}" if matched else "no rule matched"
+    if refused:
+        consequence += f"; held: {', '.join(refused)} would have, and cannot be followed any more"
     series.state = _STATES.get(found.decision, SeriesState.COMPLETE) if matched else SeriesState.COMPLETE
     series.complete_at = now
     series.reason = f"{found.reason}; {'made by this gateway, starts no job' if is_ours else consequence}"
     if found.missing:
         word = "incomplete" if series.state == SeriesState.COMPLETE else series.state
         series.reason = f"{word}: {series.reason}"
+    mine = (RuleOutcome.series_instance_uid == series.series_instance_uid) & (RuleOutcome.revision == series.revision)
+    session.execute(delete(RuleOutcome).where(mine))  # of a look before this one, which a person let it have again
     for outcome in outcomes:
         insert_once(
             session, RuleOutcome, series_instance_uid=series.series_instance_uid, revision=series.revision,
             rule=outcome.rule.name, matched=outcome.matched, explanation=outcome.as_json(), rules_digest=rules.digest, at=now,
+            rules_version=rules.version,
         )  # fmt: skip
     act, outcome_code = _ACTS[SeriesState(series.state)]
     audit.record(
-        session, act, at=now, outcome=outcome_code, study=series.study_instance_uid, series=series.series_instance_uid,
-        revision=series.revision, reason=found.reason, rules=matched, rules_digest=rules.digest,
+        session, act, at=now, outcome=outcome_code or (audit.MINOR if refused else 0), study=series.study_instance_uid,
+        series=series.series_instance_uid, revision=series.revision, reason=found.reason, rules=matched,
+        rules_digest=rules.digest, rules_version=rules.version, held=series.held, refused=refused,
     )  # fmt: skip

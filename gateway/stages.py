@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from zoneinfo import ZoneInfo
 
 import gateway
+from gateway.arrival import arrival
 from gateway.breaker import Breaker
 from gateway.commit import commit, commit_failed
 from gateway.db import Database
@@ -17,11 +19,13 @@ from gateway.peers import Proof
 from gateway.plan import Plan
 from gateway.prove import prove, prove_failed
 from gateway.retention import retain
+from gateway.rulebook import Current
 from gateway.run import run, run_failed
 from gateway.settle import settle, settle_failed
 from gateway.sources import Sources
 from gateway.store import Store
 from gateway.sweep import sweep
+from gateway.tables import Association, Series
 from gateway.worklist import Worklist
 
 _SETTLE_SLOTS, _COMMIT_SLOTS, _STAT_SLOTS = 2, 2, 1
@@ -35,6 +39,7 @@ class Stages:
     clock: Callable[[], datetime]
     filed_at: Callable[[], datetime]
     filed_by: Callable[[datetime], datetime]
+    rules: Current
     store: Store
     models: Breaker
     worklist: Worklist
@@ -74,11 +79,17 @@ class Stages:
         # As of when everything was filed: what is promised but not a row yet counts as not quiet.
         as_of = self.filed_by(self.clock())
         settle(
-            key, self.clock(), as_of=as_of, rules=self.plan.rules, policy=self.plan.config.completeness.policy,
+            key, self.clock(), as_of=as_of, rules=self.rules(), arrival=self._arrival,
+            policy=self.plan.config.completeness.policy,
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
             count=self.sources.count,
         )  # fmt: skip
+
+    def _arrival(self, origin: Association, series: Series) -> dict[str, object]:
+        config = self.plan.config
+        caller = config.policy.caller_of(origin.ingest, origin.calling_ae_title, origin.called_ae_title, origin.address)
+        return arrival(series.first_received_at, zone=ZoneInfo(config.gateway.time_zone), caller=caller)
 
     def _run(self, key: str) -> None:
         run(

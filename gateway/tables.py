@@ -86,6 +86,8 @@ class Series(Table):
     complete_at: Mapped[datetime | None]
     reason: Mapped[str] = mapped_column(default="")
     """Why it is held to be complete, and what follows from that."""
+    held: Mapped[str] = mapped_column(default="", index=True)
+    """Why a person should look at it, once it is complete (settle.Held); empty where nobody has to."""
     gone_at: Mapped[datetime | None] = mapped_column(index=True)
     """When retention had taken the files of all its instances; empty again when one comes."""
 
@@ -166,6 +168,7 @@ class RuleOutcome(Table):
     matched: Mapped[bool]
     explanation: Mapped[dict[str, Any]]
     rules_digest: Mapped[str] = mapped_column(Digest)
+    rules_version: Mapped[int | None]
     at: Mapped[datetime]
 
 

@@ -28,6 +28,9 @@ FACTS: Mapping[str, str] = MappingProxyType(
         "calling_ae_title": TEXT,
         "called_ae_title": TEXT,
         "ingest": TEXT,
+        "caller": TEXT,
+        "weekday": TEXT,
+        "time_of_day": TEXT,
     }
 )
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import parts, rows, trail
+from gateway.cli import parts, rows, rules, trail
 from gateway.cli.terms import ConfigOption, at_desk, configured, fail, found, out, screen
 from gateway.errors import ConfigError, GatewayError
 
@@ -22,7 +22,7 @@ app.add_typer(rows.deliveries, name="deliveries")
 app.add_typer(parts.peers, name="peers")
 app.add_typer(trail.audit, name="audit")
 app.add_typer(parts.models, name="models")
-app.add_typer(parts.rules, name="rules")
+app.add_typer(rules.rules, name="rules")
 app.add_typer(parts.db, name="db")
 
 
@@ -66,7 +66,7 @@ def serve(
     settings = configured(config)
     chosen = roles(only or (), database_url=settings.database_url)
     log.configure(settings.log.level, settings.log.format)
-    ready = plan(settings)
+    ready = plan(settings, with_rules=False)
     reach(settings, patience=timedelta(seconds=_DATABASE_SECONDS))
     stop = Stop()
     with Gateway(ready, chosen) as running, ExitStack() as console:

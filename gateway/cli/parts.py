@@ -1,4 +1,4 @@
-"""Commands about what a gateway is made of: peers, models, rules, database."""
+"""Commands about what a gateway is made of: peers, models, database."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,6 @@ from gateway.cli.terms import ConfigOption, at_desk, configured, group, out, scr
 
 peers = group("The systems that results go to.")
 models = group("The models that Triton serves.")
-rules = group("What rules.yaml says.")
 db = group("The database.")
 
 
@@ -53,15 +52,6 @@ def models_install_server(
 
     target = environment or configured(config).triton.environment or default_environment()
     install(target, lambda text: out.print(text, highlight=False, markup=False))
-
-
-@rules.command("check")
-def rules_check(config: ConfigOption = None) -> None:
-    """Tell what is wrong with rules.yaml, by line and rule."""
-    from gateway.check import rules_in_words
-    from gateway.plan import plan
-
-    out.print(rules_in_words(plan(configured(config))).text, highlight=False, markup=False)
 
 
 @db.command("upgrade")

@@ -73,7 +73,7 @@ def test_processes_that_start_at_once_make_one_first_version(db: Database, tmp_p
 
 def test_a_wrong_first_file_is_refused_with_its_lines(db: Database, tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
-    file.write_text(FIRST.replace("bright", "brigth"))
+    file.write_text(FIRST.replace("bright", "brightt"))
 
     with pytest.raises(ConfigError, match=r"rules.yaml: line 2, rule 'one': expected pipeline: .*, did you mean 'bright'"):
         rulebook.begin(db, file, now=NOW, **NAMES)

@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 TRITON := .venv-triton
+VIEWER := .venv-viewer
 ARGS   ?=
 
-.PHONY: demo test check install install-dev triton system-demo system-test ohif bench bench-timeline bench-ingest bench-load bench-console fuzz axe clean
+.PHONY: demo test check install install-dev triton viewer system-demo system-test ohif bench bench-timeline bench-ingest bench-load bench-console fuzz axe clean
 
 demo: $(VENV)/.installed system-demo triton
 	$(BIN)/gateway demo $(ARGS)
 
-test: $(VENV)/.installed-dev system-test triton ohif axe check
+test: $(VENV)/.installed-dev system-test triton viewer ohif axe check
 	$(BIN)/pytest -n 2 --dist loadgroup --cov=gateway --cov-report=term:skip-covered $(ARGS)
 
 check: $(VENV)/.installed-dev
@@ -52,6 +53,12 @@ tests/ohif/node_modules/.installed: tests/ohif/package-lock.json
 	@if command -v npm >/dev/null; then cd tests/ohif && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.installed; \
 	else echo "npm is not here: the tests with OHIF's loader will be skipped"; fi
 
+# OHIF beside the console, as npm has it.
+viewer: $(VIEWER)/installed
+$(VIEWER)/installed: gateway/viewer.py | $(VENV)/.installed
+	@if command -v npm >/dev/null; then $(BIN)/gateway viewer install --folder $(VIEWER) && touch $@; \
+	else echo "npm is not here: the tests with the viewer will be skipped"; fi
+
 axe: tests/console/node_modules/.installed
 tests/console/node_modules/.installed: tests/console/package-lock.json
 	@if command -v npm >/dev/null; then cd tests/console && npm ci --ignore-scripts --no-audit --no-fund --silent && touch node_modules/.installed; \
@@ -73,4 +80,4 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 clean:
-	rm -rf $(VENV) $(TRITON) tests/ohif/node_modules tests/console/node_modules var
+	rm -rf $(VENV) $(TRITON) $(VIEWER) tests/ohif/node_modules tests/console/node_modules var

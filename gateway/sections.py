@@ -130,6 +130,8 @@ class WebSection(Section):
     """Who does nothing for so long is signed out."""
     session_hours: float = Field(default=12, gt=0)
     """After so long everybody signs in again."""
+    viewer: Path | None = None
+    """Where the viewer is installed; by default beside the gateway's own environment, whatever the working directory."""
 
     @model_validator(mode="after")
     def _is_safe(self) -> Self:

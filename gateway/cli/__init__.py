@@ -24,6 +24,7 @@ app.add_typer(trail.audit, name="audit")
 app.add_typer(parts.models, name="models")
 app.add_typer(rules.rules, name="rules")
 app.add_typer(parts.db, name="db")
+app.add_typer(parts.viewer, name="viewer")
 
 
 def main() -> None:

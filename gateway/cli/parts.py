@@ -10,6 +10,7 @@ from gateway.cli.terms import ConfigOption, at_desk, configured, group, out, scr
 peers = group("The systems that results go to.")
 models = group("The models that Triton serves.")
 db = group("The database.")
+viewer = group("The viewer beside the console.")
 
 
 @peers.command("list")
@@ -67,3 +68,16 @@ def db_upgrade(config: ConfigOption = None) -> None:
 def db_restored(config: ConfigOption = None) -> None:
     """Say that you restored the database from an older backup: peers are asked for what they hold before anything is sent."""
     at_desk(config, lambda desk: desk.db_restored())
+
+
+@viewer.command("install")
+def viewer_install(
+    folder: Annotated[Path | None, typer.Option(help="Where; by default [web] viewer, which is where the console looks.")] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Install OHIF from npm: images and results side by side, linked from the console."""
+    from gateway.viewer import default_folder, install
+
+    install(
+        folder or configured(config).web.viewer or default_folder(), lambda text: out.print(text, highlight=False, markup=False)
+    )

@@ -13,7 +13,7 @@ from gateway.web.who import Anybody
 
 _BODY_BYTES = 1024 * 1024
 """An operation that takes more says so itself (max_body_size)."""
-_REST = "/api/v1"
+_REST, _DICOMWEB = "/api/v1", "/dicom-web"
 
 assets = APIRouter()
 
@@ -43,5 +43,7 @@ def inner(site: Site) -> FastAPI:
         app.include_router(page.router, include_in_schema=False)
     for part in found.rest():
         app.include_router(part.router, prefix=_REST)
+    for part in found.dicomweb():
+        app.include_router(part.router, prefix=_DICOMWEB, include_in_schema=False)
     failures.prepare(app)
     return app

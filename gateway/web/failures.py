@@ -1,6 +1,7 @@
 """What goes wrong, in words: a page that says what to do, or problem details of REST (RFC 9457). Never a value, never a stack."""
 
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -78,7 +79,8 @@ def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 def _http(request: Request, error: HTTPException) -> Response:
-    return failure(request, error.status_code, headers=dict(error.headers or {}))
+    words = [] if error.detail == HTTPStatus(error.status_code).phrase else [error.detail]
+    return failure(request, error.status_code, *words, headers=dict(error.headers or {}))
 
 
 def _database(request: Request, error: DBAPIError) -> Response:

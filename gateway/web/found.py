@@ -42,6 +42,10 @@ def rest() -> list[Part]:
     return list(_parts("rest"))
 
 
+def dicomweb() -> list[Part]:
+    return list(_parts("dicomweb"))
+
+
 def _parts(folder: str) -> Iterator[Part]:
     problems = []
     for path in sorted((_HERE / folder).glob("[!_]*.py")):

@@ -41,7 +41,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
                 headers.setdefault("Cache-Control", "no-store")  # patients' data stay in nobody's cache
                 if self._site.is_secure:
                     headers["Strict-Transport-Security"] = "max-age=31536000"

@@ -2,7 +2,7 @@
 
 Every operation takes one of Viewer, Operator, Administrator or Anybody. Each of them also refuses what another site makes a
 browser send (CSRF): an unsafe request of a page carries a token that only our pages know. REST looks at no cookie, so that no
-other site can ask it for anything.
+other site can ask it for anything; DICOMweb looks at one where no token came, for the viewer beside the console.
 """
 
 import hmac
@@ -17,7 +17,7 @@ from gateway.passwords import digest
 from gateway.signin import Person
 from gateway.web.site import Site
 
-API = "/api/"
+API, DICOMWEB = "/api/", "/dicom-web/"
 CSRF_FIELD, CSRF_HEADER = "csrf", "x-csrf-token"
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _SAME = frozenset({"same-origin", "none"})
@@ -45,7 +45,12 @@ def cookie(site: Site, name: str = "session") -> str:
 
 
 def is_rest(request: Request) -> bool:
-    return request.url.path.startswith(API)
+    """Whether a program asks, not a person at a page."""
+    return request.url.path.startswith((API, DICOMWEB))
+
+
+def _shows_token(request: Request) -> bool:
+    return request.url.path.startswith(API) or (is_rest(request) and "authorization" in request.headers)
 
 
 def csrf_of(request: Request) -> str:
@@ -68,14 +73,14 @@ class Needs:
                 raise NotSignedIn
             if not person.may(self.needed):
                 raise NotAllowed(self.needed)
-        if request.method not in _SAFE and not is_rest(request):
+        if request.method not in _SAFE and not _shows_token(request):
             await _check_ours(request)
         return person
 
 
 async def _person(request: Request) -> Person | None:
     site: Site = request.app.state.site
-    if is_rest(request):
+    if _shows_token(request):
         kind, _, secret = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer" or not secret:
             return None

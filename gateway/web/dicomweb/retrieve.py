@@ -1,0 +1,189 @@
+"""WADO-RS (PS3.18 10.4): instances as they are stored, their metadata, single frames and large values.
+
+Nothing is transcoded: what is stored in another transfer syntax than the one that is asked for is answered 406.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.filereader import read_file_meta_info
+
+from gateway import frames
+from gateway.accepted import MediaType, accepted
+from gateway.errors import Unsuitable
+from gateway.holdings import Held, held
+from gateway.web.site import Here
+from gateway.web.who import Viewer
+
+router = APIRouter()
+_DICOM, _JSON = "application/dicom", "application/dicom+json"
+_CHUNK = 256 * 1024
+_INLINE_BYTES = 4096
+_BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
+_FRAMES_AT_MOST = 1000
+_SERIES = "/studies/{study}/series/{series}"
+_INSTANCE = f"{_SERIES}/instances/{{instance}}"
+
+
+@router.get("/studies/{study}")
+def study(request: Request, study: str, _person: Viewer, here: Here) -> Response:
+    return _instances(request, here, held(here.db, study))
+
+
+@router.get(_SERIES)
+def series(request: Request, study: str, series: str, _person: Viewer, here: Here) -> Response:
+    return _instances(request, here, held(here.db, study, series))
+
+
+@router.get(_INSTANCE)
+def instance(request: Request, study: str, series: str, instance: str, _person: Viewer, here: Here) -> Response:
+    return _instances(request, here, held(here.db, study, series, instance), is_one=True)
+
+
+@router.get("/studies/{study}/metadata")
+def study_metadata(request: Request, study: str, _person: Viewer, here: Here) -> Response:
+    return _metadata(request, here, held(here.db, study))
+
+
+@router.get(f"{_SERIES}/metadata")
+def series_metadata(request: Request, study: str, series: str, _person: Viewer, here: Here) -> Response:
+    return _metadata(request, here, held(here.db, study, series))
+
+
+@router.get(f"{_INSTANCE}/metadata")
+def instance_metadata(request: Request, study: str, series: str, instance: str, _person: Viewer, here: Here) -> Response:
+    return _metadata(request, here, held(here.db, study, series, instance))
+
+
+@router.get(f"{_INSTANCE}/frames/{{numbers}}")
+def some_frames(
+    request: Request, study: str, series: str, instance: str, numbers: str, _person: Viewer, here: Here
+) -> Response:  # fmt: skip
+    (one,) = _some(held(here.db, study, series, instance))
+    wanted = _numbers(numbers)
+    try:
+        found = frames.frames(here.store.path(one.sha256), wanted)
+        first = next(found)
+    except Unsuitable as error:
+        raise HTTPException(404, str(error)) from error
+    taken = _taken(request, [first.media_type, frames.OCTETS], first.transfer_syntax_uid)
+    kind = f"{first.media_type}; transfer-syntax={first.transfer_syntax_uid}"
+    if not taken.is_multipart and len(wanted) == 1:
+        return Response(first.content, media_type=kind)
+    parts = ((kind, [frame.content]) for frame in _again(first, found))
+    return _multipart(parts, first.media_type)
+
+
+@router.get(f"{_INSTANCE}/bulkdata/{{tag}}")
+def bulk_data(request: Request, study: str, series: str, instance: str, tag: str, _person: Viewer, here: Here) -> Response:
+    """A large value of the data set itself, as its metadata name it; bytes little endian."""
+    (one,) = _some(held(here.db, study, series, instance))
+    keyword = tag if len(tag) == 8 and all(character in "0123456789ABCDEF" for character in tag) else ""
+    header = dcmread(here.store.path(one.sha256), stop_before_pixels=True) if keyword else Dataset()
+    value = header[tag].value if keyword and tag in header else None
+    if not isinstance(value, bytes):
+        raise HTTPException(404)
+    taken = _taken(request, [frames.OCTETS], "")
+    return (
+        _multipart([(frames.OCTETS, [value])], frames.OCTETS) if taken.is_multipart else Response(value, media_type=frames.OCTETS)
+    )
+
+
+def _instances(request: Request, here: Here, found: Sequence[Held], *, is_one: bool = False) -> Response:
+    paths = [here.store.path(one.sha256) for one in _some(found)]
+    syntax = _syntax(paths[0])
+    taken = _taken(request, [_DICOM], syntax)
+    if is_one and not taken.is_multipart and taken.name == _DICOM:
+        return StreamingResponse(_bytes(paths[0]), media_type=_DICOM)
+    fitting = (path for path in paths if taken.takes(_DICOM, _syntax(path)))
+    return _multipart(((_DICOM, _bytes(path)) for path in fitting), _DICOM)
+
+
+def _metadata(request: Request, here: Here, found: Sequence[Held]) -> Response:
+    if not any(one.name in (_JSON, "application/json", "application/*", "*/*") for one in _accepts(request)):
+        raise HTTPException(406, f"expected {_JSON} to be accepted")
+    root = str(request.base_url).rstrip("/")
+    return JSONResponse([_json(one, here.store.path(one.sha256), root) for one in _some(found)], media_type=_JSON)
+
+
+def _json(one: Held, path: Path, root: str) -> dict[str, Any]:
+    """A large value is named, not told; one within a sequence is left out."""
+    header = dcmread(path, stop_before_pixels=True)
+    uri = f"{root}/dicom-web/studies/{one.study_instance_uid}/series/{one.series_instance_uid}/instances/{one.sop_instance_uid}"
+    large = {str(element.tag): element for element in header if _is_large(element)}
+    for element in large.values():
+        del header[element.tag]
+    header.walk(_drop_large)
+    told: dict[str, Any] = header.to_json_dict(suppress_invalid_tags=True)
+    for element in large.values():
+        tag = f"{element.tag:08X}"
+        told[tag] = {"vr": element.VR, "BulkDataURI": f"{uri}/bulkdata/{tag}"}
+    told["00080005"] = {"vr": "CS", "Value": ["ISO_IR 192"]}  # JSON is UTF-8, whatever the file was
+    told["00083002"] = {"vr": "UI", "Value": [_syntax(path)]}  # AvailableTransferSyntaxUID
+    return dict(sorted(told.items()))
+
+
+def _drop_large(dataset: Dataset, element: DataElement) -> None:
+    if _is_large(element):
+        del dataset[element.tag]
+
+
+def _is_large(element: DataElement) -> bool:
+    return element.VR in _BINARY and isinstance(element.value, bytes) and len(element.value) > _INLINE_BYTES
+
+
+def _some(found: Sequence[Held]) -> Sequence[Held]:
+    if not found:
+        raise HTTPException(404)
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    words = text.split(",")
+    if len(words) > _FRAMES_AT_MOST or not all(word.isdecimal() and len(word) < 8 for word in words):
+        raise HTTPException(400, f"expected at most {_FRAMES_AT_MOST} numbers of frames, separated by commas")
+    return [int(word) for word in words]
+
+
+def _accepts(request: Request) -> list[MediaType]:
+    return accepted(request.headers.get("accept", ""), request.query_params.getlist("accept"))
+
+
+def _taken(request: Request, names: Sequence[str], syntax: str) -> MediaType:
+    for one in _accepts(request):
+        if any(one.takes(name, syntax) for name in names):
+            return one
+    raise HTTPException(406, f"expected {' or '.join(names)} to be accepted, in transfer syntax {syntax or 'any'} or *")
+
+
+def _syntax(path: Path) -> str:
+    return str(read_file_meta_info(path).TransferSyntaxUID)
+
+
+def _again(first: frames.Frame, others: Iterable[frames.Frame]) -> Iterator[frames.Frame]:
+    yield first
+    yield from others
+
+
+def _bytes(path: Path) -> Iterator[bytes]:
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _multipart(parts: Iterable[tuple[str, Iterable[bytes]]], kind: str) -> Response:
+    boundary = secrets.token_hex(16)
+
+    def body() -> Iterator[bytes]:
+        for media_type, content in parts:
+            yield f"--{boundary}\r\nContent-Type: {media_type}\r\n\r\n".encode()
+            yield from content
+            yield b"\r\n"
+        yield f"--{boundary}--\r\n".encode()
+
+    return StreamingResponse(body(), media_type=f'multipart/related; type="{kind}"; boundary={boundary}')

@@ -25,6 +25,8 @@ from gateway.engine import Queues, Worker
 from gateway.errors import ConfigError, GatewayError
 from gateway.filing import Books
 from gateway.herald import Herald
+from gateway.ingest._stow import Terms
+from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.inherit import Heir
 from gateway.liveness import Presence
 from gateway.models import Models
@@ -41,6 +43,7 @@ from gateway.stages import Stages
 from gateway.store import Store
 from gateway.sweep import schedule
 from gateway.tables import Association
+from gateway.watch import Surroundings, Watches
 from gateway.worklist import Worklist
 
 # A job makes very many DICOM elements, none of them garbage before it ends: looking for some at every 700th is wasted.
@@ -71,6 +74,7 @@ class Gateway:
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = config.completeness.policy.first_look
         self.doorman: Doorman | None = None
+        self._watches = Watches(ready.peers, self._surroundings())
         self._collector = Collector(self.db, config.audit, clock=now, ae_title=config.dimse.ae_title, peers=config.peers)
         self._heralds = [Herald(self.db, one, clock=now) for one in ready.addressees]
         self._close = ExitStack()
@@ -108,6 +112,8 @@ class Gateway:
             if self.doorman is not None:
                 stack.callback(self.doorman.close)
                 self.doorman.start()
+                stack.callback(self._watches.stop)
+                self._watches.start()
             stack.callback(heir.close)
             heir.start()
             port, role = self.doorman and self.doorman.port(), ",".join(sorted(self._roles))
@@ -185,6 +191,14 @@ class Gateway:
             config, config.policy, self.store.incoming, executor=self.worker.executor, books=self._books(), clock=now
         )  # fmt: skip
 
+    def _surroundings(self) -> Surroundings:
+        config = self._plan.config
+        terms = Terms(STORAGE, TRANSFER_SYNTAXES, config.dimse.maximum_instance_bytes)
+        return Surroundings(
+            db=self.db, queues=self.queues, books=self._books(), clock=now, incoming=self.store.incoming,
+            executor=self.worker.executor, keep_free_bytes=config.store.keep_free_bytes, terms=terms,
+        )  # fmt: skip
+
     def _books(self) -> Books:
         db, queues, quiet = self.db, self.queues, self._quiet
         tell = partial(told, queues=queues, pace=self._stages().pace)
@@ -249,7 +263,7 @@ class Gateway:
         mine = select(Association.id).where(Association.ended_at.is_(None), Association.executor == self.worker.executor)
         with self.db() as session:
             held = set(session.scalars(mine))
-        for association in held - self.doorman.associations:
+        for association in held - self.doorman.associations - self._watches.associations:
             association_ended(association, now(), db=self.db, queues=self.queues, quiet=self._quiet)
 
     def _buried(self, executor: str) -> None:

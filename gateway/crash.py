@@ -35,6 +35,8 @@ POINTS = (
     "retract.committed",
     "seal.appended",
     "collector.sent",
+    "fetch.wanted",
+    "fetch.done",
     "notice.told",
 )
 

@@ -291,7 +291,7 @@ _ROWS: tuple[tuple[_Kind, str, tuple[_Code, ...], tuple[Act, ...]], ...] = (
     (_AUTHENTICATION, "E", (_Code("110122", "Login"),), (Act.PERSON_SIGNED_IN, Act.PERSON_NOT_SIGNED_IN)),
     (_AUTHENTICATION, "E", (_Code("110123", "Logout"),), (Act.PERSON_SIGNED_OUT,)),
     (_SECURITY_ALERT, "E", (), (Act.NOTICE_FAILED, Act.ALARM_RAISED, Act.ALARM_ENDED)),
-    (_ACCESSED, "R", (), (Act.NOTICE_SENT,)),
+    (_ACCESSED, "R", (), (Act.NOTICE_SENT, Act.RETRIEVAL_DONE, Act.RETRIEVAL_FAILED)),
 )
 _TOLD: Mapping[str, tuple[_Kind, str, tuple[_Code, ...]]] = MappingProxyType(
     {act: (kind, action, types) for kind, action, types, acts in _ROWS for act in acts}

@@ -148,8 +148,8 @@ def _look(uid: str, now: datetime, as_of: datetime, policy: Policy, db: Database
 
 def _counted(before: _Before, now: datetime, count: Count) -> Counted | None:
     source, earlier = before.policy.source, before.evidence.source
-    if not source:
-        return None
+    if not source or (earlier is not None and earlier.peer != source):  # it is taken from a peer, and that one was counted
+        return earlier
     found = count(source, before.series.study_instance_uid, before.series.series_instance_uid)
     is_same = earlier is not None and (earlier.peer, earlier.count) == (source, found)
     return Counted(source, found, earlier.since if earlier and is_same else now)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from gateway.completeness import Counted, Evidence, Says, Signal, Verdict
 from gateway.db import insert_once
+from gateway.retrieval import Retrieval
 from gateway.tables import Association, Instance, Series
 from gateway.verdicts import SeriesVerdict
 
@@ -45,6 +46,7 @@ def gather(session: Session, series: Series) -> Evidence:
         last_received_at=series.last_received_at,
         signals=None,
         whole_associations=session.scalar(count.where(Association.whole)) or 0,
+        source=_announced(session, series),
     )
     found = session.get(SeriesVerdict, (series.series_instance_uid, series.revision))
     return known if found is None else _remembered(known, found)
@@ -75,4 +77,11 @@ def _remembered(known: Evidence, found: SeriesVerdict) -> Evidence:
         return known
     told = [Signal(one["name"], Says(one["says"]), one["why"]) for one in found.signals]
     source = Counted(found.source, found.source_count, found.source_since) if found.source and found.source_since else None
-    return replace(known, signals=tuple(one for one in told if one.name not in _OWN), source=source)
+    return replace(known, signals=tuple(one for one in told if one.name not in _OWN), source=known.source or source)
+
+
+def _announced(session: Session, series: Series) -> Counted | None:
+    """What the peer says that the series is taken from."""
+    mine = select(Retrieval).where(Retrieval.series_instance_uid == series.series_instance_uid, Retrieval.count.is_not(None))
+    row = session.scalars(mine.order_by(Retrieval.count.desc())).first()
+    return Counted(row.peer, row.count, row.counted_at) if row and row.counted_at else None

@@ -129,7 +129,7 @@ ELSEWHERE = (
     *RETAINING,
     *RETRACTING,
 )
-"""See below, test_commit, test_told, test_chain and test_collector."""
+"""See below, test_commit, test_told, test_chain, test_collector and test_orthanc."""
 
 
 @pytest.mark.parametrize("point", [point for point in crash.POINTS if point not in ELSEWHERE])

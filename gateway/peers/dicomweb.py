@@ -21,7 +21,8 @@ _MOST_ANSWER = 1024 * 1024
 _PAGE, _MOST_PAGE = 500, 16 * 1024 * 1024
 _NONE = {204, 404}
 _RETRIEVED = {200, 206}
-_AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+"""What is retrieved comes in the transfer syntax that the peer holds it in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,9 @@ class Dicomweb(Http):
         path = f"studies/{study_instance_uid}/series/{series_instance_uid}/instances"
         return [str(text(one, "SOPInstanceUID")) for one in self.find(path, "SOPInstanceUID", includefield="SOPInstanceUID")]
 
+    def instances_of(self, study_instance_uid: str, series_instance_uid: str) -> int | None:
+        return len(self.sop_instance_uids(study_instance_uid, series_instance_uid))
+
     @contextmanager
     def retrieving(self, connections: int = 1) -> Iterator["Retrieving"]:
         with self.client(connections=connections) as client:
@@ -133,7 +137,7 @@ class Retrieving:
         Raises Unreachable or Rejected, also while the body is read.
         """
         path = f"studies/{study}/series/{series}" + (f"/instances/{instance}" if instance else "")
-        with self._peer.request(self._client, "GET", path, headers={"Accept": _AS_STORED}) as response:
+        with self._peer.request(self._client, "GET", path, headers={"Accept": AS_STORED}) as response:
             if response.status_code not in _RETRIEVED:
                 raise refusal(response)
             yield response.headers.get("Content-Type", ""), response.iter_bytes()

@@ -1,0 +1,101 @@
+"""What comes to a real Orthanc is worked on once, and its results are back there, whichever side is restarted when."""
+
+import json
+import signal
+import time
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import select
+
+from gateway.retrieval import Retrieval, RetrievalState, WatchMark
+from gateway.tables import DeliveryState, JobState
+from gateway.trail import AuditEvent
+from tests.peers_fixture import running_orthanc
+from tests.synthetic import ct_series
+from tests.test_kill import FETCHING
+from tests.world import World, send
+
+SLICES = 6
+
+
+@contextmanager
+def world_beside(orthanc, folder, triton, *, database_url="", settings=None, **peer):
+    """A gateway that watches this Orthanc, and sends its results there."""
+    table = {
+        "name": "orthanc", "protocol": "orthanc", "url": orthanc.url, "take": "series", "quiet_seconds": 3, "timeout_seconds": 5, **peer,
+    }  # fmt: skip
+    url = database_url or f"sqlite:///{folder / 'world' / 'gateway.db'}"
+    with World(folder / "world", url, triton, (table,), settings=settings or {}) as world:
+        yield world
+
+
+@pytest.fixture
+def orthanc(tmp_path):
+    (tmp_path / "orthanc").mkdir()
+    with running_orthanc(tmp_path / "orthanc", StableAge=1) as running:
+        yield running
+
+
+def stored_in(orthanc, series, calling="gateway"):
+    assert set(send(series, orthanc.dicom_port, calling="AIGATEWAY", called="ORTHANC")) == {0x0000}
+
+
+def modalities(orthanc):
+    return sorted(one["MainDicomTags"]["Modality"] for one in json.loads(orthanc.get("/series?expand")))
+
+
+def wait_watching(world):
+    """Until the log of the peer was read the first time."""
+
+    def is_watched():
+        with world.database() as db, db() as session:
+            return session.scalar(select(WatchMark.peer)) is not None
+
+    world.wait_until(is_watched)
+
+
+@pytest.mark.parametrize("peer", [{}, {"dicomweb": ""}, {"take": "studies"}], ids=str)
+def test_what_comes_to_orthanc_is_worked_on_and_its_results_are_back_there(orthanc, tmp_path, triton, peer):
+    series = ct_series(SLICES)
+    with world_beside(orthanc, tmp_path, triton, **peer) as world:
+        world.start()
+        wait_watching(world)
+
+        stored_in(orthanc, series)
+        world.wait_settled()
+
+        assert [job.state for job in world.jobs()] == [JobState.DONE]
+        assert {delivery.state for delivery in world.deliveries()} == {DeliveryState.PROVED}
+        assert modalities(orthanc) == ["CT", "SEG", "SR"]
+        time.sleep(4)  # what came back becomes stable too
+        assert len(world.jobs()) == 1
+        with world.database() as db, db() as session:
+            assert [(row.state, row.count) for row in session.scalars(select(Retrieval))] == [(RetrievalState.DONE, SLICES)]
+            assert "retrieval.done" in set(session.scalars(select(AuditEvent.act)))
+
+
+def assert_done_once(world, orthanc, *every):
+    """One job a series and its results, here and in Orthanc, and nothing else."""
+    assert sorted(job.series_instance_uid for job in world.jobs()) == sorted(series[0].SeriesInstanceUID for series in every)
+    assert {job.state for job in world.jobs()} == {JobState.DONE}
+    assert {delivery.state for delivery in world.deliveries()} == {DeliveryState.PROVED}
+    assert modalities(orthanc) == sorted(["CT", "SEG", "SR"] * len(every))
+    assert world.run("audit", "verify").returncode == 0
+
+
+@pytest.mark.parametrize("point", FETCHING)
+def test_after_a_death_while_a_series_is_taken_it_is_worked_on_once(orthanc, tmp_path, triton, point):
+    series = ct_series(SLICES)
+    with world_beside(orthanc, tmp_path, triton) as world:
+        world.start()
+        wait_watching(world)
+        world.kill()
+        stored_in(orthanc, series)
+
+        world.start(crash_at=point)
+        assert world.wait_for_death() == -signal.SIGKILL
+        world.start()
+        world.wait_settled()
+
+        assert_done_once(world, orthanc, series)

@@ -119,7 +119,9 @@ def test_every_crash_point_stands_once_in_the_source_and_has_its_test() -> None:
 
 RETAINING = ("retain.written", "retain.removed")
 RETRACTING = ("retract.stored", "retract.committed")
+FETCHING = ("fetch.wanted", "fetch.done")
 ELSEWHERE = (
+    *FETCHING,
     "commit.reported",
     "prove.recorded",
     "prove.asked",

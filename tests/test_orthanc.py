@@ -84,7 +84,7 @@ def assert_done_once(world, orthanc, *every):
     assert world.run("audit", "verify").returncode == 0
 
 
-@pytest.mark.parametrize("point", FETCHING)
+@pytest.mark.parametrize("point", [*FETCHING, "journal.synced", "receive.committed"])
 def test_after_a_death_while_a_series_is_taken_it_is_worked_on_once(orthanc, tmp_path, triton, point):
     series = ct_series(SLICES)
     with world_beside(orthanc, tmp_path, triton) as world:
@@ -99,3 +99,4 @@ def test_after_a_death_while_a_series_is_taken_it_is_worked_on_once(orthanc, tmp
         world.wait_settled()
 
         assert_done_once(world, orthanc, series)
+        assert world.story(series).series.revision == 1

@@ -109,17 +109,20 @@ class Gateway:
             if Role.RECEIVE in self._roles:
                 self.doorman = self._doorman()
             self._start_work(stack)
-            if self.doorman is not None:
-                stack.callback(self.doorman.close)
-                self.doorman.start()
-                stack.callback(self._watches.stop)
-                self._watches.start()
+            self._open_doors(stack)
             stack.callback(heir.close)
             heir.start()
             port, role = self.doorman and self.doorman.port(), ",".join(sorted(self._roles))
             _logger.info("gateway.started", port=port, role=role, version=gateway.__version__)
             self._close = stack.pop_all()
         return self
+
+    def _open_doors(self, stack: ExitStack) -> None:
+        if self.doorman is not None:
+            stack.callback(self.doorman.close)
+            self.doorman.start()
+            stack.callback(self._watches.stop)
+            self._watches.start()
 
     def _check_durable(self) -> None:
         problems = durability(self.db.kw["bind"])

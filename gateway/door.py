@@ -69,15 +69,16 @@ class Door:
             self._looked_at = now
         return self._room
 
-    def promise(self, origin: Origin, entry: Kept | Asked | Reported) -> None:
+    def promise(self, origin: Origin, entry: Asked | Reported) -> None:
         """Durable when this returns; raise OutOfResources where it cannot be made so."""
         self._segment(origin.association).commit(record(entry))
         self._wake()
 
     def kept(self, arrival: "Arrival", found: scan.Scan) -> None:
-        self.promise(
-            arrival.origin, Kept(self._clock(), arrival.origin, arrival.incoming, arrival.size, identifying(found))
-        )  # fmt: skip
+        """In the segment that has its bytes, and in no other, though that one may have broken since."""
+        kept = Kept(self._clock(), arrival.origin, arrival.incoming, arrival.size, identifying(found))
+        arrival.segment.commit(record(kept))
+        self._wake()
 
     def ask(self, origin: Origin, transaction_uid: str, instances: tuple[tuple[str, str], ...]) -> None:
         """A request for storage commitment, kept before it is answered; raise ResourceLimitation where that fails."""
@@ -160,7 +161,7 @@ class Arrival:
     """An instance on its way in. As a context manager it leaves nothing behind unless it was kept."""
 
     def __init__(self, segment: Segment, door: Door, incoming: Incoming, origin: Origin, maximum_bytes: int) -> None:
-        self._segment, self._door, self.incoming, self.origin = segment, door, incoming, origin
+        self.segment, self._door, self.incoming, self.origin = segment, door, incoming, origin
         header = part10_header(incoming)
         self._offset, self._maximum = len(header), maximum_bytes
         self.size = len(header)
@@ -174,13 +175,13 @@ class Arrival:
         self.size += len(part)
         if self.size - self._offset > self._maximum:
             raise NotUnderstood(f"expected at most {self._maximum} bytes")
-        self._segment.write(part, self._header)
+        self.segment.write(part, self._header)
         self._header = b""
 
     def keep(self) -> None:
         """Check what came, and promise it; raise Refused and keep nothing otherwise."""
-        self._segment.write(b"", self._header)
-        self._segment.begin_writing()
+        self.segment.write(b"", self._header)
+        self.segment.begin_writing()
         found = scan.scan(self.read, self.size - self._offset, self.incoming.transfer_syntax_uid)
         check(self.incoming, found)
         self._door.kept(self, found)
@@ -190,8 +191,8 @@ class Arrival:
 
     def __exit__(self, *_: object) -> None:
         with suppress(OutOfResources):
-            self._segment.begin()
+            self.segment.begin()
 
     def read(self, offset: int, count: int) -> bytes:
         """Bytes of the data set that were written."""
-        return self._segment.read(self._offset + offset, count)
+        return self.segment.read(self._offset + offset, count)

@@ -327,8 +327,9 @@ def test_an_instance_that_cannot_be_synced_is_answered_a700_and_the_next_goes_to
         assert len(set(segments)) == 2
 
 
-def test_an_instance_that_cannot_be_synced_is_not_kept(tmp_path: Path) -> None:
-    large = changed(PixelData=OTHER.PixelData + bytes(8 * 2**20))
+@pytest.mark.parametrize("megabytes", [7, 40], ids=["synced at its end", "synced ahead too"])
+def test_an_instance_that_cannot_be_synced_is_not_kept(tmp_path: Path, megabytes: int) -> None:
+    large = changed(PixelData=OTHER.PixelData + bytes(megabytes * 2**20))
     with failing_disk(tmp_path) as disk, open_gate(tmp_path, journal=disk) as gate, gate.scanner() as scanner:
         assert scanner.store(large) == 0xA700
 

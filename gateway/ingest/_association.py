@@ -1,7 +1,7 @@
 """One association as its acceptor (PS3.8 9.2), in a thread of its own, from its first byte to its last.
 
-pynetdicom decodes the request; the data phase is ours, because its reactor copies every fragment four times, believes every
-length and polls. Here the fragments of a data set go from the one buffer to the file as they are.
+The reading is ours, because pynetdicom's reactor copies every fragment four times, believes every length and polls. Here the
+fragments of a data set go from the one buffer to the file as they are.
 
     Sta2 awaiting A-ASSOCIATE-RQ --RQ--> Sta3 deciding --AC--> Sta6 established --RELEASE-RQ/RP--> Sta13 awaiting close --> Sta1
       |                                   |                     |  ^

@@ -24,11 +24,13 @@ from gateway.tables import (
     Series,
     SeriesState,
     Study,
+    Version,
 )
 from gateway.wanted import CONSEQUENCES, Wanted, in_state, series_conditions, sought, within
 
 T = TypeVar("T")
 _PARTED = "~"
+_MOST_APART = 200
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,13 @@ def deliveries(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50
         return Page(
             [DeliveryRow(one, output, whose.get(one.study_instance_uid), uid) for one, output, uid in page.rows], page.following
         )
+
+
+def kept_apart(db: Database, series_instance_uid: str) -> Sequence[Version]:
+    """The first of what came for the series and is no instance of it."""
+    mine = select(Version).where(Version.series_instance_uid == series_instance_uid)
+    with db() as session:
+        return session.scalars(mine.order_by(Version.received_at, Version.sop_instance_uid).limit(_MOST_APART)).all()
 
 
 def _series_rows(session: Session, found: Sequence[Series]) -> list[SeriesRow]:

@@ -13,6 +13,7 @@ from gateway.triton import ModelIdentity, Triton
 from gateway.tritonserver import TritonServer
 
 Progress = Callable[[str], None]
+_GLANCE_SECONDS = 2.0
 
 _logger = structlog.get_logger()
 
@@ -44,6 +45,16 @@ class Models:
     def ready(self) -> dict[str, bool]:
         """Every model that Triton knows, and whether it answers."""
         return self._asked().models()
+
+    def seen(self) -> dict[str, bool]:
+        """As ready(), asked with little patience, and without starting a Triton that is not there. Raises ModelUnavailable."""
+        if self._server is not None and not self._server.alive:
+            raise ModelUnavailable("Triton does not run in this process; it starts with the gateway's worker")
+        triton = Triton(self._section.url if self._server is None else self._server.url, timeout_seconds=_GLANCE_SECONDS)
+        try:
+            return triton.models()
+        finally:
+            triton.close()
 
     def start(self, progress: Progress = lambda _: None) -> None:
         """Start the embedded Triton now, so that the first job need not wait for it. Raises ConfigError, ModelUnavailable."""

@@ -129,6 +129,15 @@ def read(lines: Iterable[str], key: Ed25519PublicKey) -> Heads:
     return Heads(tuple(signed))
 
 
+def heads(config: Config) -> Heads:
+    """Those that this gateway signed itself; none before the first. Raises ConfigError, OSError."""
+    file = heads_file(config)
+    if not file.exists():
+        return Heads()
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return read(lines, public_key(public_key_file(config)))
+
+
 def verify(db: Database, heads: Heads, *, watch: Callable[[Iterable[Entry], int], Iterable[Entry]]) -> Finding:
     """Walk the whole trail as it is now; `watch` sees the entries pass and is told how many there will be."""
     with snapshot(db) as session:

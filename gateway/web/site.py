@@ -13,12 +13,15 @@ from gateway.db import Database
 from gateway.doorman import Doorman
 from gateway.engine import Queues
 from gateway.models import Models
+from gateway.pictures import Pictures
 from gateway.plan import Plan
 from gateway.sections import Config
 from gateway.signin import Lives
 from gateway.store import Store
 from gateway.web.limits import Limits
 from gateway.web.live import Pulse
+from gateway.web.recent import Recent
+from gateway.web.verification import Verification
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,9 @@ class Site:
     executor: str
     clock: Callable[[], datetime]
     pulse: Pulse
+    pictures: Pictures
+    verification: Verification
+    recent: Recent = field(default_factory=Recent)
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -66,7 +72,8 @@ def site_of(running: Gateway) -> Site:
     return Site(
         plan=running.plan, db=running.db, queues=running.queues, store=running.store, models=running.models,
         doorman=running.doorman, is_working=running.is_working, executor=running.worker.executor, clock=now,
-        pulse=Pulse(running.db),
+        pulse=Pulse(running.db), pictures=Pictures(running.store),
+        verification=Verification(running.db, running.config, clock=now),
     )  # fmt: skip
 
 

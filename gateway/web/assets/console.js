@@ -1,13 +1,54 @@
-// Times in the reader's own zone. Nothing here is needed to use a page.
+// Times in the reader's own zone, and parts that come anew leave a reader in peace. Nothing here is needed to use a page.
 "use strict";
+
 function localTimes(root) {
   for (const one of root.querySelectorAll("time[datetime]")) {
     const moment = new Date(one.dateTime);
-    if (!Number.isNaN(moment.valueOf())) {
-      one.title = one.dateTime;
-      one.textContent = moment.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" });
-    }
+    if (Number.isNaN(moment.valueOf())) continue;
+    const today = moment.toDateString() === new Date().toDateString();
+    one.title = moment.toLocaleString(undefined, { dateStyle: "full", timeStyle: "long" });
+    one.textContent = moment.toLocaleString(undefined, today ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" });
   }
 }
+
+// What somebody is about to do, or types, is not taken from under their hands.
+function isInUse(part) {
+  const active = document.activeElement;
+  return part.querySelector("details.act[open]") !== null || (part.contains(active) && active.matches("input, select, textarea"));
+}
+
+// Where the reader was within a part: what was open, and what had the focus.
+let left = null;
+
+function nameOf(element) {
+  return element.tagName + (element.getAttribute("href") || element.getAttribute("name") || element.textContent.trim());
+}
+
+function leave(part) {
+  const active = part.contains(document.activeElement) ? nameOf(document.activeElement) : null;
+  left = { id: part.id, active, open: [...part.querySelectorAll("details")].map((one) => [nameOf(one.querySelector("summary")), one.open]) };
+}
+
+function comeBack() {
+  const part = left && document.getElementById(left.id);
+  if (!part) return;
+  const open = new Map(left.open);
+  for (const one of part.querySelectorAll("details")) {
+    const was = open.get(nameOf(one.querySelector("summary")));
+    if (was !== undefined) one.open = was;
+  }
+  const again = left.active && [...part.querySelectorAll("a, button, summary")].find((one) => nameOf(one) === left.active);
+  if (again) again.focus({ preventScroll: true });
+  left = null;
+}
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  if (event.detail.xhr.status !== 200 || !event.detail.target.id) return;
+  if (isInUse(event.detail.target)) event.detail.shouldSwap = false;
+  else leave(event.detail.target);
+});
+document.addEventListener("htmx:afterSettle", () => {
+  comeBack();
+  localTimes(document);
+});
 localTimes(document);
-document.addEventListener("htmx:afterSettle", (event) => localTimes(event.target));

@@ -1,0 +1,78 @@
+"""Audit: what happened, looked for and told; where one instance came from or went; and whether the trail is as it was written."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, BeforeValidator, Field
+
+from gateway import events
+from gateway.audit import Act
+from gateway.errors import ConfigError
+from gateway.events import Told
+from gateway.provenance import provenance
+from gateway.web.found import Navigation
+from gateway.web.live import News
+from gateway.web.render import go, page
+from gateway.web.site import Here
+from gateway.web.who import Operator, Viewer
+
+NAVIGATION = Navigation("Audit", "/audit", 70)
+router = APIRouter()
+
+
+class Asked(BaseModel):
+    """Of which events somebody wants to read; `before` is the number of the event that the page ends before."""
+
+    act: str = Field(default="", max_length=40)
+    actor: str = Field(default="", max_length=64)
+    uid: str = Field(default="", max_length=64, pattern=r"^[0-9.]*$")
+    job: Annotated[int | None, BeforeValidator(lambda value: value or None)] = None
+    bad: bool = False
+    before: int | None = Field(default=None, ge=1)
+
+    @property
+    def told(self) -> Told:
+        return Told(act=self.act, actor=self.actor.strip(), uid=self.uid.strip(), job=self.job, is_bad=self.bad)
+
+
+@router.get("/audit")
+def show(request: Request, _person: Viewer, here: Here, news: News, asked: Annotated[Asked, Query()]) -> Response:
+    return page(request, "audit.html", news=news, **_values(here, asked))
+
+
+@router.get("/audit/rows")
+def rows(request: Request, _person: Viewer, here: Here, news: News, asked: Annotated[Asked, Query()]) -> Response:
+    return page(request, "audit_rows.html", news=news, **_values(here, asked))
+
+
+@router.get("/audit/instance")
+def find(request: Request, _person: Viewer, uid: Annotated[str, Query(max_length=64, pattern=r"^[0-9.]+$")]) -> Response:
+    return go(request, f"/audit/instances/{uid}")
+
+
+@router.get("/audit/instances/{sop_instance_uid}")
+def instance(request: Request, _person: Viewer, here: Here, sop_instance_uid: str) -> Response:
+    return page(request, "provenance.html", found=provenance(here.db, sop_instance_uid))
+
+
+@router.get("/audit/verification")
+def verification(request: Request, _person: Viewer, here: Here) -> Response:
+    return page(request, "verification.html", walk=here.verification.latest)
+
+
+@router.get("/audit/verification/now")
+def verification_now(request: Request, _person: Viewer, here: Here) -> Response:
+    return page(request, "verification_now.html", walk=here.verification.latest)
+
+
+@router.post("/audit/verification")
+def verify(request: Request, person: Operator, here: Here) -> Response:
+    if not here.verification.begin(person.name):
+        raise ConfigError(["expected no walk over the trail to be under way: look at that one"])
+    return go(request, "/audit/verification")
+
+
+def _values(here: Here, asked: Asked) -> dict[str, Any]:
+    found = events.events(here.db, asked.told, before=asked.before)
+    return {"found": found, "asked": asked, "acts": list(Act)}

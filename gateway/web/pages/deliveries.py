@@ -1,0 +1,78 @@
+"""Deliveries: each result on its way to each peer, until it is proved to be there; what an operator can do about it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import Response
+
+from gateway import admin, lists
+from gateway.resend import resend
+from gateway.tables import DeliveryState
+from gateway.web.found import Navigation
+from gateway.web.live import News
+from gateway.web.narrow import Narrow
+from gateway.web.render import go, page
+from gateway.web.site import Here
+from gateway.web.who import Operator, Viewer
+
+NAVIGATION = Navigation("Deliveries", "/deliveries", 40)
+router = APIRouter()
+
+
+@router.get("/deliveries")
+def show(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
+    return _list(request, "deliveries.html", here, narrow.in_address, news)
+
+
+@router.post("/deliveries")
+def search(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+    return _list(request, "deliveries.html", here, narrow, news)
+
+
+@router.get("/deliveries/rows")
+def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
+    return _list(request, "deliveries_rows.html", here, narrow.in_address, news)
+
+
+@router.get("/deliveries/{delivery}")
+def show_one(request: Request, _person: Viewer, here: Here, news: News, delivery: int) -> Response:
+    return page(request, "delivery.html", news=news, story=admin.show_delivery(here.db, delivery))
+
+
+@router.get("/deliveries/{delivery}/now")
+def show_one_now(request: Request, _person: Viewer, here: Here, news: News, delivery: int) -> Response:
+    return page(request, "delivery_now.html", news=news, story=admin.show_delivery(here.db, delivery))
+
+
+@router.post("/deliveries/{delivery}/retry")
+def retry(request: Request, person: Operator, here: Here, delivery: int) -> Response:
+    said = admin.retry_delivery(here.db, here.queues, delivery, actor=person.name, now=here.clock())
+    return _told(request, delivery, said)
+
+
+@router.post("/deliveries/{delivery}/cancel")
+def cancel(request: Request, person: Operator, here: Here, delivery: int) -> Response:
+    said = admin.cancel_delivery(here.db, here.queues, delivery, actor=person.name, now=here.clock())
+    return _told(request, delivery, said)
+
+
+@router.post("/deliveries/{delivery}/resend")
+def send_again(request: Request, person: Operator, here: Here, delivery: int) -> Response:
+    row = admin.show_delivery(here.db, delivery).delivery
+    said = resend(
+        here.db, here.queues, sop_instance_uid=row.sop_instance_uid, to=row.peer, peers=here.peers, actor=person.name,
+        now=here.clock(),
+    )  # fmt: skip
+    return _told(request, delivery, *said)
+
+
+def _told(request: Request, delivery: int, *said: str) -> Response:
+    return go(request, f"/deliveries/{delivery}", *(f"{one[:1].upper()}{one[1:]}." for one in said))
+
+
+def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:
+    found = lists.deliveries(here.db, narrow.wanted, after=narrow.after)
+    return page(
+        request, template, news=news, rows=found.rows, following=found.following, narrow=narrow, states=list(DeliveryState),
+        peers=here.peers,
+    )  # fmt: skip

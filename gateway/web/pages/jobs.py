@@ -1,0 +1,86 @@
+"""Jobs: what is worked on, what waits and what failed; one job with its input, its results, and what an operator can do."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import Response
+
+from gateway import admin, lists
+from gateway.outputs.rejection import REASONS
+from gateway.resend import resend
+from gateway.retract import retract
+from gateway.stages import equipment
+from gateway.tables import JobState
+from gateway.web.found import Navigation
+from gateway.web.live import News
+from gateway.web.narrow import Narrow
+from gateway.web.render import go, page
+from gateway.web.site import Here
+from gateway.web.who import Operator, Viewer
+
+NAVIGATION = Navigation("Jobs", "/jobs", 30)
+router = APIRouter()
+
+
+@router.get("/jobs")
+def show(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
+    return _list(request, "jobs.html", here, narrow.in_address, news)
+
+
+@router.post("/jobs")
+def search(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+    return _list(request, "jobs.html", here, narrow, news)
+
+
+@router.get("/jobs/rows")
+def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
+    return _list(request, "jobs_rows.html", here, narrow.in_address, news)
+
+
+@router.get("/jobs/{job}")
+def show_one(request: Request, _person: Viewer, here: Here, news: News, job: int) -> Response:
+    return page(request, "job.html", news=news, story=admin.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
+
+
+@router.get("/jobs/{job}/now")
+def show_one_now(request: Request, _person: Viewer, here: Here, news: News, job: int) -> Response:
+    return page(request, "job_now.html", news=news, story=admin.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
+
+
+@router.post("/jobs/{job}/retry")
+def retry(request: Request, person: Operator, here: Here, job: int) -> Response:
+    said = admin.retry_job(here.db, here.queues, job, actor=person.name, now=here.clock())
+    return go(request, f"/jobs/{job}", _sentence(said))
+
+
+@router.post("/jobs/{job}/cancel")
+def cancel(request: Request, person: Operator, here: Here, job: int) -> Response:
+    return go(request, f"/jobs/{job}", _sentence(admin.cancel_job(here.db, job, actor=person.name, now=here.clock())))
+
+
+@router.post("/jobs/{job}/resend")
+def send_again(
+    request: Request, person: Operator, here: Here, job: int, to: Annotated[str, Form(max_length=64)] = ""
+) -> Response:
+    said = resend(here.db, here.queues, job=job, to=to or None, peers=here.peers, actor=person.name, now=here.clock())
+    return go(request, f"/jobs/{job}", *map(_sentence, said))
+
+
+@router.post("/jobs/{job}/retract")
+def take_back(request: Request, person: Operator, here: Here, job: int, reason: Annotated[str, Form(max_length=40)]) -> Response:
+    said = retract(
+        here.db, here.queues, job=job, reason=reason, actor=person.name, now=here.clock(), equipment=equipment(), store=here.store
+    )  # fmt: skip
+    return go(request, f"/jobs/{job}", *map(_sentence, said))
+
+
+def _sentence(said: str) -> str:
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:
+    found = lists.jobs(here.db, narrow.wanted, after=narrow.after)
+    return page(
+        request, template, news=news, rows=found.rows, following=found.following, narrow=narrow, states=list(JobState),
+        pipelines=sorted(here.plan.pipelines),
+    )  # fmt: skip

@@ -1,0 +1,73 @@
+"""Series: what came, what became of it and why; one series with its time line, its evidence and what each rule said."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Form, Query, Request
+from fastapi.responses import Response
+
+from gateway import admin, lists
+from gateway.forced import complete_series, hold_series
+from gateway.tables import SeriesState
+from gateway.timeline import time_line
+from gateway.wanted import CONSEQUENCES, is_cut
+from gateway.web.found import Navigation
+from gateway.web.live import News
+from gateway.web.narrow import Narrow
+from gateway.web.render import go, page
+from gateway.web.site import Here
+from gateway.web.who import Operator, Viewer
+
+NAVIGATION = Navigation("Series", "/series", 20)
+router = APIRouter()
+
+
+@router.get("/series")
+def show(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
+    return _list(request, "series.html", here, narrow.in_address, news)
+
+
+@router.post("/series")
+def search(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+    return _list(request, "series.html", here, narrow, news)
+
+
+@router.get("/series/rows")
+def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
+    return _list(request, "series_rows.html", here, narrow.in_address, news)
+
+
+@router.get("/series/{series_instance_uid}")
+def show_one(request: Request, _person: Viewer, here: Here, news: News, series_instance_uid: str) -> Response:
+    return page(request, "one_series.html", news=news, **_one(here, series_instance_uid))
+
+
+@router.get("/series/{series_instance_uid}/now")
+def show_one_now(request: Request, _person: Viewer, here: Here, news: News, series_instance_uid: str) -> Response:
+    return page(request, "one_series_now.html", news=news, **_one(here, series_instance_uid))
+
+
+@router.post("/series/{series_instance_uid}/complete")
+def complete(request: Request, person: Operator, here: Here, series_instance_uid: str) -> Response:
+    said = complete_series(here.db, here.queues, series_instance_uid, actor=person.name, now=here.clock())
+    return go(request, f"/series/{series_instance_uid}", f"{said[:1].upper()}{said[1:]}.")
+
+
+@router.post("/series/{series_instance_uid}/hold")
+def hold(request: Request, person: Operator, here: Here, series_instance_uid: str) -> Response:
+    said = hold_series(here.db, series_instance_uid, actor=person.name, now=here.clock())
+    return go(request, f"/series/{series_instance_uid}", f"{said[:1].upper()}{said[1:]}.")
+
+
+def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:
+    wanted = narrow.wanted
+    found = lists.series(here.db, wanted, after=narrow.after)
+    return page(
+        request, template, news=news, rows=found.rows, following=found.following, narrow=narrow,
+        cut=bool(wanted.text) and is_cut(here.db, wanted.text), states=[*SeriesState, *CONSEQUENCES], peers=here.peers,
+        rules=[rule.name for rule in here.plan.rules.rules],
+    )  # fmt: skip
+
+
+def _one(here: Here, uid: str) -> dict[str, Any]:
+    story = admin.show_series(here.db, uid)
+    return {"story": story, "line": time_line(story, here.clock()), "apart": lists.kept_apart(here.db, uid)}

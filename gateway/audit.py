@@ -44,6 +44,7 @@ class Act(StrEnum):
     SERIES_REOPENED = "series.reopened"  # 110104, U
     SERIES_RELEASED = "series.released"  # 110103, R: a person lets a series be looked at again
     JOB_CREATED = "job.created"
+    JOB_ORDERED = "job.ordered"  # 110103 Instances Accessed, R: a person or a system asked for it
     JOB_STARTED = "job.started"  # 110103, R
     JOB_RETRIED = "job.retried"
     JOB_DONE = "job.done"  # 110103, C

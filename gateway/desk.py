@@ -22,6 +22,8 @@ from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.forced import complete_series, hold_series
 from gateway.migrations import Schema
+from gateway.order import order
+from gateway.plan import plan
 from gateway.provenance import provenance
 from gateway.resend import resend
 from gateway.retract import retract
@@ -67,6 +69,18 @@ class Desk:
 
     def jobs_show(self, job: int) -> None:
         self._screen.job_story(admin.show_job(self._db, job))
+
+    def jobs_order(self, series_instance_uid: str, pipeline: str, to: list[str], priority: str) -> None:
+        ready = plan(self._config)
+
+        def ask(queues: Queues) -> str:
+            made = order(
+                self._db, queues, series_instance_uid, pipeline=pipeline, pipelines=ready.pipelines, send_to=to,
+                peers=ready.peers, priority=priority, actor=_actor(), now=_now(),
+            )  # fmt: skip
+            return f"job {made.job} is queued" if made.is_new else f"job {made.job} did that already"
+
+        self._act(ask)
 
     def jobs_retry(self, job: int) -> None:
         self._act(lambda queues: admin.retry_job(self._db, queues, job, actor=_actor(), now=_now()))

@@ -42,27 +42,36 @@ def make(
         pipeline = pipelines[name]
         earlier = _supersede(session, series, name, now)
         priority, decided_by = urgency(min((rule.priority for rule in chosen), key=PRIORITIES.index))
-        inputs = sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)
+        inputs, key = _inputs(instances), input_key(name, pipeline, instances)
         made = insert_once(
-            session, Job, input_key=digest(name, pipeline.version, inputs), series_instance_uid=series.series_instance_uid,
+            session, Job, input_key=key, series_instance_uid=series.series_instance_uid,
             revision=series.revision, supersedes=earlier, rules=[rule.name for rule in chosen], pipeline=name,
             model=pipeline.model, send_to=list(dict.fromkeys(peer for rule in chosen for peer in rule.send_to)),
             priority=priority, partial=partial, created_at=now, due_at=now,
         )  # fmt: skip
         if made:
-            _enqueue(session, digest(name, pipeline.version, inputs), inputs, series, now, queues, decided_by)
+            _enqueue(session, key, inputs, series, now, queues, decided_by)
+
+
+def input_key(name: str, pipeline: Pipeline, instances: Sequence[Instance]) -> str:
+    """What makes two jobs the same one: the pipeline, its version, and the bytes."""
+    return digest(name, pipeline.version, _inputs(instances))
+
+
+def _inputs(instances: Sequence[Instance]) -> list[tuple[str, str]]:
+    return sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)
 
 
 def _enqueue(
     session: Session,
-    input_key: str,
+    key: str,
     inputs: Sequence[tuple[str, str]],
     series: Series,
     now: datetime,
     queues: Queues,
     decided_by: str,
 ) -> None:
-    job = session.scalars(select(Job).where(Job.input_key == input_key)).one()
+    job = session.scalars(select(Job).where(Job.input_key == key)).one()
     session.execute(insert(JobInstance), [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in inputs])
     lane = model_lane(job.model, job.priority)
     queues.enqueue(session, RUN, str(job.id), attempt="0", lane=lane, rank=rank(job.priority, job.created_at))

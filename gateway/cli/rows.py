@@ -47,6 +47,18 @@ def jobs_show(job: int, config: ConfigOption = None) -> None:
     at_desk(config, lambda desk: desk.jobs_show(job))
 
 
+@jobs.command("order")
+def jobs_order(
+    series_instance_uid: str,
+    pipeline: str,
+    to: Annotated[list[str] | None, typer.Option(help="A peer that the results go to; may be said several times.")] = None,
+    priority: Annotated[str, typer.Option(help="stat, routine or background.")] = "routine",
+    config: ConfigOption = None,
+) -> None:
+    """Run a pipeline on a series that is here, whatever the rules say."""
+    at_desk(config, lambda desk: desk.jobs_order(series_instance_uid, pipeline, to or [], priority))
+
+
 @jobs.command("retry")
 def jobs_retry(job: int, config: ConfigOption = None) -> None:
     """Queue a failed job again, or make a waiting one due now."""

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gateway.message import About, Node
+from gateway.elements import About, Node
 from gateway.tables import Association, Instance, OutputInstance, Series, Study
 from gateway.trail import AuditEvent
 

@@ -1,13 +1,11 @@
 """Wiring: from a configuration to a gateway that serves. The one place where the stages meet what they depend on."""
 
-import fcntl
 import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Self
 
 import structlog
@@ -24,11 +22,12 @@ from gateway.doorman import Doorman
 from gateway.engine import Queues, Worker
 from gateway.errors import ConfigError, GatewayError
 from gateway.filing import Books
+from gateway.follow import Follower
 from gateway.herald import Herald
 from gateway.ingest._stow import Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.inherit import Heir
-from gateway.liveness import Presence
+from gateway.liveness import Presence, only_one
 from gateway.models import Models
 from gateway.notary import Notary
 from gateway.plan import Plan
@@ -36,6 +35,7 @@ from gateway.prove import told
 from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
 from gateway.restored import refuse_older
 from gateway.roles import Role
+from gateway.roster import Roster
 from gateway.rulebook import Current
 from gateway.sections import Config
 from gateway.sources import Sources
@@ -69,41 +69,41 @@ class Gateway:
         log_file = config.gateway.data_dir / "triton.log"
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
         self._breaker = Breaker(self.models)
-        self._rules = Current(self.db, pipelines=lambda: ready.pipelines, peers=lambda: ready.peers)
-        self._worklist, self._sources = Worklist(ready.peers, clock=now), Sources(ready.peers, clock=now)
+        self.roster = Roster(config, self.db)
+        self._worklist = Worklist(lambda: self.roster.active, clock=now)
+        self._sources = Sources(self.roster, clock=now)
+        self._rules = Current(self.db, pipelines=lambda: ready.pipelines, peers=lambda: self.roster.names)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = config.completeness.policy.first_look
         self.doorman: Doorman | None = None
-        self._watches = Watches(ready.peers, self._surroundings())
-        self._collector = Collector(self.db, config.audit, clock=now, ae_title=config.dimse.ae_title, peers=config.peers)
+        self._watches = Watches(self.roster, self._surroundings())
+        title = config.dimse.ae_title
+        self._collector = Collector(self.db, config.audit, clock=now, ae_title=title, peers=lambda: self.roster.tables)
         self._heralds = [Herald(self.db, one, clock=now) for one in ready.addressees]
         self._close = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             config = self._plan.config
-            stack.enter_context(_only_one(config.gateway.data_dir))
+            stack.enter_context(only_one(config.gateway.data_dir))
             stack.callback(self.queues.close)
             upgrade(config.database_url, self.db)
             refuse_older(config, db=self.db)
             self._check_durable()
-            names = {"pipelines": self._plan.pipelines, "peers": self._plan.peers}
+            self.roster.refresh()
+            names = {"pipelines": self._plan.pipelines, "peers": self.roster.names}
             rulebook.begin(self.db, config.rules.file, **names, now=now())
             hosts.share(config.store_folder, db=self.db)
             self.store.forget_unfinished()
             stack.enter_context(self.store.working())
             gc.set_threshold(*_GARBAGE)
-            notary = Notary(self.db, config, clock=now)
-            stack.callback(self._collector.stop)
-            for herald in self._heralds:
-                stack.callback(herald.stop)
-            stack.callback(notary.stop)
+            tellers: list[Collector | Herald | Notary] = [self._collector, *self._heralds, Notary(self.db, config, clock=now)]
+            for teller in tellers:
+                stack.callback(teller.stop)
             stack.callback(self._record, Act.GATEWAY_STOPPED)
             self._record(Act.GATEWAY_STARTED)
-            notary.start()
-            self._collector.start()
-            for herald in self._heralds:
-                herald.start()
+            for teller in tellers:
+                teller.start()
             heir = Heir(self.store, books=self._books(), left=self._left)
             heir.look()
             if Role.RECEIVE in self._roles:
@@ -112,6 +112,7 @@ class Gateway:
             self._open_doors(stack)
             stack.callback(heir.close)
             heir.start()
+            stack.enter_context(Follower(self._look))
             port, role = self.doorman and self.doorman.port(), ",".join(sorted(self._roles))
             _logger.info("gateway.started", port=port, role=role, version=gateway.__version__)
             self._close = stack.pop_all()
@@ -143,7 +144,15 @@ class Gateway:
         self.worker.start(self._stages().lanes())
         stack.callback(self._stop_work)
         schedule(now(), timedelta(0), db=self.db, queues=self.queues)
-        resume(now(), peers=self._plan.peers, db=self.db, queues=self.queues)
+        resume(now(), peers=self.roster, db=self.db, queues=self.queues)
+
+    def _look(self) -> None:
+        """For what a person changed elsewhere."""
+        if self.roster.refresh():
+            _logger.info("peers.changed", count=len(self.roster))
+            if Role.WORK in self._roles:
+                self.worker.add(self._stages().peer_lanes())
+                resume(now(), peers=self.roster, db=self.db, queues=self.queues)
 
     def _stop_work(self) -> None:
         """What runs may end; what runs long loses its model, and so goes back to its lane for who lives."""
@@ -238,8 +247,9 @@ class Gateway:
 
     def _stages(self) -> Stages:
         return Stages(
-            plan=self._plan, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, rules=self._rules, store=self.store,
-            models=self._breaker, worklist=self._worklist, sources=self._sources, db=self.db, queues=self.queues,
+            plan=self._plan, peers=self.roster, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, rules=self._rules,
+            store=self.store, models=self._breaker, worklist=self._worklist, sources=self._sources, db=self.db,
+            queues=self.queues,
         )  # fmt: skip
 
     def _filed_at(self) -> datetime:
@@ -281,14 +291,3 @@ def upgrade(database_url: str, db: Database) -> None:
     """Bring the database up to date: the engine's tables and ours."""
     engine.migrate(database_url)
     migrations.upgrade(db.kw["bind"])
-
-
-@contextmanager
-def _only_one(data_dir: Path) -> Iterator[None]:
-    """Two gateways on one folder would sweep each other's files: the second refuses to start."""
-    with (data_dir / "gateway.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError([f"{data_dir}: another gateway serves from this folder"]) from error
-        yield

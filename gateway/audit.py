@@ -66,6 +66,12 @@ class Act(StrEnum):
     RULES_WRITTEN = "rules.written"  # 110113, 110131 Software Configuration: a version is kept
     RULES_APPROVED = "rules.approved"  # 110113, 110131
     RULES_ACTIVATED = "rules.activated"  # 110113, 110131: the version in force is another one
+    PEER_ADDED = "peer.added"  # 110113 Security Alert, 110128 Network Configuration
+    PEER_CHANGED = "peer.changed"  # 110113, 110128
+    PEER_DISABLED = "peer.disabled"  # 110113, 110128
+    PEER_ENABLED = "peer.enabled"  # 110113, 110128
+    PEER_REMOVED = "peer.removed"  # 110113, 110128
+    PEER_PROBED = "peer.probed"  # 110113, 110128: asked what it takes; outcome 4 where it did not answer
     AUDIT_SIGNED = "audit.signed"  # 110101 Audit Log Used
     AUDIT_VERIFIED = "audit.verified"  # 110101; outcome 8 where the chain is broken
     COLLECTOR_DOWN = "collector.down"  # 110133 Audit Recording Stopped, outcome 8: of the collector; the trail itself goes on

@@ -1,6 +1,6 @@
 """`gateway check`: everything that is wrong with a configuration, at once and in words; nothing is changed by it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from gateway.errors import ConfigError, GatewayError
 from gateway.migrations import Schema
 from gateway.peers import Peer, Proof
 from gateway.plan import Plan, plan
+from gateway.roster import Roster, known
 from gateway.sections import Config, GatewaySection, RulesSection
 from gateway.triton import Triton
 from gateway.tritonserver import problems
@@ -88,7 +89,9 @@ def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
 
 
 def _planned(config: Config) -> Iterator[Finding]:
-    wrong, ready = _survey(config)
+    roster = _roster(config)
+    added = [entry for entry in roster.entries if entry.row is not None] if roster else []
+    wrong, ready = _survey(config, [entry.name for entry in added])
     yield from (Finding(good=False, text=problem) for problem in wrong)
     if ready is None:
         return
@@ -97,12 +100,22 @@ def _planned(config: Config) -> Iterator[Finding]:
         yield rules_in_words(ready)
     with ThreadPoolExecutor(8) as pool:
         yield from pool.map(_echo, ready.peers.items())
+        yield from pool.map(_echo, [(entry.name, entry.peer) for entry in added if entry.peer is not None and entry.is_active])
+    yield from (Finding(good=False, text=problem) for entry in added for problem in entry.problems)
     yield from _models(ready)
 
 
-def _survey(config: Config) -> tuple[tuple[str, ...], Plan | None]:
+def _roster(config: Config) -> Roster | None:
+    """None where no protocol can be loaded: the plan tells."""
+    try:
+        return known(config)
+    except ConfigError:
+        return None
+
+
+def _survey(config: Config, added: Sequence[str]) -> tuple[tuple[str, ...], Plan | None]:
     """What is wrong, and the plan; one that is refused is made again from the parts that are good by themselves."""
-    wrong, ready = _tried(config)
+    wrong, ready = _tried(config, added)
     if ready is not None:
         return wrong, ready
     bare = config.model_copy(update={"peers": (), "rules": RulesSection(file=config.gateway.data_dir / "without rules")})
@@ -110,12 +123,12 @@ def _survey(config: Config) -> tuple[tuple[str, ...], Plan | None]:
         bare = bare.model_copy(update={"gateway": GatewaySection(data_dir=config.gateway.data_dir)})
     good = tuple(table for table in config.peers if _tried(bare.model_copy(update={"peers": (table,)}))[1] is not None)
     rest = bare.model_copy(update={"peers": good})
-    return wrong, _tried(rest.model_copy(update={"rules": config.rules}))[1] or _tried(rest)[1]
+    return wrong, _tried(rest.model_copy(update={"rules": config.rules}), added)[1] or _tried(rest)[1]
 
 
-def _tried(config: Config) -> tuple[tuple[str, ...], Plan | None]:
+def _tried(config: Config, added: Sequence[str] = ()) -> tuple[tuple[str, ...], Plan | None]:
     try:
-        return (), plan(config)
+        return (), plan(config, added=added)
     except ConfigError as error:
         return error.problems, None
 

@@ -23,9 +23,10 @@ from gateway.about import about
 from gateway.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once
+from gateway.elements import Node
 from gateway.engine import backoff
 from gateway.errors import CollectorError
-from gateway.message import Node, message
+from gateway.message import message
 from gateway.sections import AuditSection
 from gateway.syslog import Line, frame, line
 from gateway.trail import AuditEvent, AuditSink
@@ -52,11 +53,11 @@ class Collector:
         *,
         clock: Callable[[], datetime],
         ae_title: str = "",
-        peers: Sequence[Mapping[str, Any]] = (),
+        peers: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
-        """`ae_title` is ours, `peers` the tables of the configuration: messages name the AE titles and hosts of both."""
+        """`ae_title` is ours, `peers()` the tables of the peers: messages name the AE titles and hosts of both."""
         self._db, self._section, self._clock, self._ae_title = db, section, clock, ae_title
-        self._peers = {str(one.get("name")): Node(str(one.get("ae_title", "")), str(one.get("host", ""))) for one in peers}
+        self._peers = peers
         self._turn, self._host = Turn(db, "collector"), socket.gethostname()
         self._stopped, self._thread = threading.Event(), threading.Thread(target=self._run, name="collector", daemon=True)
         self._line: Line | None = None
@@ -133,7 +134,8 @@ class Collector:
         frames = []
         with self._db() as session:
             events = session.scalars(following).all()
-            known = about(session, events, ae_title=self._ae_title, peers=self._peers, patients=self._section.patients)
+            nodes = {str(one.get("name")): Node(str(one.get("ae_title", "")), str(one.get("host", ""))) for one in self._peers()}
+            known = about(session, events, ae_title=self._ae_title, peers=nodes, patients=self._section.patients)
             for event, whose in zip(events, known, strict=True):
                 made = self._frame(event, message(event, whose, source=self._section.source))
                 if way.longest is not None and len(made) > way.longest:

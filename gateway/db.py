@@ -21,10 +21,13 @@ _DURABLE = {
 
 
 def open_engine(url: str) -> Engine:
-    """SQLite: WAL with full sync, so that a commit survives a power cut, and writers wait for each other."""
+    """SQLite: WAL with full sync, so that a commit survives a power cut, and writers wait for each other.
+
+    Errors quote no values: they may be a patient's, or a password.
+    """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=32)
-    engine = create_engine(url, pool_size=16, max_overflow=32)
+        return create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=32, hide_parameters=True)
+    engine = create_engine(url, pool_size=16, max_overflow=32, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: object) -> None:

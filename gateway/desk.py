@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from rich.console import Console
@@ -27,6 +27,7 @@ from gateway.plan import plan
 from gateway.provenance import provenance
 from gateway.resend import resend
 from gateway.retract import retract
+from gateway.roster import Roster
 from gateway.screen import Screen
 from gateway.sections import Config
 from gateway.stages import equipment
@@ -38,6 +39,8 @@ _UNREADY = {
     Schema.OLDER: "database: made by an older gateway: stop that one and run `gateway db upgrade`",
     Schema.NEWER: "database: made by a newer gateway: use that version",
 }
+
+T = TypeVar("T")
 
 _logger = structlog.get_logger()
 
@@ -101,7 +104,7 @@ class Desk:
         self._act(lambda queues: admin.cancel_delivery(self._db, queues, delivery, actor=_actor(), now=_now()))
 
     def deliveries_resend(self, sop_instance_uid: str | None, job: int | None, to: str | None) -> None:
-        peers = [str(peer["name"]) for peer in self._config.peers]
+        peers = self._roster()
         self._act(
             lambda queues: _lines(
                 resend(
@@ -122,6 +125,18 @@ class Desk:
                 )
             )
         )  # fmt: skip
+
+    def ask_peers(self, ask: Callable[[Database, Roster], T]) -> T:
+        return ask(self._db, self._roster())
+
+    def change_peers(self, act: Callable[..., str]) -> None:
+        """`act(db, roster, actor=, now=)` is one of peering.py."""
+        self._screen.line(escape(act(self._db, self._roster(), actor=_actor(), now=_now())))
+
+    def _roster(self) -> Roster:
+        roster = Roster(self._config, self._db)
+        roster.refresh()
+        return roster
 
     def audit_list(self, limit: int, series: str | None, job: int | None) -> None:
         self._screen.events(admin.list_audit(self._db, limit=limit, series=series, job=job))

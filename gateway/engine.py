@@ -26,11 +26,9 @@ from dbos._dbos import _get_dbos_instance
 from dbos._queue import queue_worker_thread
 from dbos._serialization import Serializer
 from sqlalchemy import bindparam, exists, literal, select, text, union_all
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
-from gateway import log
+from gateway.attempt import AWAY, Stage, guarded, until_the_database_answers
 from gateway.bell import Bell
 from gateway.liveness import IsDead, Presence
 
@@ -39,7 +37,6 @@ _VERSION = "1"  # of the stages' arguments, not of our release: work enqueued be
 _LOOK_SECONDS, _LANE_SECONDS = 0.1, 10.0
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PATIENCE = {"stat": None, "routine": timedelta(0), "background": timedelta(hours=4)}
-_AWAY = (DBAPIError, NoConnectionFree)
 _ALIVE = ["ENQUEUED", "DELAYED", "PENDING"]
 SETTLE, RUN, DELIVER, PROVE, COMMIT, SWEEP = "settle", "run", "deliver", "prove", "commit", "sweep"
 
@@ -56,15 +53,6 @@ class Lane:
     """Starts of all workers together."""
     ready: Callable[[], bool] = lambda: True
     """While this is false, this worker takes no work of the lane."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """`act(key)` does one attempt; `failed(key, error)` writes down what `act` did not expect."""
-
-    name: str
-    act: Callable[[str], None]
-    failed: Callable[[str, Exception], None]
 
 
 def model_lane(model: str, priority: str = "routine") -> str:
@@ -197,7 +185,6 @@ class Worker:
         self._lanes: dict[str, tuple[Bell, threading.Thread]] = {}
 
     def start(self, lanes: Iterable[Lane]) -> None:
-        lanes = list(lanes)
         config: DBOSConfig = {
             "name": _NAME,
             "system_database_url": self._url,
@@ -214,16 +201,22 @@ class Worker:
         DBOS.listen_queues([])  # its own threads look every so often; ours when there is work
         self._presence.start()
         DBOS.launch()
+        self.add(lanes)
+        self._alarm.start()
+
+    def add(self, lanes: Iterable[Lane]) -> None:
+        """Work on these too; of one that is worked on already, the slots and starts a minute are changed."""
         for lane in lanes:
             often: dict[str, Any] = {"worker_concurrency": lane.slots, "polling_interval_sec": _LANE_SECONDS}
             if lane.per_minute is not None:
                 often["limiter"] = {"limit": lane.per_minute, "period": 60}
-            queue, bell = DBOS.register_queue(lane.name, on_conflict="always_update", **often), Bell(lane.ready)
-            work = (bell, _get_dbos_instance(), queue)
-            self._lanes[lane.name] = bell, threading.Thread(target=queue_worker_thread, args=work, name=lane.name, daemon=True)
-        for _, thread in self._lanes.values():
-            thread.start()
-        self._alarm.start()
+            queue = DBOS.register_queue(lane.name, on_conflict="always_update", **often)
+            if lane.name not in self._lanes and not self._stopping.is_set():
+                bell = Bell(lane.ready)
+                work = (bell, _get_dbos_instance(), queue)
+                thread = threading.Thread(target=queue_worker_thread, args=work, name=lane.name, daemon=True)
+                thread.start()
+                self._lanes = {**self._lanes, lane.name: (bell, thread)}
 
     def stop(self, grace: timedelta = timedelta(seconds=20)) -> None:
         """Take no more work, let what runs end within `grace`; what does not is taken over by whoever lives."""
@@ -239,7 +232,7 @@ class Worker:
     def _workflow(self, stage: Stage) -> Callable[[str], None]:
         def attempt(key: str) -> None:
             with structlog.contextvars.bound_contextvars(stage=stage.name):
-                _until_the_database_answers(lambda: _guarded(stage, key), self._stopping)
+                until_the_database_answers(lambda: guarded(stage, key), self._stopping)
 
         attempt.__qualname__ = stage.name
         return attempt
@@ -249,17 +242,20 @@ class Worker:
         system = _get_dbos_instance()._sys_db  # noqa: SLF001 - dbos is pinned to 3.4
         flows = system.tables.workflow_status.c
         is_due = exists().where(flows.status == text("'DELAYED'"), flows.delay_until_epoch_ms <= bindparam("now"))
-        waits = {lane: exists().where(flows.queue_name == lane, flows.status == text("'ENQUEUED'")) for lane in self._lanes}
-        look = union_all(*(select(literal(lane)).where(waiting) for lane, waiting in {**waits, "": is_due}.items()))
+        lanes: Mapping[str, tuple[Bell, threading.Thread]] = {}
         while not self._stopping.wait(_LOOK_SECONDS):
+            if lanes is not self._lanes:
+                lanes = self._lanes
+                waits = {lane: exists().where(flows.queue_name == lane, flows.status == text("'ENQUEUED'")) for lane in lanes}
+                look = union_all(*(select(literal(lane)).where(waiting) for lane, waiting in {**waits, "": is_due}.items()))
             try:
                 with system.engine.connect() as connection:
                     found = set(connection.scalars(look, {"now": time.time() * 1000}))
                 if "" in found:
                     system.transition_delayed_workflows()
-                for lane in self._lanes if "" in found else found:
-                    self._lanes[lane][0].ring()
-            except _AWAY as error:  # DBOS's own look is there too
+                for lane in lanes if "" in found else found:
+                    lanes[lane][0].ring()
+            except AWAY as error:  # DBOS's own look is there too
                 _logger.warning("alarm.interrupted", error=type(error).__name__)
                 self._stopping.wait(2.0)
 
@@ -274,27 +270,3 @@ class Worker:
                     DBOS._recover_pending_workflows([executor])  # noqa: SLF001 - dbos is pinned to 3.4, a kill test holds it
                     self._buried(executor)
                     _logger.warning("executor.dead", executor=executor)
-
-
-def _guarded(stage: Stage, key: str) -> None:
-    """The worker's boundary: nothing that a stage raises may be lost or stop the worker."""
-    try:
-        stage.act(key)
-    except _AWAY:
-        raise
-    except Exception as error:  # noqa: BLE001 - boundary (habit 25)
-        _logger.error("stage.failed", error=type(error).__name__, stack=log.stack_without_values(error))
-        stage.failed(key, error)
-
-
-def _until_the_database_answers(act: Callable[[], None], stopping: threading.Event) -> None:
-    """A stage is safe to repeat; while the database is away it is repeated, its row cannot say anything else."""
-    wait = 0.5
-    while True:
-        try:
-            return act()
-        except _AWAY as error:
-            _logger.warning("database.unavailable", error=type(getattr(error, "orig", error)).__name__, seconds=wait)
-            if stopping.wait(wait):
-                raise
-            wait = min(2 * wait, 30)

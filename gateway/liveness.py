@@ -17,12 +17,25 @@ import psycopg
 import structlog
 from sqlalchemy import make_url
 
+from gateway.errors import ConfigError
+
 _LOCK_SPACE = 7401
 _LOOK_SECONDS, _AGAIN_SECONDS, _BACK_SECONDS = 1.0, 2.0, 6.0
 
 IsDead = Callable[[str], AbstractContextManager[bool]]
 
 _logger = structlog.get_logger()
+
+
+@contextmanager
+def only_one(data_dir: Path) -> Iterator[None]:
+    """Two gateways on one folder would sweep each other's files: the second refuses to start."""
+    with (data_dir / "gateway.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError([f"{data_dir}: another gateway serves from this folder"]) from error
+        yield
 
 
 class Presence:

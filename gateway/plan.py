@@ -9,8 +9,9 @@ from typing import TypeVar
 import gateway
 from gateway.errors import ConfigError
 from gateway.notices import Addressee, addressee, load_ways
-from gateway.peers import Peer, load_protocols, make_peer
+from gateway.peers import Peer, load_protocols
 from gateway.pipeline import Pipeline, load_pipelines
+from gateway.roster import made
 from gateway.rules import RuleSet
 from gateway.rules import load as load_rules
 from gateway.sections import Config
@@ -37,25 +38,24 @@ class Plan:
         return (_HOME / "triton_models", *self.config.triton.models)
 
 
-def plan(config: Config, *, with_rules: bool = True) -> Plan:
+def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) -> Plan:
     """Load pipelines, peers and rules; raise ConfigError with everything that is wrong with any of them.
 
-    Without rules for who serves: the database has the ones that count (rulebook.py).
+    `added` are the names of peers that are in the database: rules may name them too. Without rules for who serves: the database
+    has the ones that count (rulebook.py).
     """
     problems: list[str] = []
     pipelines = _collected(problems, lambda: load_pipelines((_HOME / "pipelines", *config.gateway.pipelines))) or {}
     protocols = _collected(problems, load_protocols) or {}
     peers = {}
     for table in config.peers:
-        settings = {"calling_ae_title": config.dimse.ae_title, **table} if table.get("protocol") == "dimse" else table
-        peer = _collected(problems, partial(make_peer, settings, protocols=protocols))
+        peer = _collected(problems, partial(made, table, config=config, protocols=protocols))
         if peer is not None:
             peers[str(table.get("name"))] = peer
     addressees = _addressees(config, problems)
     if config.tls.certificate:
         _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
-    problems += _swallowed(config)
-    names = [str(table.get("name")) for table in config.peers]
+    names = [*(str(table.get("name")) for table in config.peers), *added]
     problems += _unknown_sources(config, names)
     rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names)) if with_rules else RuleSet("", ())
     if problems or rules is None:
@@ -68,17 +68,6 @@ def _addressees(config: Config, problems: list[str]) -> tuple[Addressee, ...]:
     make = partial(addressee, ways=ways, source=config.audit.source, console=config.web.url)
     found = (_collected(problems, partial(make, table)) for table in config.notices)
     return tuple(one for one in found if one is not None)
-
-
-def _swallowed(config: Config) -> list[str]:
-    """A peer's folder within a watched one: results would be taken in and removed."""
-    watched = [folder.path.resolve() for folder in config.folders]
-    return [
-        f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"
-        for table in config.peers
-        if table.get("protocol") == "folder"
-        and any(Path(str(table.get("path"))).resolve().is_relative_to(one) for one in watched)
-    ]
 
 
 def _unknown_sources(config: Config, names: Sequence[str]) -> list[str]:

@@ -58,7 +58,7 @@ def setting(
 
     `make` is what becomes of a good value.
     """
-    metadata = {"expected": expected, "check": check, "make": make}
+    metadata = {"expected": expected, "check": check, "make": make, "secret": secret}
     return (
         field(repr=not secret, metadata=metadata)
         if default is MISSING

@@ -106,6 +106,12 @@ def active_number(session: Session) -> int | None:
     return session.scalars(select(RuleActivation.number).order_by(RuleActivation.id.desc()).limit(1)).first()
 
 
+def sent_to(db: Database, *, pipelines: Collection[str], peers: Collection[str]) -> set[str]:
+    """The peers that the rules in force send to."""
+    rules = Current(db, lambda: pipelines, lambda: peers)().rules
+    return {peer for rule in rules for peer in rule.send_to}
+
+
 def history(db: Database) -> list[VersionLine]:
     """Every version, the newest first."""
     with db() as session:

@@ -11,6 +11,7 @@ from rich.markup import escape
 from gateway import rulebook
 from gateway.desk import Desk
 from gateway.plan import plan as plan_of
+from gateway.roster import known
 from gateway.rulebook import VersionLine
 from gateway.screen import Row, at
 from gateway.sections import Config
@@ -20,7 +21,7 @@ class RuleDesk(Desk):
     def __init__(self, config: Config, out: Console) -> None:
         ready = plan_of(config, with_rules=False)
         super().__init__(config, out)
-        self._names: dict[str, Any] = {"pipelines": tuple(ready.pipelines), "peers": tuple(ready.peers)}
+        self._names: dict[str, Any] = {"pipelines": tuple(ready.pipelines), "peers": known(config).names}
         self._approval = config.rules.approval
 
     def plan(self, file: Path | None) -> bool:

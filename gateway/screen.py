@@ -195,13 +195,6 @@ class Screen:
         wrong = sum(not good for good, _ in findings)
         self.line(f"{wrong} wrong" if wrong else "everything is in order")
 
-    def peers(self, tables: Iterable[Mapping[str, Any]], proofs: Mapping[str, str]) -> None:
-        """`proofs` says of each peer how it is found out that it has what it took."""
-        rows: list[Row] = [
-            ((str(table["name"]), str(table["protocol"]), _address(table), proofs[str(table["name"])]), ()) for table in tables
-        ]
-        self.rows(("peer", "protocol", "address", "proof"), rows, empty="no peers: results stay in the store")
-
     def models(self, versions: Mapping[str, str]) -> None:
         rows: list[Row] = [((name, "ready" if version else "not ready", version), ()) for name, version in versions.items()]
         self.rows(("model", "state", "version"), rows, empty="no models")
@@ -214,13 +207,6 @@ def at(when: datetime | None) -> str:
 
 def _gone(when: datetime | None) -> str:
     return f", its file went at {at(when)}" if when else ""
-
-
-def _address(table: Mapping[str, Any]) -> str:
-    """Where a peer is; no other key of it is shown, some are secrets."""
-    if "host" in table:
-        return f"{table.get('ae_title', '')}@{table['host']}:{table.get('port', '')}"
-    return str(table.get("url") or table.get("path") or "")
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -14,7 +14,7 @@ from gateway.errors import ConfigError, DeliveryError, NotUnderstood
 from gateway.filemeta import read_meta
 from gateway.ingest._archive import Archive, Member, is_archive
 from gateway.peers import Peer, load_protocols, make_peer, send_many
-from gateway.plan import plan
+from gateway.roster import known
 from gateway.sections import Config
 
 _SHOWN = 20
@@ -154,9 +154,11 @@ def own_listener(config: Config, calling_ae_title: str, port: int | None = None)
 
 
 def configured_peer(config: Config, name: str) -> Peer:
-    peers = plan(config).peers
+    """One of gateway.toml or one that was added. Raises ConfigError."""
+    peers = known(config)
     if name not in peers:
-        raise ConfigError([f"there is no peer {name!r}; the configuration has {', '.join(peers) or 'none'}"])
+        wrong = [problem for entry in peers.entries if entry.name == name for problem in entry.problems]
+        raise ConfigError(wrong or [f"there is no peer {name!r}; known: {', '.join(peers) or 'none'}"])
     return peers[name]
 
 

@@ -8,17 +8,19 @@ from zoneinfo import ZoneInfo
 
 import gateway
 from gateway.arrival import arrival
+from gateway.attempt import Stage
 from gateway.breaker import Breaker
 from gateway.commit import commit, commit_failed
 from gateway.db import Database
 from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
-from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, Stage, model_lane, peer_lane
+from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
 from gateway.outputs import Equipment
 from gateway.peers import Proof
 from gateway.plan import Plan
 from gateway.prove import prove, prove_failed
 from gateway.retention import retain
+from gateway.roster import Roster
 from gateway.rulebook import Current
 from gateway.run import run, run_failed
 from gateway.settle import settle, settle_failed
@@ -36,6 +38,7 @@ class Stages:
     """What every verb wants; `filed_at()` is until when everything promised is a row, `filed_by(moment)` waits for it."""
 
     plan: Plan
+    peers: Roster
     clock: Callable[[], datetime]
     filed_at: Callable[[], datetime]
     filed_by: Callable[[datetime], datetime]
@@ -72,7 +75,14 @@ class Stages:
             Lane(SWEEP, 1),
             *(Lane(model_lane(model), slots, ready=answers) for model, answers in models.items()),
             *(Lane(model_lane(model, "stat"), _STAT_SLOTS, ready=answers) for model, answers in models.items()),
-            *(Lane(peer_lane(name), peer.concurrency, per_minute=peer.per_minute) for name, peer in self.plan.peers.items()),
+            *self.peer_lanes(),
+        ]
+
+    def peer_lanes(self) -> list[Lane]:
+        """One a peer; of a peer that is disabled, or is none any more, nothing is taken."""
+        return [
+            Lane(peer_lane(name), peer.concurrency, per_minute=peer.per_minute, ready=partial(self.peers.takes, name))
+            for name, peer in self.peers.items()
         ]
 
     def _settle(self, key: str) -> None:
@@ -101,22 +111,20 @@ class Stages:
         run_failed(int(key), error, self.clock(), db=self.db, queues=self.queues)
 
     def _deliver(self, key: str) -> None:
-        deliver(
-            int(key), clock=self.clock, peers=self.plan.peers, store=self.store, db=self.db, queues=self.queues, pace=self.pace
-        )
+        deliver(int(key), clock=self.clock, peers=self.peers, store=self.store, db=self.db, queues=self.queues, pace=self.pace)
 
     def _deliver_failed(self, key: str, error: Exception) -> None:
         deliver_failed(int(key), error, self.clock(), db=self.db, queues=self.queues)
 
     def _prove(self, key: str) -> None:
-        prove(int(key), clock=self.clock, peers=self.plan.peers, store=self.store, db=self.db, queues=self.queues, pace=self.pace)
+        prove(int(key), clock=self.clock, peers=self.peers, store=self.store, db=self.db, queues=self.queues, pace=self.pace)
 
     def _prove_failed(self, key: str, error: Exception) -> None:
         prove_failed(int(key), error, self.clock(), db=self.db, queues=self.queues, retry=self.pace.retry_at_most)
 
     def _commit(self, key: str) -> None:
         commit(
-            int(key), clock=self.clock, filed=self.filed_at, peers=self.plan.peers, store=self.store, db=self.db,
+            int(key), clock=self.clock, filed=self.filed_at, peers=self.peers, store=self.store, db=self.db,
             queues=self.queues, retry=self.pace.retry, retry_at_most=self.pace.retry_at_most,
         )  # fmt: skip
 
@@ -125,7 +133,7 @@ class Stages:
 
     def _sweep(self, _key: str) -> None:
         sweep(self.clock(), db=self.db, queues=self.queues)
-        unproving = [name for name, peer in self.plan.peers.items() if peer.proof is Proof.NONE]
+        unproving = [name for name, peer in self.peers.items() if peer.proof is Proof.NONE]
         retain(self.clock(), settings=self.plan.config.retention, unproving=unproving, store=self.store, db=self.db)
 
 

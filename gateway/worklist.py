@@ -22,19 +22,18 @@ _logger = structlog.get_logger()
 
 
 class Worklist:
-    """Of the peers with `worklist = true`."""
+    """Of those of `peers()` with `worklist = true`."""
 
-    def __init__(self, peers: Mapping[str, Peer], *, clock: Callable[[], datetime]) -> None:
-        self._peers = {name: peer for name, peer in peers.items() if isinstance(peer, Dimse) and peer.worklist}
-        self._clock = clock
+    def __init__(self, peers: Callable[[], Mapping[str, Peer]], *, clock: Callable[[], datetime]) -> None:
+        self._peers, self._clock = peers, clock
         self._paused: dict[str, datetime] = {}
 
     def priorities(self, accession_number: str) -> set[str]:
         """RequestedProcedurePriority of the entries with this accession number; empty where nobody knows of one."""
         number, now, found = accession_number.strip(), self._clock(), set[str]()
-        asked = self._peers if _ORDER.fullmatch(number) else {}
+        asked = self._peers() if _ORDER.fullmatch(number) else {}
         for name, peer in asked.items():
-            if name in self._paused and now < self._paused[name]:
+            if not (isinstance(peer, Dimse) and peer.worklist) or (name in self._paused and now < self._paused[name]):
                 continue
             try:
                 found |= peer.requested_priorities(number)

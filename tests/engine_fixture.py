@@ -17,8 +17,9 @@ from pathlib import Path
 from sqlalchemy import text
 
 from gateway import log
+from gateway.attempt import Stage
 from gateway.db import open_database
-from gateway.engine import Lane, Queues, Stage, Worker
+from gateway.engine import Lane, Queues, Worker
 
 QUICK, SINGLE, HELD = "quick", "single", "held"
 

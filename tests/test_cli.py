@@ -22,7 +22,8 @@ from tests.world import World, free_port
 
 COMMANDS = (
     "serve", "demo", "check", "send", "series list", "series show", "jobs list", "jobs show", "jobs retry", "jobs cancel",
-    "deliveries list", "deliveries show", "deliveries retry", "deliveries cancel", "peers list", "peers echo", "audit list",
+    "deliveries list", "deliveries show", "deliveries retry", "deliveries cancel", "peers list", "peers show", "peers add", "peers change", "peers disable",
+    "peers enable", "peers remove", "peers probe", "peers echo", "audit list",
     "audit show", "audit export", "audit verify",
     "models list", "models install-server", "rules check", "db upgrade",
 )  # fmt: skip
@@ -264,16 +265,16 @@ def test_peers_are_listed_without_their_secrets(gateway, tmp_path: Path) -> None
     ran = gateway("peers list")
 
     assert [line.split() for line in ran.out.splitlines()] == [
-        ["peer", "protocol", "address", "proof"],
-        ["pacs", "dimse", "ORTHANC@10.0.0.1:104", "query"],
-        ["web", "dicomweb", "https://pacs.example/dicom-web", "query"],
-        ["disk", "folder", "/mnt/results", "read-back"],
+        ["peer", "protocol", "address", "proof", "from", "state"],
+        ["pacs", "dimse", "ORTHANC@10.0.0.1:104", "query", "gateway.toml", "in", "use"],
+        ["web", "dicomweb", "https://pacs.example/dicom-web", "query", "gateway.toml", "in", "use"],
+        ["disk", "folder", "/mnt/results", "read-back", "gateway.toml", "in", "use"],
     ]
 
 
 def test_without_peers_that_is_told(gateway) -> None:
     assert gateway("peers list").out == "no peers: results stay in the store\n"
-    assert gateway("peers echo pacs") == Ran(1, "", "there is no peer 'pacs'; the configuration has none\n")
+    assert gateway("peers echo pacs") == Ran(1, "", "there is no peer 'pacs'; known: none\n")
 
 
 def test_a_peer_is_echoed(gateway, tmp_path: Path) -> None:
@@ -348,7 +349,7 @@ def test_sending_to_a_gateway_that_does_not_run_is_one_sentence(gateway, tmp_pat
 def test_sending_to_a_peer_that_is_not_configured_is_told(gateway, tmp_path: Path) -> None:
     stored(tmp_path, ct_series(1))
 
-    assert gateway("send . --to pacs") == Ran(1, "", "there is no peer 'pacs'; the configuration has none\n")
+    assert gateway("send . --to pacs") == Ran(1, "", "there is no peer 'pacs'; known: none\n")
 
 
 def test_a_broken_configuration_is_told_as_a_whole_by_every_command(gateway, tmp_path: Path) -> None:

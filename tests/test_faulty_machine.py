@@ -20,10 +20,10 @@ from sqlalchemy import create_engine, select, text
 from sqlalchemy.pool import QueuePool
 
 from gateway import journal
+from gateway.attempt import Stage, guarded, until_the_database_answers
 from gateway.check import check_all
 from gateway.db import durability, open_engine
 from gateway.door import Door
-from gateway.engine import Stage, _guarded, _until_the_database_answers
 from gateway.entry import Kept, promise
 from gateway.journal import entries, segments
 from gateway.store import Store
@@ -373,7 +373,7 @@ def test_a_stage_that_finds_no_free_connection_is_tried_again_and_fails_nothing(
     stage = Stage("work", act, lambda key, error: failed.append(type(error).__name__))
     try:
         with engine.connect():  # the only one
-            thread = threading.Thread(target=_until_the_database_answers, args=(lambda: _guarded(stage, "1"), threading.Event()))
+            thread = threading.Thread(target=until_the_database_answers, args=(lambda: guarded(stage, "1"), threading.Event()))
             thread.start()
             assert not done.wait(0.5)
         assert done.wait(20)

@@ -14,7 +14,8 @@ from pydicom.sr._concepts_dict import concepts
 
 from gateway import audit
 from gateway.audit import Act
-from gateway.message import About, Node, message
+from gateway.elements import About, Node
+from gateway.message import message
 from gateway.trail import AuditEvent
 
 HERE = Path(__file__).parent

@@ -22,6 +22,7 @@ from gateway.outputs import Equipment
 from gateway.pipeline import Needs, Pipeline
 from gateway.plan import plan
 from gateway.retention import retain
+from gateway.roster import Roster
 from gateway.rules import load as load_rules
 from gateway.sections import RetentionSection
 from gateway.settle import settle
@@ -488,9 +489,11 @@ def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, d
     series = a_series(place)
     world = World(tmp_path / "world", database_url, "127.0.0.1:1", settings={"retention": {"sources_days": 7}})
     place.now += timedelta(days=8)
+    config = load(world.config)
     stages = Stages(
-        plan=plan(load(world.config)), clock=lambda: place.now, filed_at=lambda: place.now, filed_by=lambda moment: moment,
-        store=place.store, models=None, worklist=Worklist({}, clock=lambda: place.now), db=place.db, queues=place.queues,
+        plan=plan(config), peers=Roster(config, place.db), clock=lambda: place.now, filed_at=lambda: place.now, filed_by=lambda moment: moment,
+        store=place.store, models=None, worklist=Worklist(dict, clock=lambda: place.now),
+        sources=None, db=place.db, queues=place.queues,
     )  # fmt: skip
 
     next(stage for stage in stages if stage.name == "sweep").act("sweep")

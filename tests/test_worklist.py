@@ -114,10 +114,11 @@ def test_a_worklist_that_is_away_says_nothing_and_is_left_alone_for_a_minute(tmp
         peer, clock = made(table), [NOW]
         assert asked(peer, "A1") == {"STAT"}
         away = made(table | {"port": free_port()})
-        worklist = Worklist({"ris": away}, clock=lambda: clock[0])
+        peers = {"ris": away}
+        worklist = Worklist(lambda: peers, clock=lambda: clock[0])
         assert worklist.priorities("A1") == set()
 
-        worklist._peers["ris"] = peer
+        peers["ris"] = peer
         assert worklist.priorities("A1") == set()
         clock[0] += timedelta(minutes=1)
 
@@ -127,8 +128,8 @@ def test_a_worklist_that_is_away_says_nothing_and_is_left_alone_for_a_minute(tmp
 def test_only_the_peers_that_are_a_worklist_are_asked_and_only_for_an_order(tmp_path: Path) -> None:
     nobody = {"name": "p", "protocol": "dimse", "host": "127.0.0.1", "port": free_port(), "ae_title": "SCP"}
 
-    assert Worklist({"p": made(nobody)}, clock=lambda: NOW).priorities("A1") == set()
-    worklist = Worklist({"p": made(nobody | {"worklist": True})}, clock=lambda: NOW)
+    assert Worklist(lambda: {"p": made(nobody)}, clock=lambda: NOW).priorities("A1") == set()
+    worklist = Worklist(lambda: {"p": made(nobody | {"worklist": True})}, clock=lambda: NOW)
     for no_order in (" ", "A*", "A?", "A\\B", "Ünfall", "1" * 17):  # it would be asked for others' orders, or could not be asked
         assert worklist.priorities(no_order) == set()
     assert worklist._paused == {}

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from gateway import __version__
-from gateway.cli import parts, rows, rules, trail
+from gateway.cli import parts, peers, rows, rules, trail
 from gateway.cli.terms import ConfigOption, at_desk, configured, fail, found, out, screen
 from gateway.errors import ConfigError, GatewayError
 
@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_comp
 app.add_typer(rows.series, name="series")
 app.add_typer(rows.jobs, name="jobs")
 app.add_typer(rows.deliveries, name="deliveries")
-app.add_typer(parts.peers, name="peers")
+app.add_typer(peers.peers, name="peers")
 app.add_typer(trail.audit, name="audit")
 app.add_typer(parts.models, name="models")
 app.add_typer(rules.rules, name="rules")
@@ -67,8 +67,8 @@ def serve(
     settings = configured(config)
     chosen = roles(only or (), database_url=settings.database_url)
     log.configure(settings.log.level, settings.log.format)
-    ready = plan(settings, with_rules=False)
     reach(settings, patience=timedelta(seconds=_DATABASE_SECONDS))
+    ready = plan(settings, with_rules=False)
     stop = Stop()
     with Gateway(ready, chosen) as running, ExitStack() as console:
         running.start_models_aside()

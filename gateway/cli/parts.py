@@ -1,4 +1,4 @@
-"""Commands about what a gateway is made of: peers, models, database."""
+"""Commands about what a gateway is made of: models, database, viewer."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,27 +7,9 @@ import typer
 
 from gateway.cli.terms import ConfigOption, at_desk, configured, group, out, screen
 
-peers = group("The systems that results go to.")
 models = group("The models that Triton serves.")
 db = group("The database.")
 viewer = group("The viewer beside the console.")
-
-
-@peers.command("list")
-def peers_list(config: ConfigOption = None) -> None:
-    """The peers of the configuration: name, protocol, address."""
-    from gateway.plan import plan
-
-    ready = plan(configured(config))
-    screen().peers(ready.config.peers, {name: peer.proof for name, peer in ready.peers.items()})
-
-
-@peers.command("echo")
-def peers_echo(name: str, config: ConfigOption = None) -> None:
-    """Ask a peer whether it is there."""
-    from gateway.sending import configured_peer
-
-    out.print(f"{name}: {configured_peer(configured(config), name).echo()}", highlight=False)
 
 
 @models.command("list")
@@ -35,8 +17,10 @@ def models_list(config: ConfigOption = None) -> None:
     """The models that Triton knows and whether they answer (starts the embedded Triton for the question)."""
     from gateway.models import versions
     from gateway.plan import plan
+    from gateway.roster import known
 
-    ready = plan(configured(config))
+    settings = configured(config)
+    ready = plan(settings, added=known(settings))
     log_file = ready.config.gateway.data_dir / "triton.log"
     screen().models(versions(ready.config.triton, folders=ready.model_folders, log_file=log_file))
 

@@ -31,8 +31,10 @@ def rules_check(config: ConfigOption = None) -> None:
     """Tell what is wrong with rules.yaml, by line and rule."""
     from gateway.check import rules_in_words
     from gateway.plan import plan
+    from gateway.roster import known
 
-    out.print(rules_in_words(plan(configured(config))).text, highlight=False, markup=False)
+    settings = configured(config)
+    out.print(rules_in_words(plan(settings, added=known(settings).names)).text, highlight=False, markup=False)
 
 
 @rules.command("plan")

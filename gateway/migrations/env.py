@@ -2,11 +2,20 @@
 
 from alembic import context
 
-from gateway import accounts, indices, retrieval, tables, trail, verdicts
+from gateway import accounts, contacts, indices, retrieval, ruleset, tables, trail, verdicts
 from gateway.columns import PREFIX, Table, UtcDateTime
 from gateway.migrations import VERSION_TABLE
 
-__all__ = ("accounts", "indices", "retrieval", "tables", "trail", "verdicts")  # their import makes their tables known
+__all__ = (
+    "accounts",
+    "contacts",
+    "indices",
+    "retrieval",
+    "ruleset",
+    "tables",
+    "trail",
+    "verdicts",
+)  # their import makes their tables known
 
 connection = context.config.attributes["connection"]
 context.configure(

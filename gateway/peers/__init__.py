@@ -6,7 +6,7 @@ everything that is wrong in it. Files whose name begins with an underscore are n
 
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +24,7 @@ BUILT_IN = Path(__file__).parent
 STORED, DUPLICATE, NOT_UNDERSTOOD, NOT_SUPPORTED, PROCESSING_FAILURE = 0x0000, 0x0111, 0xC000, 0x0122, 0x0110
 SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024))
 """No 40 ms wait for the peer's delayed acknowledgement; and bytes wait for a slow network here, where timeouts see them move."""
+_OPEN = {"name", "protocol", "host", "port", "ae_title", "url", "path", "proof"}
 _RETRIED = (PROCESSING_FAILURE, 0x0213)
 _OFFER = Offer(__name__, BUILT_IN, "peer", "def peer(settings: Mapping[str, object]) -> Peer")
 
@@ -60,8 +61,21 @@ class Wanted:
     path: Path
 
 
+@dataclass(frozen=True)
+class Capability:
+    """What was found out of a peer by asking it, in our words; `works` None: it could not be found out."""
+
+    what: str
+    works: bool | None
+    note: str = ""
+
+
 class Peer(Protocol):
-    """A configured remote system. A peer that sends many better together also has `send_many` as below, without `peer`."""
+    """A configured remote system.
+
+    A peer that sends many better together also has `send_many` as below, without `peer`; one that can be asked what it
+    accepts has `probe() -> Sequence[Capability]`, which raises Unreachable or Rejected, and changes nothing there.
+    """
 
     @property
     def proof(self) -> Proof: ...
@@ -116,6 +130,12 @@ def send_many(peer: Peer, paths: Iterable[Path]) -> Iterator[tuple[Path, Sent | 
             yield path, error
 
 
+def probe(peer: Peer) -> list[Capability]:
+    """What the peer accepts; of a protocol that cannot tell more, whether it answers. Raises Unreachable or Rejected."""
+    ask = getattr(peer, "probe", None)
+    return list(ask()) if ask is not None else [Capability("answers", works=True, note=peer.echo())]
+
+
 def judge(status: int) -> Sent:
     """What the status of a C-STORE-RSP, or a STOW-RS failure reason, means for a delivery (PS3.4 B.2.3, PS3.7 Annex C).
 
@@ -145,6 +165,14 @@ def make_peer(settings: Mapping[str, object], *, protocols: Mapping[str, MakePee
     if make is None:
         raise ConfigError([f"peer {settings.get('name')}: protocol: expected one of {', '.join(sorted(protocols))}"])
     return make(settings)
+
+
+def secrets(peer: Peer | None, table: Mapping[str, object]) -> frozenset[str]:
+    """The keys of its table that nobody may see; of a protocol that does not say so, or a table that is wrong, all but a few."""
+    if is_dataclass(peer):
+        known = {one.name: one.metadata.get("secret", True) for one in fields(peer)}
+        return frozenset(key for key in table if key != "protocol" and known.get(key, True))
+    return frozenset(table.keys() - _OPEN)
 
 
 def one_of(*proofs: Proof) -> tuple[str, Callable[[Any], bool], Proof]:

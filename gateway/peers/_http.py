@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
@@ -48,6 +49,18 @@ def _is_verify(value: object) -> bool:
     return True
 
 
+def _is_file(value: object) -> bool:
+    try:
+        return is_text(value) and _is_token(_first_line(str(value)))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _first_line(path: str) -> str:
+    with Path(path).open(encoding="utf-8") as file:
+        return file.readline().strip()
+
+
 def _is_token(value: object) -> bool:
     return is_text(value) and str(value).isascii()
 
@@ -64,7 +77,9 @@ class Http:
     url: str = setting("http:// or https://, a host and a path, without user, password or query", is_url)
     user: str | None = setting("a user name", is_text, None)
     password: str | None = setting("a text", is_text, None, secret=True)
+    password_file: str | None = setting("a file whose first line is the password, in ASCII", _is_file, None)
     token: str | None = setting("a bearer token in ASCII", _is_token, None, secret=True)
+    token_file: str | None = setting("a file whose first line is a bearer token in ASCII", _is_file, None)
     token_url: str | None = setting("the https:// or http:// address of a token endpoint", is_url, None)
     client_id: str | None = setting("a text", is_text, None)
     client_secret: str | None = setting("a text", is_text, None, secret=True)
@@ -78,8 +93,11 @@ class Http:
     def check(self) -> None:
         """Raise ConfigError where keys that belong together are not."""
         problems = []
-        ways = [bool(self.token), bool(self.user or self.password), bool(self.token_url or self.client_id or self.client_secret)]
-        if sum(ways) > 1 or bool(self.user) != bool(self.password):
+        password, token = self.password or self.password_file, self.token or self.token_file
+        if (self.password and self.password_file) or (self.token and self.token_file):
+            problems.append("expected a secret itself or its file, not both")
+        ways = [bool(token), bool(self.user or password), bool(self.token_url or self.client_id or self.client_secret)]
+        if sum(ways) > 1 or bool(self.user) != bool(password):
             problems.append("expected a token, or user and password together, or a token_url, or neither")
         if len({bool(self.token_url), bool(self.client_id), bool(self.client_secret)}) > 1:
             problems.append("expected token_url, client_id and client_secret together")
@@ -99,12 +117,13 @@ class Http:
     @contextmanager
     def client(self, *, connections: int = 1) -> Iterator[httpx2.Client]:
         """Threads may share it."""
+        password, token = self._secret(self.password, self.password_file), self._secret(self.token, self.token_file)
         with httpx2.Client(
-            auth=self._auth,
+            auth=httpx2.BasicAuth(self.user, password) if self.user else self._credentials,
             headers={
                 "Accept": JSON,
                 "Accept-Encoding": "identity",  # pixels hardly shrink, and peers take long to try
-                **({"Authorization": f"Bearer {self.token}"} if self.token else {}),
+                **({"Authorization": f"Bearer {token}"} if token else {}),
                 **(self.headers or {}),
             },
             timeout=self.timeout_seconds,
@@ -139,15 +158,22 @@ class Http:
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
         )  # fmt: skip
 
+    def _secret(self, value: str | None, file: str | None) -> str:
+        """Of a file what it says now: who changes it there restarts nothing."""
+        try:
+            return _first_line(file) if file else value or ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise Unreachable("the file with the credentials cannot be read") from error
+
     @cached_property
-    def _auth(self) -> httpx2.Auth | None:
+    def _credentials(self) -> httpx2.Auth | None:
         """One for the peer: the access token is shared, and kept while it is good."""
-        if self.token_url:
-            return ClientCredentials(
-                self.token_url, self.client_id or "", self.client_secret or "", self.scope, timeout=self.timeout_seconds,
-                transport=lambda: self._transport(1),
-            )  # fmt: skip
-        return httpx2.BasicAuth(self.user, self.password or "") if self.user else None
+        if not self.token_url:
+            return None
+        return ClientCredentials(
+            self.token_url, self.client_id or "", self.client_secret or "", self.scope, timeout=self.timeout_seconds,
+            transport=lambda: self._transport(1),
+        )  # fmt: skip
 
     @cached_property
     def _tls(self) -> ssl.SSLContext | bool:

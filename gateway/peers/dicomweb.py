@@ -5,16 +5,18 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
 from gateway.errors import DeliveryError, Rejected
-from gateway.peers import NOT_SUPPORTED, Proof, Sent, Wanted, is_few, is_rate, one_of, read_settings, setting
+from gateway.peers import NOT_SUPPORTED, Capability, Proof, Sent, Wanted, is_few, is_rate, one_of, read_settings, setting
 from gateway.peers._http import Http, read
 from gateway.peers._part10 import Part10, read_part10, unreadable
 from gateway.peers._verdict import match, matches, refusal, text, verdict
+from gateway.peers._webprobe import probed
 
 _CHUNK = 256 * 1024
 _MOST_ANSWER = 1024 * 1024
@@ -99,6 +101,11 @@ class Dicomweb(Http):
             if response.status_code != 200:
                 raise refusal(response)
             return matches(read(response, _MOST_PAGE))
+
+    def probe(self) -> list[Capability]:
+        """Asks for one instance and for the metadata of it, and sends a request without an instance."""
+        with self.client() as client:
+            return probed(partial(self.request, client))
 
     def _search(self, path: str, keyword: str, uid: str, **more: str) -> Mapping[str, list[Any]] | None:
         """QIDO-RS (PS3.18 10.6): the match that has this UID."""

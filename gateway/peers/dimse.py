@@ -16,10 +16,12 @@ from gateway.peers import (
     NOT_SUPPORTED,
     PROCESSING_FAILURE,
     STORED,
+    Capability,
     Proof,
     Sent,
     Wanted,
     _find,
+    _probe,
     is_few,
     is_rate,
     is_seconds,
@@ -150,6 +152,15 @@ class Dimse:
             took = time.perf_counter() - started
         judge(status)
         return f"answered C-ECHO in {took * 1000:.0f} ms"
+
+    def probe(self) -> list[Capability]:
+        """What it accepts, by negotiation alone: as many associations as the presentation contexts need, and no instance."""
+        accepted: set[Context] = set()
+        contexts = list(_probe.CONTEXTS)
+        for start in range(0, len(contexts), MOST_CONTEXTS):
+            with self._associate(contexts[start : start + MOST_CONTEXTS]) as association:
+                accepted |= association.accepted.keys()
+        return _probe.capabilities(accepted)
 
     def report_commitment(self, outcome: Outcome) -> int:
         """The peer's status: success, or a warning. Raises Unreachable (try again) or Rejected (final), PS3.7 10.1.1.1.8."""

@@ -18,6 +18,7 @@ from gateway.peers import (
     NOT_SUPPORTED,
     NOT_UNDERSTOOD,
     STORED,
+    Capability,
     Proof,
     Sent,
     Wanted,
@@ -83,6 +84,13 @@ class Folder:
             finally:
                 probe.unlink(missing_ok=True)
         return "the folder can be written"
+
+    def probe(self) -> list[Capability]:
+        """Whether it can be written, which says that it can be read back too; and how much room there is."""
+        self.echo()
+        with _using("read"):
+            free = shutil.disk_usage(self.path).free
+        return [Capability("can be written", works=True, note=f"{free / 1e9:.1f} GB free")]
 
     def _target(self, path: Path) -> Path:
         try:

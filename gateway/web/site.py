@@ -15,6 +15,7 @@ from gateway.engine import Queues
 from gateway.models import Models
 from gateway.pictures import Pictures
 from gateway.plan import Plan
+from gateway.roster import Roster
 from gateway.sections import Config
 from gateway.signin import Lives
 from gateway.store import Store
@@ -29,6 +30,7 @@ class Site:
     """`doorman` is None where this process does not receive, `is_working` says whether it has a worker."""
 
     plan: Plan
+    roster: Roster
     db: Database
     queues: Queues
     store: Store
@@ -55,7 +57,7 @@ class Site:
     @property
     def peers(self) -> list[str]:
         """Their names."""
-        return [str(peer["name"]) for peer in self.config.peers]
+        return list(self.roster)
 
     @property
     def lives(self) -> Lives:
@@ -70,9 +72,9 @@ class Site:
 
 def site_of(running: Gateway) -> Site:
     return Site(
-        plan=running.plan, db=running.db, queues=running.queues, store=running.store, models=running.models,
-        doorman=running.doorman, is_working=running.is_working, executor=running.worker.executor, clock=now,
-        pulse=Pulse(running.db), pictures=Pictures(running.store),
+        plan=running.plan, roster=running.roster, db=running.db, queues=running.queues, store=running.store,
+        models=running.models, doorman=running.doorman, is_working=running.is_working, executor=running.worker.executor,
+        clock=now, pulse=Pulse(running.db), pictures=Pictures(running.store),
         verification=Verification(running.db, running.config, clock=now),
     )  # fmt: skip
 

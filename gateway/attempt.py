@@ -1,0 +1,48 @@
+"""Attempt: one run of a stage, guarded: whatever it raises is written down, and a database that is away is waited for."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
+
+from gateway import log
+
+AWAY = (DBAPIError, NoConnectionFree)
+
+_logger = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`act(key)` does one attempt; `failed(key, error)` writes down what `act` did not expect."""
+
+    name: str
+    act: Callable[[str], None]
+    failed: Callable[[str, Exception], None]
+
+
+def guarded(stage: Stage, key: str) -> None:
+    """The worker's boundary: nothing that a stage raises may be lost or stop the worker."""
+    try:
+        stage.act(key)
+    except AWAY:
+        raise
+    except Exception as error:  # noqa: BLE001 - boundary (habit 25)
+        _logger.error("stage.failed", error=type(error).__name__, stack=log.stack_without_values(error))
+        stage.failed(key, error)
+
+
+def until_the_database_answers(act: Callable[[], None], stopping: threading.Event) -> None:
+    """A stage is safe to repeat; while the database is away it is repeated, its row cannot say anything else."""
+    wait = 0.5
+    while True:
+        try:
+            return act()
+        except AWAY as error:
+            _logger.warning("database.unavailable", error=type(getattr(error, "orig", error)).__name__, seconds=wait)
+            if stopping.wait(wait):
+                raise
+            wait = min(2 * wait, 30)

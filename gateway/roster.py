@@ -1,0 +1,188 @@
+"""Roster: the peers as they are now, those of gateway.toml and those that a person added. A process that serves looks often.
+
+A name that stands in gateway.toml is that one's, whatever a row says. A row that cannot be used here (a certificate that this
+machine does not have) is no peer of this process: its lane waits, and the reason is told.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import structlog
+from sqlalchemy import inspect, make_url, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.contacts import Contact
+from gateway.db import Database, open_database
+from gateway.errors import ConfigError
+from gateway.peers import MakePeer, Peer, load_protocols, make_peer, secrets
+from gateway.sections import Config
+
+FILE = "gateway.toml"
+HIDDEN = "(not shown)"
+"""Stands for a secret, also where a form brings it back unchanged."""
+
+_logger = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One peer. `peer` is None where its table is wrong, and `problems` say what is."""
+
+    name: str
+    table: Mapping[str, Any] = field(repr=False)
+    peer: Peer | None
+    problems: tuple[str, ...] = ()
+    row: Contact | None = None
+    """None: it stands in gateway.toml."""
+
+    @property
+    def protocol(self) -> str:
+        return str(self.table.get("protocol", ""))
+
+    @property
+    def is_active(self) -> bool:
+        return self.peer is not None and not (self.row is not None and self.row.disabled)
+
+    @property
+    def place(self) -> str:
+        return FILE if self.row is None else "added"
+
+    @property
+    def state(self) -> str:
+        return "in use" if self.is_active else "disabled" if self.peer is not None else "wrong"
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """Its table without secrets, and without its name and protocol."""
+        hidden = secrets(self.peer, self.table)
+        own = {key: value for key, value in self.table.items() if key not in ("name", "protocol")}
+        return {key: HIDDEN if key in hidden else value for key, value in own.items()}
+
+    @property
+    def address(self) -> str:
+        if "host" in self.table:
+            return f"{self.table.get('ae_title', '')}@{self.table['host']}:{self.table.get('port', '')}"
+        return str(self.table.get("url") or self.table.get("path") or "")
+
+
+class Roster(Mapping[str, Peer]):
+    """By name, those that can be used. It holds what it read last; any thread may look while another refreshes it."""
+
+    def __init__(self, config: Config, db: Database) -> None:
+        self._db, self._protocols = db, load_protocols()
+        self._rows: tuple[tuple[Any, ...], ...] = ()
+        self._entries: Mapping[str, Entry] = {}
+        self.adopt(config)
+
+    def __getitem__(self, name: str) -> Peer:
+        peer = self._entries[name].peer
+        if peer is None:
+            raise KeyError(name)
+        return peer
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([entry.name for entry in self.entries if entry.peer is not None])
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        return list(self._entries.values())
+
+    @property
+    def names(self) -> list[str]:
+        """Of all, also of those that cannot be used here."""
+        return [entry.name for entry in self.entries]
+
+    @property
+    def tables(self) -> Sequence[Mapping[str, Any]]:
+        return [entry.table for entry in self.entries]
+
+    @property
+    def active(self) -> Mapping[str, Peer]:
+        """Those that something may go to now."""
+        return {entry.name: entry.peer for entry in self.entries if entry.peer is not None and entry.is_active}
+
+    def takes(self, name: str) -> bool:
+        """Whether its lane is worked on now."""
+        entry = self._entries.get(name)
+        return entry is not None and entry.is_active
+
+    def adopt(self, config: Config) -> None:
+        """The peers of this configuration from now on, and those that were added."""
+        self._config = config
+        self._make([])
+        self._rows = ()
+
+    def refresh(self) -> bool:
+        """Read what was added; whether anything has changed."""
+        with self._db() as session:
+            rows = session.scalars(select(Contact).order_by(Contact.name)).all()
+        seen = tuple((row.name, row.changed_at, row.settings, row.disabled) for row in rows)
+        if seen == self._rows:
+            return False
+        self._make(rows)
+        self._rows = seen
+        return True
+
+    def make(self, table: Mapping[str, Any]) -> Peer:
+        """As `make_peer`, also by what the rest of the configuration says. Raises ConfigError with all that is wrong."""
+        return made(table, config=self._config, protocols=self._protocols)
+
+    def _make(self, rows: Iterable[Contact]) -> None:
+        entries = [self._entry(str(table.get("name")), table) for table in self._config.peers]
+        taken = {entry.name for entry in entries}
+        added = [self._entry(row.name, {"name": row.name, **row.settings}, row) for row in rows if row.name not in taken]
+        self._entries = MappingProxyType({entry.name: entry for entry in (*entries, *added)})
+        for entry in (one for one in added if one.problems):
+            _logger.warning("peer.unusable", peer=entry.name, reason="; ".join(entry.problems))
+
+    def _entry(self, name: str, table: Mapping[str, Any], row: Contact | None = None) -> Entry:
+        try:
+            return Entry(name, table, self.make(table), (), row)
+        except ConfigError as error:
+            return Entry(name, table, None, error.problems, row)
+
+
+def made(table: Mapping[str, Any], *, config: Config, protocols: Mapping[str, MakePeer]) -> Peer:
+    """The peer of one table. Raises ConfigError with everything that is wrong with it."""
+    settings = {"calling_ae_title": config.dimse.ae_title, **table} if table.get("protocol") == "dimse" else table
+    problems: list[str] = []
+    for check in (partial(_check_unwatched, table, config), partial(make_peer, settings, protocols=protocols)):
+        try:
+            peer = check()
+        except ConfigError as error:
+            problems += error.problems
+    if problems or peer is None:
+        raise ConfigError(problems)
+    return peer
+
+
+def _check_unwatched(table: Mapping[str, Any], config: Config) -> None:
+    """A peer's folder within a watched one: results would be taken in and removed. Raises ConfigError."""
+    if table.get("protocol") != "folder":
+        return
+    place, watched = Path(str(table.get("path"))).resolve(), [folder.path.resolve() for folder in config.folders]
+    if any(place.is_relative_to(one) for one in watched):
+        raise ConfigError([f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"])
+
+
+def known(config: Config) -> Roster:
+    """Whether or not anybody serves. Where the database is not there yet, or does not answer, those of the configuration."""
+    url = make_url(config.database_url)
+    is_there = url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
+    db = open_database(config.database_url)
+    roster = Roster(config, db)
+    try:
+        if is_there and inspect(db.kw["bind"]).has_table(Contact.__tablename__):
+            roster.refresh()
+    except SQLAlchemyError as error:
+        _logger.warning("database.unavailable", error=type(error).__name__)
+    finally:
+        db.kw["bind"].dispose()
+    return roster

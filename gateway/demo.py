@@ -34,7 +34,7 @@ from gateway.store import Store
 from gateway.tables import DeliveryState, JobState, SeriesState
 from gateway.volume import arrange, volume
 
-QUIET_SECONDS = 2.0
+_COMPLETENESS = {"quiet_seconds": 2.0, "settle_seconds": 0.5, "one_association": True}  # the sender is our own
 _RULES = """\
 rules:
   - name: chest CT, lungs
@@ -76,7 +76,7 @@ def _config(folder: Path, archive: Pacs) -> Config:
     rules = folder / "rules.yaml"
     rules.write_text(_RULES)
     values = {
-        "gateway": {"data_dir": folder}, "dimse": {"port": 0}, "completeness": {"quiet_seconds": QUIET_SECONDS},
+        "gateway": {"data_dir": folder}, "dimse": {"port": 0}, "completeness": _COMPLETENESS,
         "rules": {"file": rules}, "peers": (archive.peer,), "store": {"keep_free_bytes": 0},
     }  # fmt: skip
     return parse(values, where="demonstration")

@@ -100,7 +100,7 @@ class JobError(GatewayError):
 
 
 class Unsuitable(JobError):
-    """The series is not what the pipeline needs; `code` is GEOMETRY, INCOMPLETE, IMAGE, DECODE, CHARSET or IDENTITY."""
+    """The series is not what the pipeline needs; `code` is GEOMETRY, INCOMPLETE, VOLUMES, IMAGE, DECODE, CHARSET or IDENTITY."""
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)

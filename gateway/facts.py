@@ -1,14 +1,17 @@
 """What rules see of a series: its attributes, and facts that no single header tells."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
 from pydicom import Dataset
 
+from gateway.choose import regular
 from gateway.errors import Unsuitable
 from gateway.outputs import Equipment
+from gateway.split import parts
 from gateway.values import each, numbers, texts, values, whole
 from gateway.vocabulary import NUMBER, TEXT, WHOLE, Subject, Varying, attribute
 from gateway.volume import arrange, is_localizer
@@ -36,6 +39,8 @@ def facts(
 
     slices: images (frames, where an instance has several) that are not localizers. instances: all of them.
     spacing_mm: between the slices; missing where the series is not regular. regular: it passes the geometry gate.
+    volumes: how many the series holds (split.py), of two images or more; regular_volumes: how many of them pass the gate, and
+    volume_slices, volume_spacing_mm of the largest of these.
     orientation: axial, coronal or sagittal within 25 degrees, else oblique; missing where slices are not parallel.
     localizer: nothing but localizers. derived, multiframe: some instance is. ours: made by this gateway, or by another one
     of its make. results: SEG, SR, KO or PR are in it.
@@ -58,7 +63,8 @@ def facts(
         "called_ae_title": called_ae_title,
         "ingest": ingest,
     }
-    return known | _geometry(headers)
+    geometry = _geometry(headers)
+    return known | geometry | _volumes(headers, geometry)
 
 
 def _over_series(headers: Sequence[Dataset], subject: Subject) -> object:
@@ -116,6 +122,18 @@ def _geometry(headers: Sequence[Dataset]) -> dict[str, object]:
         return known | {"regular": True, "spacing_mm": arrange(headers).spacing_mm}
     except Unsuitable:
         return known | {"regular": False}
+
+
+def _volumes(headers: Sequence[Dataset], geometry: Mapping[str, object]) -> dict[str, object]:
+    found = [part for part in parts(headers) if len(part.headers) > 1]
+    if geometry["regular"]:  # then it is one
+        fit = [(len(part.headers), geometry["spacing_mm"]) for part in found]
+    else:
+        fit = [(len(part.headers), spacing) for part in found if (spacing := regular(part)) is not None]
+    known: dict[str, object] = {"volumes": len(found), "regular_volumes": len(fit)}
+    if fit:
+        known["volume_slices"], known["volume_spacing_mm"] = max(fit, key=itemgetter(0))
+    return known
 
 
 def _orientation(headers: Sequence[Dataset]) -> str:

@@ -13,6 +13,7 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 
+from gateway.choose import ONLY, Which
 from gateway.errors import ConfigError
 from gateway.outputs import Output
 
@@ -25,12 +26,15 @@ class Needs:
     """What the series must be, checked before the model is asked, and how its values are handed over.
 
     `whole_numbers`: the volume comes as int16, rounded, instead of float32: what CT models take, in half the memory.
+    `volume`: which it wants of a series that holds several (phases, echoes, b-values, time points): "only" refuses such a series,
+    "largest" takes the largest regular one, {"EchoTime": 20} the one with these values.
     """
 
     modality: str
     slices_at_least: int = 1
     spacing_at_most_mm: float = float("inf")
     whole_numbers: bool = False
+    volume: Which = ONLY
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from gateway import audit, conformance, delivery
 from gateway.audit import Act
+from gateway.choose import choose
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import RUN, Queues, backoff, model_lane, rank
@@ -157,11 +158,12 @@ def _study(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]
         headers = [dcmread(path, defer_size=_DEFERRED_BYTES) for path in pool.map(store.check, dict(inputs).values())]
     if any(header.get("Modality") != needs.modality for header in headers):
         raise Unsuitable("IMAGE", f"expected modality {needs.modality}")
-    stack = arrange(headers)
+    chosen = choose(headers, needs.volume, lambda header: bytes(header.get("PixelData") or b""))
+    stack = arrange(chosen.headers)
     _check_needs(stack, needs)
     filled = volume(stack, map(_take_pixels, stack.headers), whole_numbers=needs.whole_numbers)
     source, notes = clean_series(stack.headers)
-    return Study(filled, source), [*stack.notes, *notes]
+    return Study(filled, source), [*chosen.notes, *stack.notes, *notes]
 
 
 def _take_pixels(header: Dataset) -> np.ndarray:

@@ -60,7 +60,8 @@ class Part:
 
 def parts(headers: Sequence[Dataset]) -> tuple[Part, ...]:
     """In the order of their first image; localizers, and what is no image, are in none."""
-    images = [header for header in headers if whole(header, "Rows") > 0 and not is_localizer(header)]
+    is_image = each(headers, ("Rows", "ImageType"), lambda header: whole(header, "Rows") > 0 and not is_localizer(header))
+    images = [header for header, one in zip(headers, is_image, strict=True) if one]
     found: list[Part] = []
     groups = _grouped(images, _keys(images))
     apart = [name for name in (*_ALWAYS, *_PLANES) if len({texts(group[0], name) for group in groups.values()}) > 1]
@@ -129,6 +130,7 @@ def _by_number(images: list[Dataset], repeats: int) -> list[tuple[list[Dataset],
     slices, rest = divmod(len(images), repeats)
     ordered = sorted(images, key=number)
     blocks = [ordered[start : start + slices] for start in range(0, len(ordered), slices)]
-    if rest or slices < 2 or any(len({*positions(block)}) < slices for block in blocks):
+    places = {frozenset(positions(block)) for block in blocks}
+    if rest or slices < 2 or len(places) > 1 or len(min(places, key=len)) < slices:
         return []
     return [(block, {"InstanceNumber": f"{number(block[0])} to {number(block[-1])}"}) for block in blocks]

@@ -57,7 +57,7 @@ def arrange(headers: Sequence[Dataset]) -> Stack:
     Raises Unsuitable: IDENTITY (more than one patient, study or series), IMAGE (not such images), GEOMETRY (not one regular
     stack), INCOMPLETE (slices are missing; the reason says between which positions).
     """
-    _check_same(headers, _IDENTITY, "IDENTITY", "one patient, one study and one series")
+    check_identity(headers)
     localizer = each(headers, ("ImageType",), is_localizer)
     images = [header for header, left_out in zip(headers, localizer, strict=True) if not left_out]
     notes = (f"{sum(localizer)} localizer left out",) if any(localizer) else ()
@@ -79,6 +79,11 @@ def arrange(headers: Sequence[Dataset]) -> Stack:
         spacing_mm=_spacing(positions @ normal),
         notes=notes,
     )
+
+
+def check_identity(headers: Sequence[Dataset]) -> None:
+    """Raises Unsuitable("IDENTITY") for more than one patient, study or series."""
+    _check_same(headers, _IDENTITY, "IDENTITY", "one patient, one study and one series")
 
 
 def volume(stack: Stack, pixels: Iterable[np.ndarray], *, whole_numbers: bool = False) -> hd.Volume:

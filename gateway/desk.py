@@ -184,6 +184,10 @@ class Desk:
             advice = "copy them elsewhere and `gateway send` the copies to bring them in again"
             self._screen.line(f"{left} files in {self._config.store_folder} have no row: {advice}")
 
+    def ask(self, act: Callable[[Database, Screen, str, datetime], None]) -> None:
+        """What other files know to ask and do."""
+        act(self._db, self._screen, _actor(), _now())
+
     @property
     def _by(self) -> dict[str, Any]:
         """Who acts, and when."""

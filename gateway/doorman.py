@@ -101,6 +101,11 @@ class Doorman:
         return int(self._sockets[name].getsockname()[1])
 
     @property
+    def is_open(self) -> bool:
+        """Whether callers are let in: not while filing is behind, nor once it is being closed."""
+        return not self._closed and not self._stopping
+
+    @property
     def associations(self) -> set[str]:
         """Those over which instances came and which have not ended."""
         return set().union(*(process.filing.associations for process in [*self._processes, *self._dead]))

@@ -10,6 +10,7 @@ from gateway.policy import AE_TITLE
 
 _NAME = re.compile(r"[\x21-\x7E]([\x20-\x7E]{0,62}[\x21-\x7E])?")
 _DATABASE = re.compile(r"|sqlite:///.+|postgresql(\+psycopg)?://.+", re.DOTALL)
+_ISSUER = re.compile(r"https://[^\s?#@]+|http://(localhost|127\.0\.0\.1)(:[0-9]+)?(/[^\s?#@]*)?")
 _WEB = re.compile(r"|https?://[^\s/?#@]+")
 _SYSLOG = re.compile(r"|(udp|tls)://[^\s/]+:[0-9]{1,5}")
 _TRITON = re.compile(r"embedded|[^\s/]+:[0-9]{1,5}")
@@ -32,6 +33,7 @@ DatabaseUrl = Annotated[str, matching(_DATABASE, "expected sqlite:///FILE or pos
 TritonUrl = Annotated[str, matching(_TRITON, 'expected "embedded", or HOST:PORT of a Triton\'s gRPC endpoint')]
 
 CallerName = Annotated[str, matching(_NAME, "expected 1 to 64 printable ASCII characters, no space at an end")]
+IssuerUrl = Annotated[str, matching(_ISSUER, "expected https://HOST/PATH, as the provider names itself")]
 WebUrl = Annotated[str, matching(_WEB, "expected https://HOST or https://HOST:PORT, without a path")]
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Addresses that this machine alone reaches."""

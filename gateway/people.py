@@ -64,6 +64,29 @@ def add_person(db: Database, name: str, *, role: str, password: str, actor: str,
     return f"{name} may sign in as {role}"
 
 
+def from_elsewhere(db: Database, *, issuer: str, subject: str, name: str, role: str, now: datetime) -> str:
+    """The account of somebody whom an identity provider has proved: made at the first sign-in, with the role of this one.
+
+    `name` is theirs where it is one and nobody else's account here; raises ConfigError where it is somebody else's.
+    """
+    wanted = name if _NAME.fullmatch(name) else subject if _NAME.fullmatch(subject) else f"oidc-{passwords.digest(subject)[:16]}"
+    with db.begin() as session:
+        known = session.scalar(select(Account.name).where(Account.issuer == issuer, Account.subject == subject))
+        added = known is None and insert_once(
+            session, Account, name=wanted, role=_role(role), password_hash="", issuer=issuer, subject=subject, created_at=now,
+            disabled_at=None, failures=0, not_before=None,
+        )  # fmt: skip
+        account = _known(session, known or wanted, to_change=True)
+        if (account.issuer, account.subject) != (issuer, subject):
+            raise ConfigError(["somebody of that name is there already: an administrator can free the name"])
+        if added:
+            _tell(session, account, "added by the identity provider", issuer, now)
+        elif account.role != role:
+            before, account.role = account.role, _role(role)
+            _tell(session, account, f"role was {before}", issuer, now)
+        return account.name
+
+
 def change_role(db: Database, name: str, *, role: str, actor: str, now: datetime) -> str:
     def change(session: Session, account: Account) -> str:
         before, account.role = account.role, _role(role)
@@ -114,6 +137,23 @@ def set_password(
         _sign_out_everywhere(session, name, keep=keep)
         _tell(session, account, "password", actor, now)
         return f"the password of {name} is changed"
+
+    return _change(db, name, change)
+
+
+def list_sign_ins(db: Database, name: str) -> list[SignIn]:
+    """The latest first; those that are over are among them for an hour at most."""
+    with db() as session:
+        return list(session.scalars(select(SignIn).where(SignIn.account == name).order_by(SignIn.began_at.desc())))
+
+
+def end_sign_ins(db: Database, name: str, *, actor: str, now: datetime, keep: str = "") -> str:
+    """All but the one with the digest `keep`."""
+
+    def change(session: Session, account: Account) -> str:
+        _sign_out_everywhere(session, name, keep=keep)
+        _tell(session, account, "signed out everywhere", actor, now)
+        return f"{name} is signed out everywhere{' else' if keep else ''}"
 
     return _change(db, name, change)
 

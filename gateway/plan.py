@@ -16,6 +16,7 @@ from gateway.rules import RuleSet
 from gateway.rules import load as load_rules
 from gateway.sections import Config
 from gateway.tls import ServerContext
+from gateway.webkeys import WebSection, client_secret
 
 _HOME = Path(gateway.__file__).parent.parent
 
@@ -55,6 +56,7 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
     addressees = _addressees(config, problems)
     if config.tls.certificate:
         _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
+    problems += _web_problems(config.web)
     names = [*(str(table.get("name")) for table in config.peers), *added]
     problems += _unknown_sources(config, names)
     rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names)) if with_rules else RuleSet("", ())
@@ -68,6 +70,16 @@ def _addressees(config: Config, problems: list[str]) -> tuple[Addressee, ...]:
     make = partial(addressee, ways=ways, source=config.audit.source, console=config.web.url)
     found = (_collected(problems, partial(make, table)) for table in config.notices)
     return tuple(one for one in found if one is not None)
+
+
+def _web_problems(web: WebSection) -> list[str]:
+    """Found out before anything is served, so that the console's files never stop what serves already."""
+    problems: list[str] = []
+    if web.certificate and web.key:
+        _collected(problems, partial(ServerContext.of_console, web.certificate, web.key))
+    if web.oidc:
+        _collected(problems, partial(client_secret, web.oidc))
+    return problems
 
 
 def _unknown_sources(config: Config, names: Sequence[str]) -> list[str]:

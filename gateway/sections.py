@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from gateway.forms import LOOPBACK, AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TimeZone, TritonUrl, WebUrl
+from gateway.forms import AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TimeZone, TritonUrl
 from gateway.patience import CompletenessSection
 from gateway.policy import SERVICES, Policy, Service
 from gateway.settings import check_apart, check_names_once, listed, network, some, sop_class_uid
+from gateway.webkeys import WebSection
 
 
 def _each_name_once(tables: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
@@ -111,38 +112,6 @@ class DicomwebSection(Section):
     maximum_requests: int = Field(default=32, ge=1)
     """At a time, in each ingest process."""
     maximum_body_bytes: int | None = Field(default=None, ge=1024)
-
-
-class WebSection(Section):
-    """The console and REST."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on. The default is this machine only; another one needs TLS."""
-    port: int = Field(default=8080, ge=0, le=65535)
-    url: WebUrl = ""
-    """What people call it by, such as https://ai.hospital: for a proxy in front, OpenID Connect, and links in messages."""
-    certificate: Path | None = None
-    """PEM; with its key, the console speaks https."""
-    key: Path | None = None
-    behind_proxy: bool = False
-    """A proxy in front ends TLS and says in X-Forwarded-For who asks; nobody else reaches this port."""
-    idle_minutes: float = Field(default=30, gt=0)
-    """Who does nothing for so long is signed out."""
-    session_hours: float = Field(default=12, gt=0)
-    """After so long everybody signs in again."""
-    viewer: Path | None = None
-    """Where the viewer is installed; by default beside the gateway's own environment, whatever the working directory."""
-
-    @model_validator(mode="after")
-    def _is_safe(self) -> Self:
-        if (self.certificate is None) != (self.key is None):
-            raise ValueError("expected certificate and key, both or none")
-        if self.host not in LOOPBACK and self.certificate is None and not self.behind_proxy:
-            raise ValueError(
-                "host expects certificate and key, or behind_proxy = true where a proxy ends TLS: without TLS everybody on the"
-                " network could read passwords and patients' names"
-            )
-        return self
 
 
 class DatabaseSection(Section):

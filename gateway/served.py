@@ -68,6 +68,10 @@ class Served:
         self._thread = threading.Thread(target=self._server.run, name=name)
         self._thread.start()
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def close(self) -> None:
         self._server.should_exit = True
         self._thread.join()

@@ -43,6 +43,16 @@ class Store:
             (root / f"{number:02x}").mkdir(exist_ok=True)
         sync_folder(root)
 
+    def is_writable(self) -> bool:
+        """Whether a file could be written now."""
+        probe = self._half / uuid4().hex
+        try:
+            probe.touch(exist_ok=False)
+            probe.unlink()
+            return self.free_bytes() >= self._keep_free
+        except OSError:
+            return False
+
     def put(self, parts: Iterable[bytes | memoryview]) -> Stored:
         """Write `parts` as one file, durably; raise OutOfResources where the disk does not take it.
 

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import structlog
 
@@ -46,6 +46,14 @@ class ServerContext:
         self._minimum_version, self._lock = minimum_version, threading.Lock()
         self._seen = self._look()
         self._context = self._load()
+
+    @classmethod
+    def of_console(cls, certificate: Path, key: Path) -> Self:
+        """For browsers, which show no certificate. Raises ConfigError, which names [web]."""
+        try:
+            return cls(certificate=certificate, key=key, authorities=None, minimum_version="1.2")
+        except ConfigError as error:
+            raise ConfigError([problem.replace("[tls]", "[web]", 1) for problem in error.problems]) from error
 
     def current(self) -> ssl.SSLContext:
         """That of the files as they are now; of the last good ones where these are not, which is told once."""

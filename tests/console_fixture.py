@@ -51,7 +51,7 @@ class Client(httpx2.Client):
         return found.group(1)
 
     def act(self, path: str, **fields: Any) -> httpx2.Response:
-        return self.post(path, data=fields | {"csrf": self.token("/me" if self.cookies else "/sign-in")})
+        return self.post(path, data=fields | {"csrf": self.token("/me")})
 
 
 @dataclass
@@ -82,7 +82,8 @@ class ConsolePlace:
         return self.clients[-1]
 
     @contextmanager
-    def visit(self, chromium: Browser, name: str = "", *, width: int = WIDE[0]) -> Iterator[Page]:
+    def visit(self, chromium: Browser, name: str = "", *, width: int = WIDE[0], also: str = "") -> Iterator[Page]:
+        """`also` is another server of this machine that may be asked."""
         size = next(size for size in (WIDE, PHONE) if size[0] == width)
         context = chromium.new_context(
             viewport={"width": size[0], "height": size[1]}, locale="en-GB", timezone_id="UTC", ignore_https_errors=True
@@ -100,7 +101,8 @@ class ConsolePlace:
             yield page
         finally:
             context.close()
-        elsewhere = [url for url in asked if not url.startswith((self.url + "/", "data:", "blob:"))]
+        ours = (self.url + "/", "data:", "blob:", *([also + "/"] if also else []))
+        elsewhere = [url for url in asked if not url.startswith(ours)]
         assert not elsewhere, "a request left the host"
         assert not [one for one in told if "Failed to load resource" not in one], told
 

@@ -25,7 +25,8 @@ COMMANDS = (
     "deliveries list", "deliveries show", "deliveries retry", "deliveries cancel", "peers list", "peers show", "peers add", "peers change", "peers disable",
     "peers enable", "peers remove", "peers probe", "peers echo", "audit list",
     "audit show", "audit export", "audit verify",
-    "models list", "models install-server", "rules check", "db upgrade",
+    "models list", "models install-server", "rules check", "db upgrade", "users list", "users add", "users role", "users disable",
+    "users enable", "users password", "tokens list", "tokens make", "tokens revoke",
 )  # fmt: skip
 ASKING = ("series list", "series show 1.2", "jobs list", "jobs show 1", "jobs retry 1", "jobs cancel 1", "deliveries list",
           "deliveries show 1", "deliveries retry 1", "deliveries cancel 1", "audit list", "audit show 1.2", "audit export",
@@ -430,3 +431,21 @@ def test_the_models_server_is_installed_where_serve_looks_for_it(tmp_path: Path)
     assert ran.code == 1
     assert ran.err == f"NVIDIA Triton: pip could not install nvidia-pytriton==0.7.0 into {tmp_path / 'triton'}\n"
     assert (tmp_path / "triton" / "bin" / "python").exists()
+
+
+def test_people_and_tokens_are_managed_at_the_command_line(gateway, db, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("correct horse battery staple\n")
+
+    assert "nobody may use the console yet" in gateway("users list").out
+    added = gateway("users add a.miller --role operator --password-file password")
+    assert added == Ran(0, "a.miller may sign in as operator\n", "")
+    made = gateway("tokens make a.miller --label reports")
+    assert len(made.out.strip()) == 43
+    assert "reports" in gateway("tokens list").out
+    assert gateway("tokens revoke 1").out == "token 1 is revoked\n"
+    assert gateway("users add root --role administrator --password-file password").code == 0
+    assert gateway("users role a.miller viewer").out == "a.miller is viewer now\n"
+    assert gateway("users disable a.miller").out == "a.miller may not sign in any more\n"
+    assert gateway("users disable root").err == "expected that one administrator is left: make somebody else one first\n"
+    assert "disabled" in gateway("users list").out
+    assert gateway("users role nobody viewer").err == "there is nobody of that name\n"

@@ -4,14 +4,18 @@
 # that help comes at once.
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gateway import __version__
-from gateway.cli import parts, peers, rows, rules, trail
+from gateway.cli import parts, peers, people, rows, rules, trail
 from gateway.cli.terms import ConfigOption, at_desk, configured, fail, found, out, screen
 from gateway.errors import ConfigError, GatewayError
+
+if TYPE_CHECKING:
+    from gateway.app import Gateway
+    from gateway.web.console import Console
 
 _DATABASE_SECONDS = 30
 
@@ -23,6 +27,8 @@ app.add_typer(peers.peers, name="peers")
 app.add_typer(trail.audit, name="audit")
 app.add_typer(parts.models, name="models")
 app.add_typer(rules.rules, name="rules")
+app.add_typer(people.users, name="users")
+app.add_typer(people.tokens, name="tokens")
 app.add_typer(parts.db, name="db")
 app.add_typer(parts.viewer, name="viewer")
 
@@ -73,13 +79,18 @@ def serve(
     with Gateway(ready, chosen) as running, ExitStack() as console:
         running.start_models_aside()
         if Role.WEB in chosen:
-            from gateway.web.console import Console, site_of
-
-            opened = console.enter_context(Console(site_of(running)))
+            opened = console.enter_context(_console(running))
             if opened.setup and out.is_terminal:
                 out.print(f"Nobody may use the console yet: open {opened.url}/setup; the setup secret is {opened.setup}")
         stop.wait()
     stop.leave()
+
+
+def _console(running: "Gateway") -> "Console":
+    """Imported when the doors are open: it takes a second."""
+    from gateway.web.console import Console, site_of
+
+    return Console(site_of(running))
 
 
 @app.command()

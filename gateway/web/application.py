@@ -1,19 +1,31 @@
 """The application: pages, REST, assets and errors of one site."""
 
-from fastapi import APIRouter, FastAPI
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.responses import Response
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 import gateway
 from gateway.web import failures, found
 from gateway.web.guard import Application, Guard
+from gateway.web.oidc import Issuer
 from gateway.web.render import ASSETS
+from gateway.web.rest._shapes import Problem
 from gateway.web.site import Site
 from gateway.web.who import Anybody
 
 _BODY_BYTES = 1024 * 1024
 """An operation that takes more says so itself (max_body_size)."""
 _REST, _DICOMWEB = "/api/v1", "/dicom-web"
+
+_PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "Refused, in words", "content": _PROBLEM},
+    "5XX": {"description": "The gateway or its database failed", "content": _PROBLEM},
+}
+_TOKEN = (Security(HTTPBearer(auto_error=False, description="A token of /me")),)
 
 assets = APIRouter()
 
@@ -38,12 +50,15 @@ def inner(site: Site) -> FastAPI:
         openapi_url=f"{_REST}/openapi.json", max_body_size=_BODY_BYTES, telemetry={"tracing": False, "metrics": False},
     )  # fmt: skip
     app.state.site, app.state.pages = site, found.pages()
+    app.state.issuer = Issuer(site.config.web.oidc) if site.config.web.oidc else None
     app.include_router(assets)
     for page in app.state.pages:
         app.include_router(page.router, include_in_schema=False)
     for part in found.rest():
-        app.include_router(part.router, prefix=_REST)
+        app.include_router(part.router, prefix=_REST, responses=_PROBLEMS, dependencies=_TOKEN)
     for part in found.dicomweb():
         app.include_router(part.router, prefix=_DICOMWEB, include_in_schema=False)
     failures.prepare(app)
+    described = app.openapi()
+    described["components"]["schemas"]["Problem"] = Problem.model_json_schema()
     return app

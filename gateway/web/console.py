@@ -12,15 +12,15 @@ from ssl import SSLContext
 from typing import Self
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import people
-from gateway.errors import ConfigError
-from gateway.sections import WebSection
 from gateway.served import Bounds, Served
 from gateway.signin import forget_ended
 from gateway.tls import ServerContext
 from gateway.web.application import application
 from gateway.web.site import Site, site_of
+from gateway.webkeys import WebSection
 
 __all__ = ("Console", "site_of")
 
@@ -42,7 +42,7 @@ class Console:
         self._thread = threading.Thread(target=self._go_on, name="console", daemon=True)
 
     def __enter__(self) -> Self:
-        self.setup = "" if people.is_anybody(self._site.db) else people.setup_secret(self._site.setup_file)
+        self.setup = self._first()
         """The secret that the first administrator needs; empty where there is somebody."""
         if self.setup:
             _logger.info("web.setup", path=str(self._site.setup_file))
@@ -55,6 +55,7 @@ class Console:
         self._thread.join()
         if self._served is not None:
             self._served.close()
+        self._site.health.close()
 
     @property
     def port(self) -> int | None:
@@ -68,11 +69,18 @@ class Console:
         host = f"[{web.host}]" if ":" in web.host else web.host
         return web.url or f"{scheme}://{host}:{self.port or web.port}"
 
+    def _first(self) -> str:
+        """Where the database is away just now, whoever opens the console is asked for it all the same."""
+        try:
+            return "" if people.is_anybody(self._site.db) else people.setup_secret(self._site.setup_file)
+        except SQLAlchemyError:
+            return ""
+
     def _go_on(self) -> None:
         waited = 0.0
         while not self._stopped.wait(_AGAIN_SECONDS):
             waited += _AGAIN_SECONDS
-            if self._served is None:
+            if self._served is None or not self._served.is_alive:
                 self._serve()
             if waited >= _FORGET_SECONDS:
                 waited = 0.0
@@ -98,9 +106,4 @@ class Console:
 
 
 def _context(web: WebSection) -> Callable[[], SSLContext] | None:
-    if web.certificate is None or web.key is None:
-        return None
-    try:
-        return ServerContext(certificate=web.certificate, key=web.key, authorities=None, minimum_version="1.2").current
-    except ConfigError as error:
-        raise ConfigError([problem.replace("[tls]", "[web]") for problem in error.problems]) from error
+    return ServerContext.of_console(web.certificate, web.key).current if web.certificate and web.key else None

@@ -9,7 +9,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from gateway import log
@@ -83,6 +83,11 @@ def _http(request: Request, error: HTTPException) -> Response:
     return failure(request, error.status_code, *words, headers=dict(error.headers or {}))
 
 
+def _value(request: Request, _error: DataError) -> Response:
+    """One that the database cannot hold, such as a NUL in a text."""
+    return failure(request, 422)
+
+
 def _database(request: Request, error: DBAPIError) -> Response:
     _logger.warning("web.no_database", error=type(error.orig).__name__)
     return failure(request, 503, headers={"Retry-After": "5"})
@@ -101,6 +106,7 @@ _ANSWERS: tuple[tuple[type[Exception], Callable[[Request, Any], Response]], ...]
     (ConfigError, _refused),
     (RequestValidationError, _invalid),
     (HTTPException, _http),
+    (DataError, _value),
     (DBAPIError, _database),
     (Exception, _unexpected),
 )

@@ -55,6 +55,8 @@ class Guard:
             _believe_proxy(scope, headers)
         if not self._is_for_us(headers.get("host", "")):
             return PlainTextResponse("This gateway does not go by that name: [web] url says which one it has.\n", 421)
+        if "transfer-encoding" in headers and "content-length" in headers:
+            return PlainTextResponse("Expected one framing of the body (RFC 9112 6.3).\n", 400, {"Connection": "close"})
         address = scope["client"][0] if scope["client"] else ""
         wait = self._site.limits.requests.wait(address)
         if wait:
@@ -64,7 +66,10 @@ class Guard:
     def _is_for_us(self, host: str) -> bool:
         """A name that somebody else made resolve to this address (DNS rebinding) is not ours."""
         web = self._site.config.web
-        name = urlsplit(f"//{host}").hostname or ""
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
         if web.url:
             return name in {urlsplit(web.url).hostname, web.host, *LOOPBACK}
         return name in {web.host, *LOOPBACK} or not (web.host in LOOPBACK or web.behind_proxy)

@@ -19,6 +19,8 @@ from gateway.roster import Roster
 from gateway.sections import Config
 from gateway.signin import Lives
 from gateway.store import Store
+from gateway.web.faces import Faces
+from gateway.web.health import Health, looks
 from gateway.web.limits import Limits
 from gateway.web.live import Pulse
 from gateway.web.recent import Recent
@@ -40,10 +42,12 @@ class Site:
     executor: str
     clock: Callable[[], datetime]
     pulse: Pulse
+    health: Health
     pictures: Pictures
     verification: Verification
     recent: Recent = field(default_factory=Recent)
     limits: Limits = field(default_factory=Limits)
+    faces: Faces = field(default_factory=Faces)
 
     @property
     def config(self) -> Config:
@@ -76,6 +80,7 @@ def site_of(running: Gateway) -> Site:
         models=running.models, doorman=running.doorman, is_working=running.is_working, executor=running.worker.executor,
         clock=now, pulse=Pulse(running.db), pictures=Pictures(running.store),
         verification=Verification(running.db, running.config, clock=now),
+        health=Health(looks(running.db, running.store, running.models if running.is_working else None, running.doorman)),
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from gateway import signin
 from gateway.accounts import Right
 from gateway.passwords import digest
 from gateway.signin import Person
+from gateway.web.live import version_of
 from gateway.web.site import Site
 
 API, DICOMWEB = "/api/", "/dicom-web/"
@@ -88,10 +89,17 @@ async def _person(request: Request) -> Person | None:
     secret = request.cookies.get(cookie(site), "")
     if not secret:
         return None
-    is_act = "seen" not in request.query_params
-    return await run_in_threadpool(
-        signin.who_signed_in, site.db, secret, lives=site.lives, now=site.clock(), is_act=is_act
-    )  # fmt: skip
+    return await _signed_in(site, secret, is_act="seen" not in request.query_params)
+
+
+async def _signed_in(site: Site, secret: str, *, is_act: bool) -> Person | None:
+    version = await version_of(site.pulse)
+    person = None if is_act else site.faces.find(secret, version)
+    if person is None:
+        lives, now = site.lives, site.clock()
+        person = await run_in_threadpool(signin.who_signed_in, site.db, secret, lives=lives, now=now, is_act=is_act)
+        site.faces.keep(secret, version, person)
+    return person
 
 
 async def _check_ours(request: Request) -> None:

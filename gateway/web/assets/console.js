@@ -1,4 +1,5 @@
-// Times in the reader's own zone, and parts that come anew leave a reader in peace. Nothing here is needed to use a page.
+// Times in the reader's own zone, parts that come anew leave a reader in peace, and a word where the gateway does not answer.
+// Nothing here is needed to use a page.
 "use strict";
 
 function localTimes(root) {
@@ -52,3 +53,24 @@ document.addEventListener("htmx:afterSettle", () => {
   localTimes(document);
 });
 localTimes(document);
+
+// A live part could not be fetched: what is shown is as old as the moment of the last answer.
+let answered = new Date();
+function tellAway() {
+  if (document.getElementById("away")) return;
+  const told = document.createElement("p");
+  told.id = "away";
+  told.className = "told problem";
+  told.setAttribute("role", "status");
+  told.textContent = `The gateway does not answer. This page shows what was so at ${answered.toLocaleTimeString()}; it goes on by itself.`;
+  document.getElementById("content").prepend(told);
+}
+
+document.addEventListener("htmx:sendError", tellAway);
+document.addEventListener("htmx:responseError", (event) => { if (event.detail.xhr.status >= 500) tellAway(); });
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful) {
+    answered = new Date();
+    document.getElementById("away")?.remove();
+  }
+});

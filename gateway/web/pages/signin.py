@@ -1,9 +1,7 @@
 """Sign in, sign out, and the first administrator of a gateway that has nobody yet."""
 
 import hmac
-import secrets
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
@@ -12,9 +10,9 @@ from gateway import people, signin
 from gateway.accounts import Right
 from gateway.errors import ConfigError
 from gateway.signin import NotLetIn
-from gateway.web.render import page
-from gateway.web.site import Here, Site
-from gateway.web.who import Anybody, Viewer, cookie, csrf_of
+from gateway.web.enter import address, entered, form, ours
+from gateway.web.site import Here
+from gateway.web.who import Anybody, Viewer, cookie
 
 NAVIGATION = None
 _LONGEST = 300
@@ -24,28 +22,26 @@ router = APIRouter()
 
 @router.get("/sign-in")
 def ask(request: Request, person: Anybody, here: Here, then: Annotated[str, Query(max_length=2000)] = "/") -> Response:
-    if not people.is_anybody(here.db):
+    if here.config.web.oidc is None and not people.is_anybody(here.db):
         return RedirectResponse("/setup", 303)
     if person is not None:
-        return RedirectResponse(_ours(then), 303)
-    return _form(request, here, "sign-in.html", then=_ours(then))
+        return RedirectResponse(ours(then), 303)
+    return form(request, here, "sign-in.html", then=ours(then))
 
 
 @router.post("/sign-in")
 def enter(request: Request, _nobody: Anybody, here: Here, name: Text = "", password: Text = "", then: Text = "/") -> Response:
-    address = _address(request)
-    wait = here.limits.sign_ins.wait(address)
+    asking = address(request)
+    wait = here.limits.sign_ins.wait(asking)
     if wait:
         problem = f"There were too many sign-ins from this address: try again in {int(wait) + 1} seconds."
-        return _form(request, here, "sign-in.html", status=429, then=_ours(then), name=name, problem=problem)
+        return form(request, here, "sign-in.html", status=429, then=ours(then), name=name, problem=problem)
     try:
-        secret = signin.sign_in(here.db, name, password, address=address, now=here.clock())
+        secret = signin.sign_in(here.db, name, password, address=asking, now=here.clock())
     except NotLetIn as error:
-        return _form(
-            request, here, "sign-in.html", status=403, then=_ours(then), name=name, problem=str(error).capitalize() + "."
-        )
-    here.limits.sign_ins.give_back(address)
-    return _entered(here, secret, then)
+        return form(request, here, "sign-in.html", status=403, then=ours(then), name=name, problem=str(error).capitalize() + ".")
+    here.limits.sign_ins.give_back(asking)
+    return entered(here, secret, then)
 
 
 @router.post("/sign-out")
@@ -60,14 +56,14 @@ def leave(_request: Request, person: Viewer, here: Here) -> Response:
 def ask_first(request: Request, _nobody: Anybody, here: Here) -> Response:
     if people.is_anybody(here.db):
         return RedirectResponse("/sign-in", 303)
-    return _form(request, here, "setup.html", file=here.setup_file)
+    return form(request, here, "setup.html", file=here.setup_file)
 
 
 @router.post("/setup")
 def make_first(
     request: Request, _nobody: Anybody, here: Here, secret: Text = "", name: Text = "", password: Text = "", again: Text = ""
 ) -> Response:
-    wait = here.limits.sign_ins.wait(_address(request))
+    wait = here.limits.sign_ins.wait(address(request))
     expected = people.setup_secret(here.setup_file) if not people.is_anybody(here.db) else ""
     problem = ""
     if wait:
@@ -84,37 +80,6 @@ def make_first(
         except ConfigError as error:
             problem = str(error)
     if problem:
-        return _form(request, here, "setup.html", status=409, name=name, file=here.setup_file, problem=problem)
+        return form(request, here, "setup.html", status=409, name=name, file=here.setup_file, problem=problem)
     here.setup_file.unlink(missing_ok=True)
-    return _entered(here, signin.begin(here.db, name, address=_address(request), now=here.clock()), "/")
-
-
-def _form(request: Request, here: Site, template: str, *, status: int = 200, **values: object) -> Response:
-    """A form for who is not signed in; its token needs a cookie, which is made here."""
-    name = cookie(here, "form")
-    made = "" if csrf_of(request) else secrets.token_urlsafe(16)
-    if made:
-        request.cookies[name] = made
-    answer = page(request, template, status=status, **({"name": "", "problem": ""} | values))
-    if made:
-        answer.set_cookie(name, made, httponly=True, secure=here.is_secure, samesite="lax")
-    return answer
-
-
-def _entered(here: Site, secret: str, then: str) -> Response:
-    """Whatever cookie there was before is of no use any more (session fixation)."""
-    answer = RedirectResponse(_ours(then), 303)
-    answer.set_cookie(cookie(here), secret, httponly=True, secure=here.is_secure, samesite="lax")
-    answer.delete_cookie(cookie(here, "form"), secure=here.is_secure, httponly=True, samesite="lax")
-    return answer
-
-
-def _ours(then: str) -> str:
-    """Where to go after sign-in: a path of ours, never another site's address."""
-    parts = urlsplit(then)
-    is_path = then.startswith("/") and not then.startswith(("//", "/\\")) and not parts.scheme and not parts.netloc
-    return then if is_path and then.isprintable() and "\\" not in then else "/"
-
-
-def _address(request: Request) -> str:
-    return request.client.host if request.client else ""
+    return entered(here, signin.begin(here.db, name, address=address(request), now=here.clock()), "/")

@@ -1,0 +1,42 @@
+"""What every way to sign in shares: the forms of who is nobody yet, the cookie of who has come in, and where they go then."""
+
+import secrets
+
+from fastapi import Request
+from fastapi.responses import RedirectResponse, Response
+
+from gateway.web.render import page
+from gateway.web.site import Site
+from gateway.web.who import cookie, csrf_of
+
+
+def form(request: Request, here: Site, template: str, *, status: int = 200, **values: object) -> Response:
+    """Its token needs a cookie, which is made here."""
+    name = cookie(here, "form")
+    made = "" if csrf_of(request) else secrets.token_urlsafe(16)
+    if made:
+        request.cookies[name] = made
+    oidc = here.config.web.oidc
+    shown = {"name": "", "problem": "", "then": "/", "elsewhere": oidc.name if oidc else ""}
+    answer = page(request, template, status=status, **(shown | values))
+    if made:
+        answer.set_cookie(name, made, httponly=True, secure=here.is_secure, samesite="lax")
+    return answer
+
+
+def entered(here: Site, secret: str, then: str) -> Response:
+    """Whatever cookie there was before is of no use any more (session fixation)."""
+    answer = RedirectResponse(ours(then), 303)
+    answer.set_cookie(cookie(here), secret, httponly=True, secure=here.is_secure, samesite="lax")
+    answer.delete_cookie(cookie(here, "form"), secure=here.is_secure, httponly=True, samesite="lax")
+    return answer
+
+
+def ours(then: str) -> str:
+    """Where to go after sign-in: a path of ours, never another site's address."""
+    is_path = then.startswith("/") and not then.startswith("//") and "\\" not in then and then.isprintable()
+    return then if is_path else "/"
+
+
+def address(request: Request) -> str:
+    return request.client.host if request.client else ""

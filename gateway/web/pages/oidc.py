@@ -1,0 +1,64 @@
+"""There and back: sign-in at the identity provider of [web.oidc]."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from gateway import people, signin
+from gateway.errors import ConfigError
+from gateway.signin import NotLetIn
+from gateway.web.enter import address, entered, form, ours
+from gateway.web.oidc import Issuer, Proved
+from gateway.web.site import Here, Site
+from gateway.web.who import Anybody, cookie
+
+NAVIGATION = None
+_BACK = "/oidc/back"
+router = APIRouter()
+
+
+@router.get("/oidc/start")
+async def start(request: Request, _nobody: Anybody, here: Here, then: Annotated[str, Query(max_length=2000)] = "/") -> Response:
+    issuer = _issuer(request)
+    base = here.config.web.url or f"{request.url.scheme}://{request.url.netloc}"
+    try:
+        answer, kept = await issuer.begin(request, base + _BACK, ours(then))
+    except NotLetIn as error:
+        return await _refused(request, here, error)
+    answer.set_cookie(cookie(here, "oidc"), kept, max_age=600, httponly=True, secure=here.is_secure, samesite="lax")
+    return answer
+
+
+@router.get(_BACK)
+async def back(request: Request, _nobody: Anybody, here: Here) -> Response:
+    issuer = _issuer(request)
+    try:
+        proved, then = await issuer.end(request, request.cookies.get(cookie(here, "oidc"), ""))
+        secret = await run_in_threadpool(_enter, here, issuer.name, proved, address(request))
+    except (NotLetIn, ConfigError) as error:
+        return await _refused(request, here, error)
+    answer = entered(here, secret, then)
+    answer.delete_cookie(cookie(here, "oidc"), secure=here.is_secure, httponly=True, samesite="lax")
+    return answer
+
+
+def _enter(here: Site, issuer: str, proved: Proved, where: str) -> str:
+    now = here.clock()
+    name = people.from_elsewhere(here.db, issuer=issuer, subject=proved.subject, name=proved.name, role=proved.role, now=now)
+    return signin.begin(here.db, name, address=where, now=now)
+
+
+async def _refused(request: Request, here: Site, error: NotLetIn | ConfigError) -> Response:
+    await run_in_threadpool(signin.refused, here.db, address=address(request), now=here.clock(), reason=str(error))
+    values = {"then": "/", "name": "", "problem": f"{str(error).capitalize()}."}
+    return form(request, here, "sign-in.html", status=403, **values)
+
+
+def _issuer(request: Request) -> Issuer:
+    issuer: Issuer | None = request.app.state.issuer
+    if issuer is None:
+        raise HTTPException(404)
+    return issuer

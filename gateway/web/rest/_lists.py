@@ -1,0 +1,36 @@
+"""Lists and searches over REST, a page at a time."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AwareDatetime, Field
+
+from gateway.lists import Page
+from gateway.wanted import Wanted
+from gateway.web.rest._shapes import MOST, Asked, Cursor, Items, Text
+
+T = TypeVar("T")
+
+
+class Search(Asked):
+    """Patients' names are looked for in a body, because addresses are kept in logs of others."""
+
+    text: Text = ""
+    """The beginning of a patient's name or ID or of an accession number, or a whole UID of anything."""
+    state: Text = ""
+    modality: Text = ""
+    rule: Text = ""
+    peer: Text = ""
+    pipeline: Text = ""
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    after: Cursor = ""
+    limit: Annotated[int, Field(ge=1, le=MOST)] = 50
+
+    @property
+    def wanted(self) -> Wanted:
+        return Wanted(**self.model_dump(exclude={"after", "limit"}))
+
+
+def items(page: Page[Any], shape: Callable[[Any], T]) -> Items[T]:
+    return Items(items=[shape(row) for row in page.rows], following=page.following)

@@ -1,0 +1,78 @@
+"""Jobs: what is made of a series, tried again and cancelled."""
+
+from fastapi import APIRouter
+
+from gateway import admin, lists
+from gateway.lists import JobRow
+from gateway.wanted import Wanted
+from gateway.web.rest._lists import Search, items
+from gateway.web.rest._shapes import (
+    CursorQuery,
+    DeliveryShape,
+    Done,
+    Items,
+    JobShape,
+    Key,
+    Limit,
+    OutputShape,
+    Shape,
+    StudyShape,
+    Word,
+    done,
+)
+from gateway.web.site import Here
+from gateway.web.who import Operator, Viewer
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+
+class JobLine(Shape):
+    job: JobShape
+    study: StudyShape
+    modality: str
+    deliveries: dict[str, int]
+    """Counted by state."""
+
+
+class JobStory(Shape):
+    job: JobShape
+    inputs: list[str]
+    """SHA-256 of the exact instances that it works on."""
+    gone: int
+    """How many of them retention took."""
+    outputs: list[OutputShape]
+    deliveries: list[DeliveryShape]
+    superseded_by: list[int]
+
+
+def _line(row: JobRow) -> JobLine:
+    return JobLine.model_validate(row)
+
+
+@router.get("")
+def list_jobs(
+    _person: Viewer, here: Here, state: Word = "", pipeline: Word = "", after: CursorQuery = "", limit: Limit = 50
+) -> Items[JobLine]:
+    """The latest first."""
+    return items(lists.jobs(here.db, Wanted(state=state, pipeline=pipeline), after=after, limit=limit), _line)
+
+
+@router.post("/search")
+def search_jobs(_person: Viewer, here: Here, search: Search) -> Items[JobLine]:
+    return items(lists.jobs(here.db, search.wanted, after=search.after, limit=search.limit), _line)
+
+
+@router.get("/{job}")
+def show_job(_person: Viewer, here: Here, job: Key) -> JobStory:
+    return JobStory.model_validate(admin.show_job(here.db, job))
+
+
+@router.post("/{job}/retry")
+def retry_job(person: Operator, here: Here, job: Key) -> Done:
+    """A failed one is queued again, a waiting one starts now."""
+    return done(admin.retry_job(here.db, here.queues, job, actor=person.name, now=here.clock()))
+
+
+@router.post("/{job}/cancel")
+def cancel_job(person: Operator, here: Here, job: Key) -> Done:
+    return done(admin.cancel_job(here.db, job, actor=person.name, now=here.clock()))

@@ -1,0 +1,129 @@
+"""REST: the acts of the command line for programs; whatever is asked, no 5xx (schemathesis over the OpenAPI document)."""
+
+from pathlib import Path
+
+import httpx2
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
+
+from gateway import people
+from gateway.tables import Delivery, Job
+from gateway.trail import AuditEvent
+from tests.console_fixture import ConsolePlace, a_console
+from tests.rows_fixture import OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
+
+CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
+EXAMPLES = 6
+
+
+@pytest.fixture(scope="module")
+def ids(console: ConsolePlace) -> tuple[int, int]:
+    """A job that failed and a delivery that did, of the series of rows_fixture."""
+    a_series(console.db)
+    job = a_job(console.db, state="failed", reason="x")
+    return job, a_delivery(console.db, job, state="failed")
+
+
+def token(console: ConsolePlace, name: str) -> dict[str, str]:
+    made = people.make_token(console.db, name, label="rest", role=name, days=1, actor=name, now=console.site.clock())
+    return {"Authorization": f"Bearer {made.secret}"}
+
+
+def test_whatever_is_asked_the_answer_is_what_the_document_says_and_no_failure_of_ours(
+    tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    """On a gateway of its own: what it asks for, it does."""
+    (tmp_path / "gateway.db").write_bytes(migrated_sqlite.read_bytes())
+    with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}") as place:
+        place.add_people()
+        a_series(place.db)
+        a_delivery(place.db, a_job(place.db, state="failed"), state="failed")
+        asked = ask_everything(place)
+        assert len(asked) >= 30
+        assert people.show_person(place.db, "administrator").disabled_at is None
+
+
+def ask_everything(console: ConsolePlace) -> set[str]:
+    headers = token(console, "administrator")
+    schema = schemathesis.openapi.from_url(f"{console.url}/api/v1/openapi.json")
+    asked = set()
+
+    for found in schema.get_all_operations():
+        operation = found.ok()
+
+        @settings(
+            max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        @given(case=operation.as_strategy())
+        def ask(case: schemathesis.Case) -> None:
+            response = case.call(headers=headers, base_url=console.url)
+            case.validate_response(response, checks=CHECKS, headers=headers)
+
+        ask()
+        asked.add(operation.label)
+
+    return asked
+
+
+def client(console: ConsolePlace, role: str) -> httpx2.Client:
+    made = console.client()
+    made.headers.update(token(console, role))
+    made.base_url = console.url + "/api/v1"
+    return made
+
+
+def test_a_program_finds_a_study_and_follows_it_to_where_its_results_went(console: ConsolePlace, ids: tuple[int, int]) -> None:
+    job, delivery = ids
+    rest = client(console, "viewer")
+
+    (line,) = rest.post("/studies/search", json={"text": "canary^n"}).json()["items"]
+    story = rest.get(f"/series/{SERIES}").json()
+
+    assert (line["study"]["study_instance_uid"], line["series"][0]["series"]["series_instance_uid"]) == (STUDY, SERIES)
+    assert [one["job"]["id"] for one in story["jobs"]] == [job]
+    assert rest.get(f"/jobs/{job}").json()["outputs"][0]["sop_instance_uid"] == OUTPUT
+    assert rest.get(f"/deliveries/{delivery}").json()["delivery"]["peer"] == "pacs"
+    assert rest.get(f"/instances/{OUTPUT}/provenance").json()["made"]["inputs"][0]["sop_instance_uid"] == SOURCE
+    assert rest.get(f"/instances/{SOURCE}/provenance").json()["came"]["origin"]["calling_ae_title"] == "CT1"
+    assert {one["name"] for one in rest.get("/peers").json()["items"]} == {"pacs"}
+
+
+def test_lists_come_a_page_at_a_time(console: ConsolePlace, ids: tuple[int, int]) -> None:
+    rest, found, after = client(console, "viewer"), [], ""
+    for number in range(5):
+        a_job(console.db, state="done", input_key=f"{number}" * 64)
+
+    while True:
+        page = rest.get("/jobs", params={"state": "done", "limit": 2, "after": after}).json()
+        found += [one["job"]["id"] for one in page["items"]]
+        if not (after := page["following"]):
+            break
+
+    assert len(found) == 5
+    assert found == sorted(set(found), reverse=True)
+
+
+def test_what_a_program_does_is_done_and_told_with_its_persons_name(console: ConsolePlace, ids: tuple[int, int]) -> None:
+    job, delivery = ids
+    rest = client(console, "operator")
+
+    assert rest.post(f"/jobs/{job}/retry").json() == {"told": [f"job {job} is queued again"]}
+    assert rest.post(f"/jobs/{job}/cancel").status_code == 200
+    assert rest.post(f"/jobs/{job}/cancel").status_code == 409
+    assert rest.post(f"/deliveries/{delivery}/retry").status_code == 200
+    assert rest.post("/results/resend", json={"job": job, "to": "nowhere"}).status_code == 409
+    assert rest.post("/results/retract", json={"job": job, "reason": "boredom"}).status_code == 409
+    assert rest.post("/results/retract", json={"job": 999_999, "reason": "quality"}).status_code in {404, 409}
+    assert rest.post("/peers/pacs/echo").status_code == 200
+
+    with console.db() as session:
+        assert session.get_one(Job, job).state == "cancelled"
+        assert session.get_one(Delivery, delivery).state == "queued"
+        told = session.query(AuditEvent).filter(AuditEvent.act.in_(["job.retried", "job.cancelled"]), AuditEvent.job == job)
+        assert {event.actor for event in told} == {"operator"}
+    problem = rest.get("/jobs/999999")
+    assert (problem.status_code, problem.json()["problems"]) == (404, ["there is no job 999999"])

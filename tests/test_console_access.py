@@ -30,6 +30,7 @@ def operations() -> list[tuple[str, str, Right | None]]:
     """Path, method and needed role of everything that can be asked for."""
     listed = []
     parts = [("", part.router) for part in found.pages()] + [("/api/v1", part.router) for part in found.rest()]
+    parts += [("/dicom-web", part.router) for part in found.dicomweb()]
     for prefix, router in [*parts, ("", application.assets)]:
         for one in router.routes:
             assert isinstance(one, APIRoute), one
@@ -39,7 +40,7 @@ def operations() -> list[tuple[str, str, Right | None]]:
     return listed
 
 
-OPERATIONS = operations()
+OPERATIONS, PROGRAMS = operations(), ("/api/", "/dicom-web/")
 
 
 def filled(path: str) -> str:
@@ -60,7 +61,7 @@ def test_nobody_gets_anywhere_without_being_signed_in(console: ConsolePlace) -> 
     for path, method, needed in OPERATIONS:
         if needed is not None:
             answer = client.request(method, filled(path))
-            if path.startswith("/api/"):
+            if path.startswith(PROGRAMS):
                 assert answer.status_code == 401, path
                 assert answer.headers["www-authenticate"] == "Bearer"
             else:
@@ -75,11 +76,11 @@ def test_a_role_may_do_what_its_operations_say_and_no_more(console: ConsolePlace
     for path, method, needed in OPERATIONS:
         if needed is None:
             continue
-        answer = client.request(method, filled(path), headers=headers if path.startswith("/api/") else None)
+        answer = client.request(method, filled(path), headers=headers if path.startswith(PROGRAMS) else None)
         if not Right(role).includes(needed):
             assert answer.status_code == 403, (path, method)
             assert f"needs the role {needed}" in answer.text
-        elif method != "GET" and not path.startswith("/api/"):
+        elif method != "GET" and not path.startswith(PROGRAMS):
             assert answer.status_code == 403, (path, method)
             assert "did not come from a page of this sign-in" in answer.text
         else:

@@ -13,7 +13,7 @@ from gateway.tables import Association, Delivery, Instance, Job, JobInstance, Ou
 from gateway.web import found
 from tests.console_fixture import ConsolePlace
 from tests.rows_fixture import NOW
-from tests.test_console_access import OPERATIONS, bearer
+from tests.test_console_access import OPERATIONS, PROGRAMS, bearer
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'%n\r\n'; DROP TABLE gw_study;--{{7*7}}\u202egpj\N{GRINNING FACE}\x1b[2J"
 STUDY, SERIES, SOURCE, OUTPUT = "1.2.3", "1.2.3.4", "1.2.3.4.5", "1.2.3.4.6"
@@ -45,7 +45,7 @@ def rows(console: ConsolePlace) -> None:
 
 def pages() -> list[str]:
     """Every page and part of one that is read, its names filled in."""
-    read = [path for path, method, needed in OPERATIONS if method == "GET" and needed and not path.startswith("/api/")]
+    read = [path for path, method, needed in OPERATIONS if method == "GET" and needed and not path.startswith(PROGRAMS)]
     return [re.sub(r"{(\w+)(:\w+)?}", lambda one: NAMED.get(one.group(1), "1"), path) for path in read]
 
 

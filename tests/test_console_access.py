@@ -277,7 +277,7 @@ def test_a_page_that_looks_for_news_keeps_nobody_signed_in(console: ConsolePlace
     with console.db.begin() as session:
         session.execute(signin.update(signin.SignIn).where(signin.SignIn.account == "viewer").values(seen_at=ended))
 
-    client.get("/start/counts?seen=0")
+    client.get("/overview/now?seen=0")
 
     with console.db() as session:
         assert {one.seen_at for one in session.query(signin.SignIn).filter_by(account="viewer")} == {ended}

@@ -85,8 +85,8 @@ def test_a_page_that_looks_for_news_goes_to_sign_in_when_it_was_signed_out_elsew
 def test_a_page_tells_when_the_gateway_does_not_answer_and_goes_on_by_itself(console: ConsolePlace, chromium: Browser) -> None:
     with console.visit(chromium, "viewer") as page:
         page.goto(console.url + "/")
-        page.route("**/start/**", lambda route: route.abort())
+        page.route("**/overview/**", lambda route: route.abort())
         expect(page.locator("#away")).to_contain_text("The gateway does not answer.")
         shot(page, "away")
-        page.unroute("**/start/**")
+        page.unroute("**/overview/**")
         expect(page.locator("#away")).to_have_count(0)

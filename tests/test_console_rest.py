@@ -127,3 +127,22 @@ def test_what_a_program_does_is_done_and_told_with_its_persons_name(console: Con
         assert {event.actor for event in told} == {"operator"}
     problem = rest.get("/jobs/999999")
     assert (problem.status_code, problem.json()["problems"]) == (404, ["there is no job 999999"])
+
+
+def test_an_administrator_writes_rules_and_brings_them_into_force(console: ConsolePlace) -> None:
+    rest = client(console, "administrator")
+    text = "rules:\n  - name: chest CT\n    when: {all: [{attribute: Modality, is: CT}]}\n    pipeline: bright\n    send_to: [pacs]\n"
+
+    kept = rest.post("/rules", json={"text": text, "note": "first"})
+    wrong = rest.post("/rules", json={"text": text.replace("pacs", "nowhere")})
+    catastrophic = rest.post("/rules", json={"text": text.replace("is: CT", 'matches: "(((a+)+)+)+$"')})
+    many = rest.post("/rules", json={"text": "rules:\n" + "  - {name: a, when: {all: []}}\n" * 10_000})
+    number = rest.get("/rules").json()["items"][0]["version"]["number"]
+
+    assert kept.status_code == 201
+    assert (wrong.status_code, many.status_code) == (409, 409)
+    assert wrong.json()["problems"]
+    assert catastrophic.status_code in {201, 409}
+    assert rest.post(f"/rules/{number}/activate").status_code == 200
+    assert rest.get("/rules/active").json()["number"] == number
+    assert client(console, "operator").post("/rules", json={"text": text}).status_code == 403

@@ -4,6 +4,7 @@ A name that stands in gateway.toml is that one's, whatever a row says. A row tha
 machine does not have) is no peer of this process: its lane waits, and the reason is told.
 """
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.contacts import Contact
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
-from gateway.peers import MakePeer, Peer, load_protocols, make_peer, secrets
+from gateway.peers import Key, MakePeer, Peer, keys, load_protocols, make_peer, secrets
 from gateway.sections import Config
 
 FILE = "gateway.toml"
@@ -73,7 +74,7 @@ class Roster(Mapping[str, Peer]):
     """By name, those that can be used. It holds what it read last; any thread may look while another refreshes it."""
 
     def __init__(self, config: Config, db: Database) -> None:
-        self._db, self._protocols = db, load_protocols()
+        self._db, self._protocols, self._lock = db, load_protocols(), threading.Lock()
         self._rows: tuple[tuple[Any, ...], ...] = ()
         self._entries: Mapping[str, Entry] = {}
         self.adopt(config)
@@ -93,6 +94,16 @@ class Roster(Mapping[str, Peer]):
     @property
     def entries(self) -> Sequence[Entry]:
         return list(self._entries.values())
+
+    @property
+    def protocols(self) -> list[str]:
+        return sorted(self._protocols)
+
+    def keys_of(self, protocol: str) -> list[Key]:
+        """Raises ConfigError where there is no such protocol."""
+        if protocol not in self._protocols:
+            raise ConfigError([f"protocol: expected one of {', '.join(self.protocols)}"])
+        return keys(self._protocols[protocol])
 
     @property
     def names(self) -> list[str]:
@@ -115,20 +126,22 @@ class Roster(Mapping[str, Peer]):
 
     def adopt(self, config: Config) -> None:
         """The peers of this configuration from now on, and those that were added."""
-        self._config = config
-        self._make([])
-        self._rows = ()
+        with self._lock:
+            self._config = config
+            self._make([])
+            self._rows = ()
 
     def refresh(self) -> bool:
         """Read what was added; whether anything has changed."""
-        with self._db() as session:
-            rows = session.scalars(select(Contact).order_by(Contact.name)).all()
-        seen = tuple((row.name, row.changed_at, row.settings, row.disabled) for row in rows)
-        if seen == self._rows:
-            return False
-        self._make(rows)
-        self._rows = seen
-        return True
+        with self._lock:  # who read earlier must not write later
+            with self._db() as session:
+                rows = session.scalars(select(Contact).order_by(Contact.name)).all()
+            seen = tuple((row.name, row.changed_at, row.settings, row.disabled) for row in rows)
+            if seen == self._rows:
+                return False
+            self._make(rows)
+            self._rows = seen
+            return True
 
     def make(self, table: Mapping[str, Any]) -> Peer:
         """As `make_peer`, also by what the rest of the configuration says. Raises ConfigError with all that is wrong."""

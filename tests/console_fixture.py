@@ -52,7 +52,7 @@ class Client(httpx2.Client):
         assert found
         return found.group(1)
 
-    def act(self, path: str, **fields: Any) -> httpx2.Response:
+    def act(self, path: str, /, **fields: Any) -> httpx2.Response:
         return self.post(path, data=fields | {"csrf": self.token("/me")})
 
 

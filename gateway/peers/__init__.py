@@ -5,11 +5,12 @@ everything that is wrong in it. Files whose name begins with an underscore are n
 """
 
 import socket
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_type_hints
 
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
@@ -68,6 +69,26 @@ class Capability:
     what: str
     works: bool | None
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a protocol's table, for a form: `expected` says in words what `check` demands."""
+
+    name: str
+    expected: str
+    default: str
+    secret: bool
+    check: Callable[[Any], bool]
+
+    def read(self, text: str) -> Any:
+        """What was typed: text where that fits, else a value as in TOML; None where nothing was."""
+        if not text or self.check(text):
+            return text or None
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
 
 
 class Peer(Protocol):
@@ -165,6 +186,19 @@ def make_peer(settings: Mapping[str, object], *, protocols: Mapping[str, MakePee
     if make is None:
         raise ConfigError([f"peer {settings.get('name')}: protocol: expected one of {', '.join(sorted(protocols))}"])
     return make(settings)
+
+
+def keys(make: MakePeer) -> list[Key]:
+    """Of the protocol, but for the name; none where its file does not say them as a dataclass of settings."""
+    kind = get_type_hints(make).get("return")
+    known = [one for one in fields(kind) if one.name != "name" and "check" in one.metadata] if is_dataclass(kind) else []
+    return [
+        Key(
+            one.name, one.metadata["expected"], "" if one.default in (MISSING, None) else str(one.default).lower(),
+            one.metadata["secret"], one.metadata["check"],
+        )
+        for one in known
+    ]  # fmt: skip
 
 
 def secrets(peer: Peer | None, table: Mapping[str, object]) -> frozenset[str]:

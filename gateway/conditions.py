@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 
 from cel_expr_python import cel
@@ -36,6 +36,7 @@ from gateway.vocabulary import (
 )
 
 _MAX_EXPRESSION = 2000
+_PROGRAMS, _ANSWERS = 5000, 64
 _CEL_TYPES = MappingProxyType({TEXT: cel.Type.STRING, WHOLE: cel.Type.INT, NUMBER: cel.Type.DOUBLE, FLAG: cel.Type.BOOL})
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _PATTERN = re.compile(r"""matches\(\s*(?:\w+\s*,\s*)?([rR]?(?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'))""")
@@ -96,8 +97,13 @@ class Row:
 
     def outcome(self, attributes: Mapping[str, object], facts: Mapping[str, object]) -> ConditionOutcome:
         value = (facts if self.subject.is_fact else attributes).get(self.subject.name)
-        held = all(map(self.fits, value.values)) if isinstance(value, Varying) else self.fits(value)
+        held = self.holds(attributes, facts)
         return ConditionOutcome(self.text, self.line, held, f"expected {self.expected}; {self._found(value)}")
+
+    def holds(self, attributes: Mapping[str, object], facts: Mapping[str, object]) -> bool:
+        """The same, without words."""
+        value = (facts if self.subject.is_fact else attributes).get(self.subject.name)
+        return all(map(self.fits, value.values)) if isinstance(value, Varying) else self.fits(value)
 
     def _found(self, value: object) -> str:
         if isinstance(value, Varying):
@@ -136,6 +142,9 @@ class Expression:
         why = f"expected {self.expected or 'true'}; {', '.join(named) or 'it has no answer for the values found'}"
         return ConditionOutcome(self.text, self.line, held=False, why=why)
 
+    def holds(self, attributes: Mapping[str, object], facts: Mapping[str, object]) -> bool:
+        return self.outcome(attributes, facts).held
+
 
 def row(subject: Subject, operator: str, operand: object, *, text: str, line: int) -> Row:
     """Raises ConfigError where operator, operand and the kind of `subject` do not go together."""
@@ -173,14 +182,18 @@ def expression(source: object, *, text: str, line: int, expected: str = "") -> E
     return Expression(text, line, source, frozenset(_WORD.findall(source)) & subjects.keys(), program, expected)
 
 
+@lru_cache(maxsize=_PROGRAMS)
 def _fits(subject: Subject, source: str) -> Callable[[object], bool]:
-    program = _compiled(_environment((subject,)), source)
+    """Series after series has the same values: the answers to the last ones are remembered."""
+    program, variable, many = _compiled(_environment((subject,)), source), subject.variable, subject.many
+
+    @lru_cache(maxsize=_ANSWERS, typed=True)
+    def answer(value: object) -> bool:
+        values = list(value) if isinstance(value, tuple) else [value]
+        return _evaluated(program, {variable: values if many else value}) is True
 
     def fits(value: object) -> bool:
-        if missing(value):
-            return False
-        values = list(value) if isinstance(value, list | tuple) else [value]
-        return _evaluated(program, {subject.variable: values if subject.many else value}) is True
+        return not missing(value) and answer(tuple(value) if isinstance(value, list) else value)
 
     return fits
 

@@ -1,20 +1,30 @@
 """The desk for rules: what a person asks of them and does with them at the command line."""
 
 from collections.abc import Iterable
+from contextlib import closing
+from datetime import datetime, timedelta
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.markup import escape
 
 from gateway import rulebook
+from gateway.arrival import arrival
 from gateway.desk import Desk
+from gateway.errors import ConfigError
+from gateway.kept import Keep
 from gateway.plan import plan as plan_of
+from gateway.replay import Replay, replay
 from gateway.roster import known
 from gateway.rulebook import VersionLine
+from gateway.rules import RuleSet, load, load_taken
 from gateway.screen import Row, at
 from gateway.sections import Config
+from gateway.stages import equipment
+from gateway.trial import Tried, files_of, samples, tried
 
 
 class RuleDesk(Desk):
@@ -67,6 +77,32 @@ class RuleDesk(Desk):
     def rollback(self) -> None:
         self._screen.line(escape(rulebook.rollback(self._db, approval=self._approval, **self._names, **self._by)))
 
+    def replay(self, file: Path | None, number: int | None, days: float) -> Replay:
+        """The file, or a version, beside what is in force."""
+        if number is None:
+            after = rulebook.read(file or self._config.rules.file, **self._names)[1]
+        else:
+            after = load(rulebook.text_of(self._db, number), **self._names)
+        before = self.version(None)
+        since = self._by["now"] - timedelta(days=days)
+        return replay(self._db, Keep(self._config.store_folder / "headers"), before=before, after=after, since=since)
+
+    def version(self, number: int | None) -> RuleSet:
+        """A version as it would be followed now; by default the one in force."""
+        return load_taken(rulebook.text_of(self._db, number), **self._names, version=number or 0)
+
+    def replayed(self, found: Replay) -> None:
+        say = self._screen.line
+        say(f"{found.series} series; {found.unkept} of them without kept headers, nothing is said of those")
+        say(f"no rule wants {found.unmatched} now, and would want {found.would_be_unmatched} not")
+        say(f"{found.new_jobs} jobs more, {found.lost_jobs} jobs fewer, {found.changed_peers} to other peers")
+        columns = ("rule", "matches", "would match", "gains", "loses")
+        rows: list[Row] = [
+            ((one.rule, str(one.matches), str(one.would_match), str(one.gained), str(one.lost)), one.examples)
+            for one in found.rules
+        ]
+        self._screen.rows(columns, rows, empty="no rules")
+
     def _difference(self, lines: Iterable[str]) -> None:
         for line in lines:
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
@@ -78,3 +114,32 @@ def _line(line: VersionLine) -> Row:
     written = (str(version.rules), at(version.written_at), version.author, version.approver)
     in_force = (f"in force from {at(one.at)} by {one.actor}" for one in line.activations)
     return (str(version.number), line.state, *written), (version.digest, version.note, *in_force)
+
+
+def try_files(
+    config: Config, path: Path, *, file: Path | None, number: int | None, titles: dict[str, str], at_time: datetime
+) -> tuple[list[Tried], int]:
+    """What the version in force, another one, or a file says of each series in `path`; and how many files are no DICOM.
+
+    Where there is no database yet, [rules] file says it.
+    """
+    ready = plan_of(config, with_rules=False)
+    rules = _chosen(config, file, number, {"pipelines": tuple(ready.pipelines), "peers": tuple(ready.peers)})
+    found, others = samples(files_of(path))
+    came = arrival(at_time, zone=ZoneInfo(config.gateway.time_zone), caller="")
+    takes = {name: pipeline.needs.modality for name, pipeline in ready.pipelines.items()}
+    more = {"equipment": equipment(), "pipelines": takes, "peers": tuple(ready.peers), "arrival": came}
+    return [tried(sample, rules, **titles, **more) for sample in found], others  # type: ignore[arg-type]
+
+
+def _chosen(config: Config, file: Path | None, number: int | None, names: dict[str, Any]) -> RuleSet:
+    if file is not None:
+        return rulebook.read(file, **names)[1]
+    try:
+        desk = RuleDesk(config, Console(quiet=True))
+    except ConfigError:
+        if number is not None:
+            raise
+        return rulebook.read(config.rules.file, **names)[1]
+    with closing(desk):
+        return desk.version(number)

@@ -62,6 +62,10 @@ class Group:
         why = f"expected {self.kind} of {len(outcomes)} to hold; {holding} did"
         return ConditionOutcome(self.kind, self.line, held, why, outcomes)
 
+    def holds(self, attributes: Mapping[str, object], facts: Mapping[str, object]) -> bool:
+        each = (condition.holds(attributes, facts) for condition in self.conditions)
+        return all(each) if self.kind == "all" else any(each) is (self.kind == "any")
+
 
 Condition = Row | Expression | Group
 
@@ -128,6 +132,19 @@ def match(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[st
     first = {rule.name: _outcome(rule, guard, attributes, facts) for rule in rule_set.rules if not rule.otherwise}
     taken = [name for name, outcome in first.items() if outcome.matched or outcome.refused]
     return tuple(first.get(rule.name) or _fallback(rule, guard, taken) for rule in rule_set.rules)
+
+
+def matched(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[str, object]) -> list[Rule]:
+    """The rules that match, as `match` has it, without a word on why: for very many series."""
+    if is_result(facts):
+        return []
+    enabled = [rule for rule in rule_set.rules if rule.enabled]
+    first = [
+        rule
+        for rule in enabled
+        if not rule.otherwise and all(condition.holds(attributes, facts) for condition in rule.conditions)
+    ]
+    return [rule for rule in first or [rule for rule in enabled if rule.otherwise] if not rule.problem]
 
 
 def is_result(facts: Mapping[str, object]) -> bool:

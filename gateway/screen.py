@@ -66,11 +66,15 @@ class Screen:
         for signal in story.verdict.signals if story.verdict else ():
             self.line(escape(f"{signal['name']}: {signal['why']} ({signal['says']})"), depth=1)
         for outcome in story.outcomes:
-            self.line(f"rule [bold]{escape(outcome.rule)}[/] {_mark('matched', 'did not match', good=outcome.matched)}")
-            for text, depth in _conditions(outcome.explanation["conditions"]):
-                self.line(text, depth=depth)
+            self.outcome(outcome.rule, outcome.explanation["conditions"], matched=outcome.matched)
         for job in story.jobs:
             self.job_story(job)
+
+    def outcome(self, rule: str, conditions: Iterable[dict[str, Any]], *, matched: bool, depth: int = 0) -> None:
+        """What one rule said of a series, condition by condition."""
+        self.line(f"rule [bold]{escape(rule)}[/] {_mark('matched', 'did not match', good=matched)}", depth=depth)
+        for text, deeper in _conditions(conditions):
+            self.line(text, depth=depth + deeper)
 
     def jobs(self, jobs: Iterable[Job]) -> None:
         rows: list[Row] = [

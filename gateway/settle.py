@@ -32,6 +32,8 @@ from gateway.weigh import came, gather, keep
 
 Arrival = Callable[[Association, Series], Mapping[str, object]]
 """Facts of when a series came, and from whom."""
+Put = Callable[[str, int, Sequence[Dataset], Mapping[str, object]], None]
+"""Keeps what the rules saw of a revision of a series (kept.py)."""
 Count = Callable[[str, str, str], int | None]
 """How many instances a peer has of a study's series (sources.py)."""
 
@@ -84,6 +86,7 @@ def settle(
     stat_ae_titles: Collection[str] = (),
     ordered: Callable[[str], set[str]] = lambda _: set(),
     count: Count = lambda *_: None,
+    put: Put = lambda *_: None,
     as_of: datetime | None = None,
 ) -> None:
     """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat.
@@ -123,6 +126,7 @@ def settle(
         if series.state == SeriesState.COMPLETE:
             jobs.make(session, series, before.instances, outcomes, now, pipelines, queues, urgency, partial=found.missing)
     crash_point("settle.committed")
+    put(series_instance_uid, before.series.revision, headers, known | {"ours": known["ours"] or is_ours})
 
 
 def _look(uid: str, now: datetime, as_of: datetime, policy: Policy, db: Database, queues: Queues) -> _Before | None:

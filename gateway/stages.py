@@ -15,6 +15,7 @@ from gateway.db import Database
 from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
 from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
+from gateway.kept import Keep
 from gateway.outputs import Equipment
 from gateway.peers import Proof
 from gateway.plan import Plan
@@ -93,7 +94,7 @@ class Stages:
             policy=self.plan.config.completeness.policy,
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
-            count=self.sources.count,
+            count=self.sources.count, put=Keep(self.store.headers).put,
         )  # fmt: skip
 
     def _arrival(self, origin: Association, series: Series) -> dict[str, object]:

@@ -137,6 +137,11 @@ class Store:
         return self._incoming
 
     @property
+    def headers(self) -> Path:
+        """Where what rules saw of series is kept (kept.py)."""
+        return self._root / "headers"
+
+    @property
     def work(self) -> Path:
         """Where processes have folders for what they have half written."""
         return self._root / "work"

@@ -1,21 +1,27 @@
 """Commands about the rules: their versions, which of them is in force, and what they would do."""
 
+import json
 from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from gateway.cli.terms import ConfigOption, configured, group, out
+from gateway.cli.terms import ConfigOption, configured, group, out, screen
 
 if TYPE_CHECKING:
     from gateway.ruledesk import RuleDesk
 
 T = TypeVar("T")
+_TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%z"]
 
 rules = group("The rules: versions in the database, of which one is in force.")
 FileArgument = Annotated[Path | None, typer.Argument(help="By default [rules] file of the configuration.")]
+FileOption = Annotated[Path | None, typer.Option("--file", help="A draft, instead of the version in force.")]
+VersionOption = Annotated[int | None, typer.Option("--version", help="This version, instead of the one in force.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For a program to read.")]
 NoteOption = Annotated[str, typer.Option(help="Why, for those who read the history.")]
 
 
@@ -53,6 +59,67 @@ def rules_apply(file: FileArgument = None, note: NoteOption = "", config: Config
 def rules_draft(file: FileArgument = None, note: NoteOption = "", config: ConfigOption = None) -> None:
     """Keep a file as a new version, which is not in force yet."""
     at_rules(config, lambda desk: desk.draft(file, note))
+
+
+@rules.command("test")
+def rules_test(
+    path: Annotated[Path, typer.Argument(help="A DICOM file, or a folder with everything in it.", exists=True)],
+    file: FileOption = None,
+    version: VersionOption = None,
+    calling_ae_title: Annotated[str, typer.Option(help="As if this system had sent it.")] = "",
+    called_ae_title: Annotated[str, typer.Option(help="As if it had been sent to this title of ours.")] = "",
+    at: Annotated[datetime | None, typer.Option(formats=_TIMES, help="As if it had come then; by default now.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Tell what every condition of every rule says of files that you have; nothing is kept of them."""
+    from gateway.ruledesk import try_files
+
+    titles = {"calling_ae_title": calling_ae_title, "called_ae_title": called_ae_title}
+    when = at.astimezone() if at else datetime.now().astimezone()
+    found, others = try_files(configured(config), path, file=file, number=version, titles=titles, at_time=when)
+    if as_json:
+        out.file.write(json.dumps([one.as_json() for one in found], indent=2) + "\n")
+        return
+    show = screen()
+    for one in found:
+        show.line(f"[bold]{len(one.sample.headers)} instances of series {one.sample.series_instance_uid}[/]")
+        for outcome in (outcome.as_json() for outcome in one.outcomes):
+            show.outcome(str(outcome["rule"]), outcome["conditions"], matched=bool(outcome["matched"]), depth=1)  # type: ignore[arg-type]
+    if others or not found:
+        show.line(f"{others} files are no DICOM of a series")
+
+
+@rules.command("suggest")
+def rules_suggest(
+    path: Annotated[Path, typer.Argument(help="A DICOM file, or a folder.", exists=True)], config: ConfigOption = None
+) -> None:
+    """Write a rule that would take these files, to begin with."""
+    from gateway.ruledesk import try_files
+
+    found, _ = try_files(configured(config), path, file=None, number=None, titles={}, at_time=datetime.now().astimezone())
+    for one in found[:1]:
+        out.file.write(one.suggestion)
+
+
+@rules.command("replay")
+def rules_replay(
+    file: FileArgument = None,
+    version: VersionOption = None,
+    days: Annotated[float, typer.Option(min=0, help="Over the series of so many days.")] = 7,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show what a file, or a version, would have made of past series, beside what is in force; nothing is changed."""
+
+    def act(desk: "RuleDesk") -> None:
+        found = desk.replay(file, version, days)
+        if as_json:
+            out.file.write(json.dumps(found.as_json(), indent=2) + "\n")
+        else:
+            desk.replayed(found)
+
+    at_rules(config, act)
 
 
 @rules.command("history")

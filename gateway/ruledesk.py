@@ -124,11 +124,12 @@ def try_files(
     Where there is no database yet, [rules] file says it.
     """
     ready = plan_of(config, with_rules=False)
-    rules = _chosen(config, file, number, {"pipelines": tuple(ready.pipelines), "peers": tuple(ready.peers)})
+    peers = tuple(known(config).names)
+    rules = _chosen(config, file, number, {"pipelines": tuple(ready.pipelines), "peers": peers})
     found, others = samples(files_of(path))
     came = arrival(at_time, zone=ZoneInfo(config.gateway.time_zone), caller="")
     takes = {name: pipeline.needs.modality for name, pipeline in ready.pipelines.items()}
-    more = {"equipment": equipment(), "pipelines": takes, "peers": tuple(ready.peers), "arrival": came}
+    more = {"equipment": equipment(), "pipelines": takes, "peers": peers, "arrival": came}
     return [tried(sample, rules, **titles, **more) for sample in found], others  # type: ignore[arg-type]
 
 

@@ -50,6 +50,7 @@ class Act(StrEnum):
     JOB_DONE = "job.done"  # 110103, C
     JOB_FAILED = "job.failed"
     JOB_CANCELLED = "job.cancelled"
+    JOB_RELEASED = "job.released"  # 110103, R: what was kept in the shadow goes out
     DELIVERY_STARTED = "delivery.started"  # 110102 Begin Transferring
     DELIVERY_SENT = "delivery.sent"  # 110104, outcome 0
     DELIVERY_PROVED = "delivery.proved"  # 110104, outcome 0

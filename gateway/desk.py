@@ -25,11 +25,13 @@ from gateway.migrations import Schema
 from gateway.order import order
 from gateway.plan import plan
 from gateway.provenance import provenance
+from gateway.release import held_series, release_held, release_series
 from gateway.resend import resend
 from gateway.retract import retract
 from gateway.roster import Roster
 from gateway.screen import Screen
 from gateway.sections import Config
+from gateway.shadow import release_job
 from gateway.stages import equipment
 from gateway.store import Store
 
@@ -66,6 +68,20 @@ class Desk:
 
     def series_hold(self, series_instance_uid: str) -> None:
         self._act(lambda _: hold_series(self._db, series_instance_uid, actor=_actor(), now=_now()))
+
+    def series_held(self, why: str, limit: int) -> None:
+        self._screen.held(held_series(self._db, why=why, limit=limit))
+
+    def series_release(self, series_instance_uid: str | None, why: str) -> None:
+        """One, or all that are held (for that reason)."""
+        uid = series_instance_uid
+        if uid is None:
+            self._act(lambda queues: _lines(release_held(self._db, queues, why=why, **self._by)) or "nothing is held")
+        else:
+            self._act(lambda queues: release_series(self._db, queues, uid, **self._by))
+
+    def jobs_release(self, job: int) -> None:
+        self._act(lambda queues: release_job(self._db, queues, job, **self._by))
 
     def jobs_list(self, state: str | None, limit: int) -> None:
         self._screen.jobs(admin.list_jobs(self._db, state=state, limit=limit))

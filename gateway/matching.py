@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 
 from gateway.conditions import ConditionOutcome, Expression, Row
 
@@ -41,6 +42,19 @@ Condition = Row | Expression | Group
 
 
 @dataclass(frozen=True)
+class Canary:
+    """`share` percent of the series that the rule matches also go through `pipeline`, in the shadow."""
+
+    pipeline: str
+    share: int
+
+    def takes(self, series_instance_uid: str) -> bool:
+        """For a series always the same, on every machine."""
+        drawn = sha256(f"{self.pipeline} {series_instance_uid}".encode()).digest()
+        return int.from_bytes(drawn[:8], "big") % 10_000 < self.share * 100
+
+
+@dataclass(frozen=True)
 class Rule:
     """All `conditions` must hold; then `pipeline` runs and its outputs go to the peers of `send_to`."""
 
@@ -53,6 +67,9 @@ class Rule:
     otherwise: bool = False
     """The fallback: it matches where no other rule did."""
     enabled: bool = True
+    shadow: bool = False
+    """The job runs and its results are kept; nothing is sent before a person releases them. To a fallback it is no match."""
+    canary: "Canary | None" = None
     problem: str = ""
     """Why it cannot be followed, though it was taken: a pipeline or peer that it names is gone, or it cannot be read any more."""
 
@@ -91,6 +108,7 @@ class Outcome:
             "line": self.rule.line,
             "pipeline": self.rule.pipeline,
             "matched": self.matched,
+            "shadow": self.rule.shadow,
             "refused": self.refused,
             "conditions": [asdict(condition) for condition in self.conditions],
         }
@@ -100,7 +118,7 @@ def match(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[st
     """One outcome for each rule, in their order. `attributes` and `facts` come from facts.py. Thread safe."""
     guard = (_LOOP_GUARD,) if is_result(facts) else ()
     first = {rule.name: _outcome(rule, guard, attributes, facts) for rule in rule_set.rules if not rule.otherwise}
-    taken = [name for name, outcome in first.items() if outcome.matched or outcome.refused]
+    taken = [name for name, one in first.items() if (one.matched or one.refused) and not one.rule.shadow]
     return tuple(first.get(rule.name) or _fallback(rule, guard, taken) for rule in rule_set.rules)
 
 
@@ -114,7 +132,9 @@ def matched(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[
         for rule in enabled
         if not rule.otherwise and all(condition.holds(attributes, facts) for condition in rule.conditions)
     ]
-    return [rule for rule in first or [rule for rule in enabled if rule.otherwise] if not rule.problem]
+    if all(rule.shadow for rule in first):
+        first += [rule for rule in enabled if rule.otherwise]
+    return [rule for rule in first if not rule.problem]
 
 
 def is_result(facts: Mapping[str, object]) -> bool:
@@ -137,7 +157,7 @@ def _judged(rule: Rule, conditions: tuple[ConditionOutcome, ...]) -> Outcome:
     held = all(condition.held for condition in conditions)
     if rule.problem:
         conditions += (ConditionOutcome("(the rule itself)", rule.line, held=False, why=rule.problem),)
-    return Outcome(rule, held and not rule.problem, conditions, refused=held and bool(rule.problem))
+    return Outcome(rule, held and not rule.problem, conditions, refused=held and bool(rule.problem) and not rule.shadow)
 
 
 def _fallback(rule: Rule, guard: tuple[ConditionOutcome, ...], taken: Collection[str]) -> Outcome:

@@ -80,12 +80,13 @@ def replay(db: Database, keep: Keep, *, before: RuleSet, after: RuleSet, since: 
 
 
 def wishes(rules: Iterable[Rule]) -> dict[str, Wish]:
-    """By pipeline: rules that name the same one share its job."""
+    """By pipeline: rules that name the same one share its job; what runs in the shadow is a wish of its own."""
     found: dict[str, Wish] = {}
     for rule in rules:
-        known = found.get(rule.pipeline, Wish(rule.pipeline, (), ()))
+        name = f"{rule.pipeline} in the shadow" if rule.shadow else rule.pipeline
+        known = found.get(name, Wish(name, (), ()))
         peers = dict.fromkeys((*known.send_to, *rule.send_to))
-        found[rule.pipeline] = Wish(rule.pipeline, tuple(peers), (*known.rules, rule.name))
+        found[name] = Wish(name, tuple(peers), (*known.rules, rule.name))
     return found
 
 

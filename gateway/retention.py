@@ -79,6 +79,7 @@ def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[
     return (
         select(Series.series_instance_uid)
         .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)), ~busy, ~owed)
+        .where(Series.held.not_in(("refused", "failed")))  # a rule, or nobody yet, has looked at those
         .where(Series.last_received_at < before, or_(Series.complete_at.is_(None), Series.complete_at < before))
         .order_by(Series.last_received_at)
     )

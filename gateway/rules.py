@@ -11,6 +11,8 @@
         send_to: [pacs]
         priority: routine                      # stat | routine | background
         enabled: true
+        shadow: false                          # true: run and keep, send nothing
+        canary: {pipeline: ct_lung_v2, share: 10}      # percent that another one also works on, in the shadow
 
 `when: otherwise` makes the fallback: it matches where no other rule did. The order of rules has no meaning. conditions.py says
 what a condition means. Whatever the rules say, results never start a job: a series of SEG, SR, KO or PR, or one made by this
@@ -25,7 +27,7 @@ import yaml
 from gateway.conditions import Expression, Row, expression, row
 from gateway.document import Document
 from gateway.errors import ConfigError
-from gateway.matching import OTHERWISE, PRIORITIES, Condition, Group, Outcome, Rule, RuleSet, is_result, match, matched
+from gateway.matching import OTHERWISE, PRIORITIES, Canary, Condition, Group, Outcome, Rule, RuleSet, is_result, match, matched
 from gateway.uids import digest
 from gateway.vocabulary import attribute, fact
 from gateway.window import window
@@ -37,7 +39,7 @@ _ROW = "{attribute: KEYWORD, OPERATOR: VALUE}, {fact: NAME, OPERATOR: VALUE}, {t
 _GROUPS = ("all", "any", "none")
 _ABOUT = {"attribute": (2,), "fact": (2,), "expression": (1,), "time": (1, 2), "days": (1,)}
 """What a condition may be about, and how many keys it then has."""
-_KEYS = ("name", "when", "pipeline", "send_to", "priority", "enabled")
+_KEYS = ("name", "when", "pipeline", "send_to", "priority", "enabled", "shadow", "canary")
 
 
 def load(text: str, *, pipelines: Collection[str], peers: Collection[str]) -> RuleSet:
@@ -106,9 +108,23 @@ class _Reader:
             conditions=conditions,
             otherwise=otherwise,
             enabled=document.flag(parts["enabled"], "enabled") if "enabled" in parts else True,
+            shadow=document.flag(parts["shadow"], "shadow") if "shadow" in parts else False,
         )
         problems = document.take_problems() if self.lenient else []
+        rule = replace(rule, canary=self.canary(parts["canary"]) if "canary" in parts else None)
+        if self.lenient:
+            document.take_problems()  # without its canary a rule goes on
         return replace(rule, problem="; ".join(problems), conditions=() if unread else conditions) if problems else rule
+
+    def canary(self, node: yaml.Node) -> Canary | None:
+        document = self.document
+        parts = document.mapping(node, ("pipeline", "share"))
+        pipeline = document.choice(parts.get("pipeline"), node, "pipeline", self.pipelines)
+        share = document.value(parts["share"]) if "share" in parts else None
+        if not isinstance(share, int) or isinstance(share, bool) or not 1 <= share <= 100:
+            document.problem(node, "expected share: a whole number of percent, 1 to 100")
+            return None
+        return Canary(pipeline, share) if pipeline else None
 
     def send_to(self, node: yaml.Node | None, parent: yaml.Node) -> tuple[str, ...]:
         peers = self.document.items(node, parent, "send_to")

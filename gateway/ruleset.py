@@ -6,6 +6,7 @@ from sqlalchemy import ForeignKey, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.columns import PREFIX, BigKey, Digest, Table
+from gateway.tables import Job
 
 
 class RuleVersion(Table):
@@ -32,3 +33,14 @@ class RuleActivation(Table):
     number: Mapped[int] = mapped_column(BigKey, ForeignKey(RuleVersion.number))
     actor: Mapped[str]
     at: Mapped[datetime]
+
+
+class Shadow(Table):
+    """A job in the shadow: its results are kept, and nothing is sent before somebody releases them."""
+
+    __tablename__ = f"{PREFIX}shadow"
+    job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), primary_key=True, autoincrement=False)
+    beside: Mapped[str] = mapped_column(default="")
+    """The pipeline beside which it runs as a canary; empty for a rule that is in the shadow itself."""
+    released_at: Mapped[datetime | None]
+    released_by: Mapped[str] = mapped_column(default="")

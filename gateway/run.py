@@ -16,7 +16,7 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from gateway import audit, conformance, delivery
+from gateway import audit, conformance, delivery, shadow
 from gateway.audit import Act
 from gateway.choose import choose
 from gateway.crash import crash_point
@@ -94,9 +94,9 @@ def run(
         return
     with db.begin() as session:
         if _end(session, job, state=JobState.DONE, ended_at=clock(), reason="", code="", job_key=result.encoding.key):
-            _write(session, job, result, clock())
+            job, in_shadow = _write(session, job, result, clock())
             for dataset, file in stored:
-                _write_output(session, job, dataset, file.sha256, file.size, clock(), queues)
+                _write_output(session, job, dataset, file.sha256, file.size, clock(), queues, in_shadow=in_shadow)
     crash_point("run.committed")
 
 
@@ -218,22 +218,27 @@ def _end(session: Session, job: Job, **values: object) -> bool:
     return bool(ended.rowcount)  # type: ignore[attr-defined]
 
 
-def _write(session: Session, job: Job, result: _Result, now: datetime) -> None:
-    row = session.get_one(Job, job.id, populate_existing=True)
+def _write(session: Session, job: Job, result: _Result, now: datetime) -> tuple[Job, bool]:
+    """The row as it is now, and whether nothing is sent of it: a person may have released it while it ran."""
+    row, in_shadow = session.get_one(Job, job.id, populate_existing=True), shadow.is_in(session, job.id)
+    row.reason = shadow.REASON if in_shadow else ""
     row.notes, row.inferred_at, row.encoded_at = list(result.notes), result.inferred_at, result.encoded_at
     row.provenance = {**asdict(result.encoding.algorithm), "device_uid": result.encoding.algorithm.device_uid}
     uids = [dataset.SOPInstanceUID for dataset, _ in result.objects]
     _audit(session, Act.JOB_DONE, job, now, outputs=uids, job_key=result.encoding.key, notes=row.notes, **row.provenance)
+    return row, in_shadow
 
 
-def _write_output(session: Session, job: Job, dataset: Dataset, sha256: str, size: int, now: datetime, queues: Queues) -> None:
+def _write_output(
+    session: Session, job: Job, dataset: Dataset, sha256: str, size: int, now: datetime, queues: Queues, *, in_shadow: bool
+) -> None:
     insert_once(
         session, OutputInstance, sop_instance_uid=dataset.SOPInstanceUID, job=job.id, sha256=sha256, size=size, created_at=now,
         study_instance_uid=dataset.StudyInstanceUID, series_instance_uid=dataset.SeriesInstanceUID,
         sop_class_uid=dataset.SOPClassUID, modality=dataset.Modality,
     )  # fmt: skip
     output = session.get_one(OutputInstance, dataset.SOPInstanceUID)
-    for peer in job.send_to:
+    for peer in () if in_shadow else job.send_to:
         delivery.make(session, output, peer, now, job=job, queues=queues)
 
 

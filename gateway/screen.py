@@ -11,7 +11,7 @@ from gateway.admin import DeliveryStory, JobStory, SeriesLine, SeriesStory
 from gateway.chain import Finding
 from gateway.provenance import Came, Made, Provenance, Result
 from gateway.seal import Heads
-from gateway.tables import Delivery, DeliveryState, Job
+from gateway.tables import Delivery, DeliveryState, Job, Series
 from gateway.trail import AuditEvent
 
 Row = tuple[Sequence[str], Sequence[str]]
@@ -54,6 +54,12 @@ class Screen:
             for line in lines
         ]
         self.rows(("last instance", "modality", "instances", "state"), rows, empty="nothing has arrived yet")
+
+    def held(self, series: Iterable[Series]) -> None:
+        rows: list[Row] = [
+            ((at(one.last_received_at), one.modality, one.held), (one.series_instance_uid, one.reason)) for one in series
+        ]
+        self.rows(("last instance", "modality", "held"), rows, empty="no series waits for a person")
 
     def series_story(self, story: SeriesStory) -> None:
         series = story.series

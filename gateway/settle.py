@@ -221,7 +221,7 @@ def _facts(headers: Sequence[Dataset], origin: Association, equipment: Equipment
 def _held(outcomes: Sequence[Outcome]) -> str:
     if any(outcome.refused for outcome in outcomes):
         return Held.REFUSED
-    return "" if any(outcome.matched for outcome in outcomes) else Held.UNMATCHED
+    return "" if any(outcome.matched and not outcome.rule.shadow for outcome in outcomes) else Held.UNMATCHED
 
 
 def _is_ours(session: Session, instances: Sequence[Instance]) -> bool:

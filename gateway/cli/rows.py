@@ -6,6 +6,7 @@ import typer
 
 from gateway.cli.terms import ConfigOption, LimitOption, StateOption, at_desk, fail, group
 
+WhyOption = Annotated[str, typer.Option(help="Only unmatched, refused, failed or gone ones.")]
 series = group("What arrived, whether it is complete, which rules wanted it and why.")
 jobs = group("What was computed, is being computed, or failed.")
 deliveries = group("Which result reached which peer.")
@@ -33,6 +34,28 @@ def series_complete(series_instance_uid: str, config: ConfigOption = None) -> No
 def series_hold(series_instance_uid: str, config: ConfigOption = None) -> None:
     """Let a series that is being received start nothing before you say so, or more of it comes."""
     at_desk(config, lambda desk: desk.series_hold(series_instance_uid))
+
+
+@series.command("held")
+def series_held(why: WhyOption = "", limit: LimitOption = 50, config: ConfigOption = None) -> None:
+    """Series that a person should look at: no rule wanted them, or one that cannot be followed any more, or they failed."""
+    at_desk(config, lambda desk: desk.series_held(why, limit))
+
+
+@series.command("release")
+def series_release(
+    series_instance_uid: Annotated[str | None, typer.Argument(help="Without it, all that are held.")] = None,
+    why: WhyOption = "",
+    config: ConfigOption = None,
+) -> None:
+    """Look at a series again, with the rules that are in force now; a job that was made of it is not made twice."""
+    at_desk(config, lambda desk: desk.series_release(series_instance_uid, why))
+
+
+@jobs.command("release")
+def jobs_release(job: int, config: ConfigOption = None) -> None:
+    """Send what a job made in the shadow to the peers of its rule."""
+    at_desk(config, lambda desk: desk.jobs_release(job))
 
 
 @jobs.command("list")

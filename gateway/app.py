@@ -15,7 +15,6 @@ import gateway
 from gateway import audit, engine, hosts, migrations, rulebook
 from gateway.audit import Act
 from gateway.breaker import Breaker
-from gateway.collector import Collector
 from gateway.commit import resume
 from gateway.db import Database, durability, open_database
 from gateway.doorman import Doorman
@@ -23,16 +22,17 @@ from gateway.engine import Queues, Worker
 from gateway.errors import ConfigError, GatewayError
 from gateway.filing import Books
 from gateway.follow import Follower
-from gateway.herald import Herald
 from gateway.ingest._stow import Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.inherit import Heir
 from gateway.liveness import Presence, only_one
+from gateway.metrics import Meter
 from gateway.models import Models
 from gateway.notary import Notary
 from gateway.plan import Plan
 from gateway.prove import told
 from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
+from gateway.rehearsal import Rehearsal
 from gateway.restored import refuse_older
 from gateway.roles import Role
 from gateway.roster import Roster
@@ -43,6 +43,7 @@ from gateway.stages import Stages
 from gateway.store import Store
 from gateway.sweep import schedule
 from gateway.tables import Association
+from gateway.tellers import Tellers
 from gateway.watch import Surroundings, Watches
 from gateway.worklist import Worklist
 
@@ -69,6 +70,9 @@ class Gateway:
         log_file = config.gateway.data_dir / "triton.log"
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
         self._breaker = Breaker(self.models)
+        self._tellers = Tellers(
+            self.db, config, addressees=ready.addressees, peers=lambda: self.roster.tables, clock=now
+        )  # fmt: skip
         self.roster = Roster(config, self.db)
         self._worklist = Worklist(lambda: self.roster.active, clock=now)
         self._sources = Sources(self.roster, clock=now)
@@ -77,9 +81,8 @@ class Gateway:
         self._quiet = config.completeness.policy.first_look
         self.doorman: Doorman | None = None
         self._watches = Watches(self.roster, self._surroundings())
-        title = config.dimse.ae_title
-        self._collector = Collector(self.db, config.audit, clock=now, ae_title=title, peers=lambda: self.roster.tables)
-        self._heralds = [Herald(self.db, one, clock=now) for one in ready.addressees]
+        away = partial(self._breaker.away, [one.model for one in ready.pipelines.values()])
+        self.meter = Meter(self.db, store=config.store_folder, doors=lambda: self.doorman, away=away, clock=now)
         self._close = ExitStack()
 
     def __enter__(self) -> Self:
@@ -97,13 +100,12 @@ class Gateway:
             self.store.forget_unfinished()
             stack.enter_context(self.store.working())
             gc.set_threshold(*_GARBAGE)
-            tellers: list[Collector | Herald | Notary] = [self._collector, *self._heralds, Notary(self.db, config, clock=now)]
-            for teller in tellers:
+            for teller in (self._tellers, notary := Notary(self.db, config, clock=now)):
                 stack.callback(teller.stop)
             stack.callback(self._record, Act.GATEWAY_STOPPED)
             self._record(Act.GATEWAY_STARTED)
-            for teller in tellers:
-                teller.start()
+            notary.start()
+            self._tellers.start()
             heir = Heir(self.store, books=self._books(), left=self._left)
             heir.look()
             if Role.RECEIVE in self._roles:
@@ -122,6 +124,10 @@ class Gateway:
         if self.doorman is not None:
             stack.callback(self.doorman.close)
             self.doorman.start()
+            rehearsal = Rehearsal(
+                self.db, self.queues, self.config, peers=self.roster, store=self.store, port=self.port, clock=now
+            )
+            stack.enter_context(rehearsal)
             stack.callback(self._watches.stop)
             self._watches.start()
 
@@ -249,7 +255,7 @@ class Gateway:
         return Stages(
             plan=self._plan, peers=self.roster, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, rules=self._rules,
             store=self.store, models=self._breaker, worklist=self._worklist, sources=self._sources, db=self.db,
-            queues=self.queues,
+            queues=self.queues, traces=self._tellers.traces,
         )  # fmt: skip
 
     def _filed_at(self) -> datetime:
@@ -268,9 +274,7 @@ class Gateway:
             return set(session.scalars(select(Association.executor).where(Association.ended_at.is_(None)).distinct()))
 
     def _end_lost(self) -> None:
-        """Those of ours whose end could not be written (the database was away), or that broke off while their first instance was
-        still being indexed.
-        """
+        """Those of ours whose end could not be written, or that broke off while their first instance was still being indexed."""
         if self.doorman is None:
             return
         mine = select(Association.id).where(Association.ended_at.is_(None), Association.executor == self.worker.executor)

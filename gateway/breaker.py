@@ -7,7 +7,7 @@ answers again, and then all go on. Nothing of this is kept: a process that start
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -55,6 +55,10 @@ class Breaker:
 
     def answers(self, model: str) -> bool:
         return model not in self._look_at
+
+    def away(self, models: Iterable[str]) -> dict[str, bool]:
+        """Of each, whether it is away."""
+        return {model: not self.answers(model) for model in models}
 
     def infer(self, model: str) -> Infer:
         with self._watching(model):

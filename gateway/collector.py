@@ -27,7 +27,7 @@ from gateway.elements import Node
 from gateway.engine import backoff
 from gateway.errors import CollectorError
 from gateway.message import message
-from gateway.sections import AuditSection
+from gateway.oversight import AuditSection
 from gateway.syslog import Line, frame, line
 from gateway.trail import AuditEvent, AuditSink
 from gateway.turn import Turn

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from gateway.errors import ConfigError
+from gateway.oversight import SilenceSection
 from gateway.sections import CallerSection, Config, FolderSection
 from gateway.settings import Settings, lowered, read
 
@@ -65,7 +66,7 @@ def _problem(found: Any, settings: Settings) -> str:
 def _unknown(place: list[str]) -> str:
     known = Config.model_fields
     if len(place) > 1:
-        tables: dict[str, type[BaseModel]] = {"callers": CallerSection, "folders": FolderSection}
+        tables: dict[str, type[BaseModel]] = {"callers": CallerSection, "folders": FolderSection, "silence": SilenceSection}
         known = tables.get(place[0], type(known[place[0]].default)).model_fields
     near = difflib.get_close_matches(place[-1], known, n=1)
     return "unknown key" + (f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}")

@@ -28,9 +28,9 @@ from gateway.picture import outlined
 from gateway.pixels import pixels
 from gateway.plan import plan
 from gateway.sections import Config
-from gateway.sending import own_listener
 from gateway.stopping import Stop
 from gateway.store import Store
+from gateway.synthetic import own_listener
 from gateway.tables import DeliveryState, JobState, SeriesState
 from gateway.volume import arrange, volume
 

@@ -22,6 +22,7 @@ from gateway.entry import Alarming, Asked, Declined, Ended, Full, Kept, Promise,
 from gateway.errors import GatewayError, NotUnderstood, OutOfResources, ResourceLimitation
 from gateway.instance import Incoming, Origin, check, part10_header
 from gateway.journal import Segment, new_segment
+from gateway.tally import Tally
 
 _FEWEST_FREE_FILES = 1000
 _LOOK_SECONDS = 0.1
@@ -37,8 +38,15 @@ class Door:
     """
 
     def __init__(
-        self, folder: Path, *, clock: Callable[[], datetime], keep_free_bytes: int, wake: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        *,
+        clock: Callable[[], datetime],
+        keep_free_bytes: int,
+        wake: Callable[[], None] = lambda: None,
+        tally: Tally | None = None,
     ) -> None:
+        self.tally = tally or Tally()
         self._folder, self._clock, self._keep_free, self._wake = folder, clock, keep_free_bytes, wake
         self._segments: dict[str, Segment] = {}
         self._idle: list[Segment] = []
@@ -79,6 +87,8 @@ class Door:
         kept = Kept(self._clock(), arrival.origin, arrival.incoming, arrival.size, identifying(found))
         arrival.segment.commit(record(kept))
         self._wake()
+        self.tally.add("instances")
+        self.tally.add("bytes", arrival.size)
 
     def ask(self, origin: Origin, transaction_uid: str, instances: tuple[tuple[str, str], ...]) -> None:
         """A request for storage commitment, kept before it is answered; raise ResourceLimitation where that fails."""
@@ -97,6 +107,7 @@ class Door:
 
     def refuse(self, origin: Origin, error: GatewayError) -> None:
         """Told in the trail; where there is no room for that, the other side's log has to do."""
+        self.tally.refused(error.dimse_status)
         _logger.warning(
             "instance.refused", status=f"0x{error.dimse_status:04X}", reason=str(error), association=origin.association
         )
@@ -105,6 +116,7 @@ class Door:
 
     def turn_away(self, origin: Origin, reason: str) -> None:
         """Who floods the door must not flood the trail as well: of each address some twenty a second are told there."""
+        self.tally.add("rejected")
         _logger.warning("association.rejected", address=origin.address, reason=reason)
         now = self._clock()
         with self._noting:

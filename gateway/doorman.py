@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import structlog
 
@@ -29,6 +29,7 @@ from gateway.filing import Books, Filing, told
 from gateway.folders import claim
 from gateway.policy import Policy
 from gateway.sections import Config
+from gateway.tally import Tally
 from gateway.visits import Limits
 
 _BATCHES = 8
@@ -79,8 +80,11 @@ class Doorman:
         self._closed = ""
         self.filed_at, self._told_at = clock(), -_TELL_SECONDS
         """Everything that was promised here until then is filed."""
-        self._shared = os.memfd_create("limits")
-        os.ftruncate(self._shared, max(8 * Limits.size(policy, config.dimse.processes), mmap.PAGESIZE))
+        self._shared = _shared("limits", Limits.size(policy, config.dimse.processes))
+        self._tally = _shared("tally", Tally.size(config.dimse.processes))
+        numbers: Any = memoryview(mmap.mmap(self._tally, 0)).cast("q")
+        self.tally = Tally(numbers, processes=config.dimse.processes)
+        """What the ingest processes have counted; to be read."""
         self._filing = threading.Thread(target=self._file, name="filing", daemon=True)
 
     def start(self) -> None:
@@ -104,6 +108,16 @@ class Doorman:
     def is_open(self) -> bool:
         """Whether callers are let in: not while filing is behind, nor once it is being closed."""
         return not self._closed and not self._stopping
+
+    @property
+    def closed(self) -> str:
+        """Why nothing is taken for now; empty: the doors are open."""
+        return self._closed
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids of the ingest processes, by their numbers."""
+        return {process.number: process.popen.pid for process in [*self._processes]}
 
     @property
     def associations(self) -> set[str]:
@@ -134,6 +148,7 @@ class Doorman:
         for listening in self._sockets.values():
             listening.close()
         os.close(self._shared)
+        os.close(self._tally)
 
     # Filing
 
@@ -234,12 +249,12 @@ class Doorman:
         sockets = {name: listening.fileno() for name, listening in self._sockets.items()}
         popen = subprocess.Popen(
             [sys.executable, "-m", "gateway.doorway"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            pass_fds=(*sockets.values(), self._shared, alive.fileno()),
+            pass_fds=(*sockets.values(), self._shared, self._tally, alive.fileno()),
         )  # fmt: skip
         process = _Process(number, Filing(folder, self._books), alive, popen, time.monotonic())
         process.tell(
             config=self._config.model_dump(mode="json", exclude={"peers"}), policy=self._policy.to_settings(),
-            folder=str(folder), sockets=sockets, shared=self._shared, process=number,
+            folder=str(folder), sockets=sockets, shared=self._shared, tally=self._tally, process=number,
         )  # fmt: skip
         process.tell(closed=self._closed)
         threading.Thread(target=self._listen_to, args=(popen,), name="ingest", daemon=True).start()
@@ -252,6 +267,13 @@ class Doorman:
             time.sleep(_PAUSE_SECONDS / 2)  # not for each of what may be a thousand a second
         popen.wait()
         self._wake.set()
+
+
+def _shared(name: str, numbers: int) -> int:
+    """Memory for so many 64-bit numbers, all zero; its descriptor."""
+    descriptor = os.memfd_create(name)
+    os.ftruncate(descriptor, max(8 * numbers, mmap.PAGESIZE))
+    return descriptor
 
 
 def _listen(section: str, host: str, port: int) -> socket.socket:

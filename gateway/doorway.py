@@ -29,6 +29,7 @@ from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES, Listener
 from gateway.ingest.folder import Folder
 from gateway.policy import Policy
 from gateway.sections import Config
+from gateway.tally import Tally
 from gateway.tls import ServerContext, handshake, names
 from gateway.visits import Limits
 
@@ -43,9 +44,12 @@ def main() -> None:
     config = parse(given["config"], where="the gateway")
     log.configure(config.log.level, config.log.format)
     with ExitStack() as stack:
+        numbers: Any = memoryview(mmap.mmap(given["tally"], 0)).cast("q")
+        tally = Tally(numbers, process=given["process"], processes=config.dimse.processes)
         door = Door(
-            Path(given["folder"]), clock=lambda: datetime.now(UTC), keep_free_bytes=config.store.keep_free_bytes, wake=_wake
-        )
+            Path(given["folder"]), clock=lambda: datetime.now(UTC), keep_free_bytes=config.store.keep_free_bytes, wake=_wake,
+            tally=tally,
+        )  # fmt: skip
         stack.callback(door.close)
         for ingest in _ingests(config, door, given):
             stack.callback(ingest.close)

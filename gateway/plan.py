@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import gateway
+from gateway import synthetic
 from gateway.errors import ConfigError
 from gateway.notices import Addressee, addressee, load_ways
 from gateway.peers import Peer, load_protocols
@@ -33,6 +34,8 @@ class Plan:
     rules: RuleSet
     addressees: tuple[Addressee, ...] = ()
     """Who is told of what happens."""
+    synthetic: RuleSet | None = None
+    """The only rule for synthetic studies; None where there are none."""
 
     @property
     def model_folders(self) -> tuple[Path, ...]:
@@ -59,10 +62,11 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
     problems += _web_problems(config.web)
     names = [*(str(table.get("name")) for table in config.peers), *added]
     problems += _unknown_sources(config, names)
+    rehearsed = _collected(problems, partial(synthetic.rules, config, pipelines=pipelines, peers=names))
     rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names)) if with_rules else RuleSet("", ())
     if problems or rules is None:
         raise ConfigError(problems)
-    return Plan(config, pipelines, peers, rules, addressees)
+    return Plan(config, pipelines, peers, rules, addressees, rehearsed)
 
 
 def _addressees(config: Config, problems: list[str]) -> tuple[Addressee, ...]:

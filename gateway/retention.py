@@ -52,6 +52,15 @@ def retain(now: datetime, *, settings: RetentionSection, unproving: Collection[s
         _relieve(now, settings.pressure_free_bytes, unproving, store, db)
 
 
+def take(series_instance_uid: str, now: datetime, *, why: str, unproving: Collection[str], store: Store, db: Database) -> None:
+    """The files of one series and of its results, now; what is still owed to somebody stays, and so do the rows."""
+    _take_series(series_instance_uid, _series_that_may_go(now, unproving), why, now, store, db)
+    of_series = select(Job.id).where(Job.series_instance_uid == series_instance_uid)
+    objects = _outputs_that_may_go(now).where(OutputInstance.job.in_(of_series))
+    for job, uids in _by_job(db, objects):
+        _take_outputs(job, uids, objects, why, now, store, db)
+
+
 def _relieve(now: datetime, wanted: int, unproving: Collection[str], store: Store, db: Database) -> None:
     """The oldest first until there is room, before their days; what failed waits for its days: a person may want it again."""
     why = "the disk is nearly full"

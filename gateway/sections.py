@@ -1,7 +1,7 @@
 """The sections of gateway.toml: every key, its default and its limits.
 
-Untrusted text enters here, so this is one of the two places where pydantic is used. Relative paths start at the working
-directory. The keys of a peer are its protocol's own; plan.plan has them checked.
+Untrusted text enters here and in oversight.py. Relative paths start at the working directory. The keys of a peer are its
+protocol's own; plan.plan has them checked.
 """
 
 from pathlib import Path
@@ -9,11 +9,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
-from gateway.forms import AeTitle, CallerName, DatabaseUrl, Section, SyslogUrl, TimeZone, TritonUrl
+from gateway.forms import AeTitle, CallerName, DatabaseUrl, Section, TimeZone, TritonUrl
+from gateway.oversight import AlarmsSection, AuditSection, SilenceSection, SyntheticSection, TracingSection
 from gateway.patience import CompletenessSection
 from gateway.policy import SERVICES, Policy, Service
 from gateway.settings import check_apart, check_names_once, listed, network, some, sop_class_uid
 from gateway.webkeys import WebSection
+
+SYNTHETIC = "synthetic"
+"""The peer that synthetic studies have where no test peer is named."""
 
 
 def _each_name_once(tables: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
@@ -152,27 +156,6 @@ class DeliverySection(Section):
     """A storage commitment that a peer has not reported after so long is asked for again."""
 
 
-class AuditSection(Section):
-    """The trail itself is in the database; these say who else is told of it."""
-
-    heads: Path | None = None
-    """Where signed heads of the chain go, a line each; by default data_dir/audit-heads.jsonl. Best on another machine's disk."""
-    key: Path | None = None
-    """The Ed25519 key (PEM) that signs them; by default data_dir/audit.key, made at the first start."""
-    sign_seconds: float = Field(default=300, gt=0)
-    syslog: SyslogUrl = ""
-    """A collector of DICOM audit messages (PS3.15 A.5): RFC 5425 over TLS, RFC 5426 over UDP."""
-    authorities: Path | None = None
-    """Who must have signed the collector's certificate (PEM)."""
-    certificate: Path | None = None
-    """Ours, for a collector that asks for one; with its key."""
-    certificate_key: Path | None = None
-    source: str = "gateway"
-    """AuditSourceID of the messages: which system this is."""
-    patients: bool = True
-    """Tell the collector the Patient ID too, as PS3.15 A.5 wants it; nothing else of the patient is ever told."""
-
-
 class RetentionSection(Section):
     """When files go, in days after the last thing that happened to them; rows and the audit trail stay. Never before proof."""
 
@@ -224,6 +207,15 @@ def _folders_fit(folders: tuple[FolderSection, ...], info: ValidationInfo) -> tu
     return folders
 
 
+def _with_synthetic(tables: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
+    """Where a synthetic study's results go when no test peer is named: beside the store, where all processes see it."""
+    section = info.data.get("synthetic", SyntheticSection())
+    if not section.every_minutes or section.peer:
+        return tables
+    store = info.data.get("store", StoreSection()).folder or info.data.get("gateway", GatewaySection()).data_dir / "store"
+    return (*tables, {"name": SYNTHETIC, "protocol": "folder", "path": f"{store}-{SYNTHETIC}"})
+
+
 class Config(Section):
     gateway: GatewaySection = GatewaySection()
     tls: TlsSection = TlsSection()
@@ -242,7 +234,13 @@ class Config(Section):
     retention: RetentionSection = RetentionSection()
     store: StoreSection = StoreSection()
     log: LogSection = LogSection()
-    peers: Annotated[tuple[dict[str, Any], ...], AfterValidator(_each_name_once)] = ()
+    alarms: AlarmsSection = AlarmsSection()
+    silence: tuple[SilenceSection, ...] = ()
+    tracing: TracingSection = TracingSection()
+    synthetic: SyntheticSection = SyntheticSection()
+    peers: Annotated[
+        tuple[dict[str, Any], ...], AfterValidator(_with_synthetic), AfterValidator(_each_name_once), Field(validate_default=True)
+    ] = ()
     """One table a peer: name, protocol, and the keys of that protocol (peers/<protocol>.py says which)."""
     notices: Annotated[tuple[dict[str, Any], ...], AfterValidator(_each_name_once)] = ()
     """One table for each who is told: name, protocol, the keys of all (notices/__init__.py) and of that protocol."""

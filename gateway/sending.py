@@ -13,9 +13,10 @@ from rich.progress import Progress
 from gateway.errors import ConfigError, DeliveryError, NotUnderstood
 from gateway.filemeta import read_meta
 from gateway.ingest._archive import Archive, Member, is_archive
-from gateway.peers import Peer, load_protocols, make_peer, send_many
+from gateway.peers import Peer, send_many
 from gateway.roster import known
 from gateway.sections import Config
+from gateway.synthetic import own_listener
 
 _SHOWN = 20
 _CHUNK, _HEAD = 256 * 1024, 4096
@@ -141,16 +142,6 @@ def _sent(peer: Peer, files: Iterable[Path | _Entry]) -> Iterator[tuple[str, str
             if path in names:
                 path.unlink()
         yield from damaged
-
-
-def own_listener(config: Config, calling_ae_title: str, port: int | None = None) -> Peer:
-    """The way any scanner reaches this gateway."""
-    host = "127.0.0.1" if config.dimse.host in ("0.0.0.0", "::", "") else config.dimse.host  # noqa: S104 - compared, not bound
-    settings = {
-        "name": "this gateway", "protocol": "dimse", "host": host, "port": port or config.dimse.port,
-        "ae_title": config.dimse.ae_title, "calling_ae_title": calling_ae_title,
-    }  # fmt: skip
-    return make_peer(settings, protocols=load_protocols())
 
 
 def configured_peer(config: Config, name: str) -> Peer:

@@ -16,6 +16,7 @@ from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
 from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
 from gateway.kept import Keep
+from gateway.lookout import look_out
 from gateway.outputs import Equipment
 from gateway.peers import Proof
 from gateway.plan import Plan
@@ -23,12 +24,15 @@ from gateway.prove import prove, prove_failed
 from gateway.retention import retain
 from gateway.roster import Roster
 from gateway.rulebook import Current
+from gateway.rules import RuleSet
 from gateway.run import run, run_failed
 from gateway.settle import settle, settle_failed
 from gateway.sources import Sources
 from gateway.store import Store
 from gateway.sweep import sweep
 from gateway.tables import Association, Series
+from gateway.traces import Traces
+from gateway.trail import Rehearsed
 from gateway.worklist import Worklist
 
 _SETTLE_SLOTS, _COMMIT_SLOTS, _STAT_SLOTS = 2, 2, 1
@@ -50,14 +54,18 @@ class Stages:
     sources: Sources
     db: Database
     queues: Queues
+    traces: Traces
 
     def __iter__(self) -> Iterator[Stage]:
-        yield Stage(SETTLE, self._settle, lambda key, error: settle_failed(key, error, self.clock(), db=self.db))
-        yield Stage(RUN, self._run, self._run_failed)
-        yield Stage(DELIVER, self._deliver, self._deliver_failed)
-        yield Stage(PROVE, self._prove, self._prove_failed)
+        yield self._traced(SETTLE, self._settle, self._settle_failed)
+        yield self._traced(RUN, self._run, self._run_failed)
+        yield self._traced(DELIVER, self._deliver, self._deliver_failed)
+        yield self._traced(PROVE, self._prove, self._prove_failed)
         yield Stage(COMMIT, self._commit, self._commit_failed)
         yield Stage(SWEEP, self._sweep, lambda _key, _error: None)
+
+    def _traced(self, name: str, act: Callable[[str], None], failed: Callable[[str, Exception], None]) -> Stage:
+        return Stage(name, self.traces.around(name, act), failed)
 
     @property
     def pace(self) -> Pace:
@@ -90,17 +98,28 @@ class Stages:
         # As of when everything was filed: what is promised but not a row yet counts as not quiet.
         as_of = self.filed_by(self.clock())
         settle(
-            key, self.clock(), as_of=as_of, rules=self.rules(), arrival=self._arrival,
+            key, self.clock(), as_of=as_of, rules=self._rules_of(key), arrival=self._arrival,
             policy=self.plan.config.completeness.policy,
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
             count=self.sources.count, put=Keep(self.store.headers).put,
         )  # fmt: skip
 
+    def _rules_of(self, series_instance_uid: str) -> RuleSet:
+        """Of a synthetic study its own, and no other."""
+        if self.plan.synthetic is not None:
+            with self.db() as session:
+                if session.get(Rehearsed, series_instance_uid) is not None:
+                    return self.plan.synthetic
+        return self.rules()
+
     def _arrival(self, origin: Association, series: Series) -> dict[str, object]:
         config = self.plan.config
         caller = config.policy.caller_of(origin.ingest, origin.calling_ae_title, origin.called_ae_title, origin.address)
         return arrival(series.first_received_at, zone=ZoneInfo(config.gateway.time_zone), caller=caller)
+
+    def _settle_failed(self, key: str, error: Exception) -> None:
+        settle_failed(key, error, self.clock(), db=self.db)
 
     def _run(self, key: str) -> None:
         run(
@@ -134,8 +153,13 @@ class Stages:
 
     def _sweep(self, _key: str) -> None:
         sweep(self.clock(), db=self.db, queues=self.queues)
+        config = self.plan.config
+        look_out(
+            self.clock(), settings=config.alarms, silences=config.silence, time_zone=config.gateway.time_zone,
+            free_bytes=self.store.free_bytes(), keep_free_bytes=config.store.keep_free_bytes, db=self.db,
+        )  # fmt: skip
         unproving = [name for name, peer in self.peers.items() if peer.proof is Proof.NONE]
-        retain(self.clock(), settings=self.plan.config.retention, unproving=unproving, store=self.store, db=self.db)
+        retain(self.clock(), settings=config.retention, unproving=unproving, store=self.store, db=self.db)
 
 
 def equipment() -> Equipment:

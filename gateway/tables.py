@@ -94,6 +94,7 @@ class Series(Table):
 
 class Association(Table):
     __tablename__ = f"{PREFIX}association"
+    __table_args__ = (Index(None, "calling_ae_title", "ended_at"),)
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     ingest: Mapped[str]
     calling_ae_title: Mapped[str]

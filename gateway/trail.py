@@ -1,4 +1,4 @@
-"""The rows of the audit trail, of its end, and of how far it was told elsewhere."""
+"""The rows of the audit trail, of its end, of how far it was told elsewhere, of alarms that are on, and of synthetic studies."""
 
 from datetime import datetime
 from typing import Any
@@ -50,3 +50,30 @@ class AuditSink(Table):
     at: Mapped[datetime]
     reason: Mapped[str] = mapped_column(default="")
     """Why it does not go on; empty while it does."""
+
+
+class OpenAlarm(Table):
+    """An alarm that was told and is not over (alarms.py)."""
+
+    __tablename__ = f"{PREFIX}alarm"
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    subject: Mapped[str] = mapped_column(primary_key=True)
+    """Of whom or what: an AE title of the configuration, a model; empty where there is only one."""
+    raised_at: Mapped[datetime]
+    since: Mapped[datetime]
+    """When what it tells of began."""
+    reason: Mapped[str]
+
+
+class Rehearsed(Table):
+    """A synthetic study (rehearsal.py), by which settle knows that it is one."""
+
+    __tablename__ = f"{PREFIX}rehearsal"
+    series_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    study_instance_uid: Mapped[str] = mapped_column(Uid)
+    begun_at: Mapped[datetime] = mapped_column(index=True)
+    ended_at: Mapped[datetime | None]
+    removed_at: Mapped[datetime | None]
+    """When nothing of it was left but rows."""
+    reason: Mapped[str]
+    """Why it did not come through; empty where it did, or is on its way."""

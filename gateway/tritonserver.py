@@ -26,7 +26,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from gateway import sharedmemory
 from gateway.errors import ConfigError, ModelUnavailable

@@ -18,7 +18,7 @@ from gateway import audit
 from gateway.audit import Act
 from gateway.collector import Collector
 from gateway.db import Database, open_database
-from gateway.sections import AuditSection
+from gateway.oversight import AuditSection
 from gateway.trail import AuditEvent, AuditSink
 from tests.certificates import Authority
 from tests.collector_fixture import TlsCollector, number_of, server_context, udp_collector, wait_until, xml_of
@@ -314,7 +314,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from gateway.collector import Collector
 from gateway.db import open_database
-from gateway.sections import AuditSection
+from gateway.oversight import AuditSection
 url, syslog, authorities = sys.argv[1:]
 section = AuditSection(syslog=syslog, authorities=Path(authorities), source="gw1")
 collector = Collector(open_database(url), section, clock=lambda: datetime.now(UTC))

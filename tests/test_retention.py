@@ -29,6 +29,7 @@ from gateway.settle import settle
 from gateway.stages import Stages
 from gateway.store import Store
 from gateway.tables import Commitment, Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
+from gateway.traces import Traces
 from gateway.trail import AuditEvent
 from gateway.worklist import Worklist
 from tests.door_fixture import Place, scanner
@@ -493,7 +494,7 @@ def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, d
     stages = Stages(
         plan=plan(config), peers=Roster(config, place.db), clock=lambda: place.now, filed_at=lambda: place.now, filed_by=lambda moment: moment,
         store=place.store, models=None, worklist=Worklist(dict, clock=lambda: place.now),
-        sources=None, db=place.db, queues=place.queues,
+        sources=None, rules=None, traces=Traces(place.db, clock=lambda: place.now), db=place.db, queues=place.queues,
     )  # fmt: skip
 
     next(stage for stage in stages if stage.name == "sweep").act("sweep")

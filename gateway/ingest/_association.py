@@ -111,6 +111,7 @@ class Association:
             self.maximum_instance_bytes = min(self.maximum_instance_bytes, admitted.maximum_instance_bytes)
         self.fragment = max(min(proposed.maximum_length or MAXIMUM_PDU, MAXIMUM_PDU) - 6, 2) & ~1
         self.wire.send(answer)
+        self.door.tally.add("associations")
         return True
 
     # Sta6

@@ -12,6 +12,7 @@ from gateway.app import Gateway, now
 from gateway.db import Database
 from gateway.doorman import Doorman
 from gateway.engine import Queues
+from gateway.metrics import Meter
 from gateway.models import Models
 from gateway.pictures import Pictures
 from gateway.plan import Plan
@@ -43,6 +44,7 @@ class Site:
     clock: Callable[[], datetime]
     pulse: Pulse
     health: Health
+    meter: Meter
     pictures: Pictures
     verification: Verification
     recent: Recent = field(default_factory=Recent)
@@ -78,7 +80,7 @@ def site_of(running: Gateway) -> Site:
     return Site(
         plan=running.plan, roster=running.roster, db=running.db, queues=running.queues, store=running.store,
         models=running.models, doorman=running.doorman, is_working=running.is_working, executor=running.worker.executor,
-        clock=now, pulse=Pulse(running.db), pictures=Pictures(running.store),
+        clock=now, pulse=Pulse(running.db), meter=running.meter, pictures=Pictures(running.store),
         verification=Verification(running.db, running.config, clock=now),
         health=Health(looks(running.db, running.store, running.models if running.is_working else None, running.doorman)),
     )  # fmt: skip

@@ -94,7 +94,7 @@ def change_role(db: Database, name: str, *, role: str, actor: str, now: datetime
         _tell(session, account, f"role was {before}", actor, now)
         return f"{name} is {role} now"
 
-    return _change(db, name, change)
+    return _change(db, name, change, may_end=True)
 
 
 def disable(db: Database, name: str, *, actor: str, now: datetime) -> str:
@@ -107,7 +107,7 @@ def disable(db: Database, name: str, *, actor: str, now: datetime) -> str:
         _tell(session, account, "disabled", actor, now)
         return f"{name} may not sign in any more"
 
-    return _change(db, name, change)
+    return _change(db, name, change, may_end=True)
 
 
 def enable(db: Database, name: str, *, actor: str, now: datetime) -> str:
@@ -206,8 +206,12 @@ def setup_secret(file: Path) -> str:
     return file.read_text("utf-8").strip()
 
 
-def _change(db: Database, name: str, change: Callable[[Session, Account], str]) -> str:
+def _change(db: Database, name: str, change: Callable[[Session, Account], str], *, may_end: bool = False) -> str:
+    """`may_end`: such changes come one after the other, so that two administrators cannot end each other."""
     with db.begin() as session:
+        if may_end:
+            administrators = select(Account.name).where(Account.role == Right.ADMINISTRATOR).order_by(Account.name)
+            session.execute(administrators.with_for_update())
         return change(session, _known(session, name, to_change=True))
 
 

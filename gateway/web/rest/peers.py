@@ -1,56 +1,120 @@
-"""Peers: where results go, what waits for each, and whether it answers."""
+"""Peers: where results go, what waits for each, whether it answers; and those that are added while the gateway serves."""
 
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from sqlalchemy import func, select
+from pydantic import Field
 
+from gateway import peering, rulebook
 from gateway.errors import ConfigError, DeliveryError
-from gateway.tables import Delivery
-from gateway.web.rest._shapes import Done, Shape, done
-from gateway.web.site import Here, Site
-from gateway.web.who import Operator, Viewer
+from gateway.peering import PeerLine
+from gateway.web.rest._shapes import Asked, DeliveryShape, Done, Shape, Text, done
+from gateway.web.site import Here
+from gateway.web.who import Administrator, Operator, Viewer
 
 router = APIRouter(prefix="/peers", tags=["peers"])
+_Name = Annotated[str, Path(min_length=1, max_length=64)]
+_Value = Text | bool | int | float | list[Text] | None
 
 
 class PeerShape(Shape):
-    """`deliveries` are counted by state."""
+    """`settings` without secrets, `deliveries` counted by state, `errors` the latest that went wrong."""
 
     name: str
     protocol: str
-    proof: str
+    place: str
+    """gateway.toml, where alone it is changed, or added."""
+    state: str
+    problems: list[str]
+    settings: dict[str, Any]
     deliveries: dict[str, int]
+    succeeded_at: datetime | None
+    errors: list[DeliveryShape]
 
 
 class Peers(Shape):
     items: list[PeerShape]
 
 
+class Change(Asked):
+    """Keys as in [[peers]] of gateway.toml; null takes one away."""
+
+    settings: Annotated[dict[str, _Value], Field(max_length=40)]
+
+
+class New(Change):
+    name: Text
+    protocol: Text
+
+
+class Probed(Shape):
+    """`found`: what was asked for, whether it works, and a note."""
+
+    at: datetime
+    reason: str
+    found: list[Any]
+
+
+def _peer(line: PeerLine) -> PeerShape:
+    entry = line.entry
+    return PeerShape(
+        name=entry.name, protocol=entry.protocol, place=entry.place, state=entry.state, problems=list(entry.problems),
+        settings=entry.shown, deliveries=dict(line.deliveries), succeeded_at=line.succeeded_at,
+        errors=[DeliveryShape.model_validate(one) for one in line.errors],
+    )  # fmt: skip
+
+
 @router.get("")
 def list_peers(_person: Viewer, here: Here) -> Peers:
-    protocols = {str(table["name"]): str(table.get("protocol", "")) for table in here.config.peers}
-    return Peers(
-        items=[
-            PeerShape(name=name, protocol=protocols.get(name, ""), proof=str(peer.proof), deliveries=_counts(here, name))
-            for name, peer in here.plan.peers.items()
-        ]
-    )
+    return Peers(items=[_peer(line) for line in peering.list_peers(here.db, here.roster)])
+
+
+@router.get("/{name}")
+def show_peer(_person: Viewer, here: Here, name: _Name) -> PeerShape:
+    return _peer(peering.show_peer(here.db, here.roster, name))
+
+
+@router.post("", status_code=201)
+def add_peer(person: Administrator, here: Here, new: New) -> Done:
+    table = {key: value for key, value in new.settings.items() if value is not None}
+    table |= {"name": new.name, "protocol": new.protocol}
+    return done(peering.add_peer(here.db, here.roster, table, actor=person.name, now=here.clock()))
+
+
+@router.patch("/{name}")
+def change_peer(person: Administrator, here: Here, name: _Name, change: Change) -> Done:
+    return done(peering.change_peer(here.db, here.roster, name, change.settings, actor=person.name, now=here.clock()))
+
+
+@router.delete("/{name}")
+def remove_peer(person: Administrator, here: Here, name: _Name) -> Done:
+    """Where no rule names it and nothing is on its way to it."""
+    ruled = rulebook.sent_to(here.db, pipelines=tuple(here.plan.pipelines), peers=here.roster.names)
+    return done(peering.remove_peer(here.db, here.roster, name, ruled=ruled, actor=person.name, now=here.clock()))
+
+
+@router.post("/{name}/disable")
+def disable(person: Administrator, here: Here, name: _Name) -> Done:
+    """What is to go there waits."""
+    return done(peering.disable_peer(here.db, here.roster, name, disabled=True, actor=person.name, now=here.clock()))
+
+
+@router.post("/{name}/enable")
+def enable(person: Administrator, here: Here, name: _Name) -> Done:
+    return done(peering.disable_peer(here.db, here.roster, name, disabled=False, actor=person.name, now=here.clock()))
 
 
 @router.post("/{name}/echo")
-def echo(_person: Operator, here: Here, name: Annotated[str, Path(max_length=64)]) -> Done:
+def echo(_person: Operator, here: Here, name: _Name) -> Done:
     """Ask it whether it answers; 409 says in words why it does not."""
-    peer = here.plan.peers.get(name)
-    if peer is None:
-        raise ConfigError(["there is no such peer"])
     try:
-        return done(peer.echo())
+        return done(peering.echo_peer(here.roster, name))
     except DeliveryError as error:
         raise ConfigError([str(error)]) from error
 
 
-def _counts(here: Site, peer: str) -> dict[str, int]:
-    counted = select(Delivery.state, func.count()).where(Delivery.peer == peer).group_by(Delivery.state)
-    with here.db() as session:
-        return {row[0]: row[1] for row in session.execute(counted)}
+@router.post("/{name}/probe")
+def probe(person: Operator, here: Here, name: _Name) -> Probed:
+    """Ask it what it takes, and keep the answer."""
+    return Probed.model_validate(peering.probe_peer(here.db, here.roster, name, actor=person.name, now=here.clock()))

@@ -109,4 +109,4 @@ def rollback(person: Administrator, here: Here) -> Done:
 
 
 def _names(here: Site) -> dict[str, tuple[str, ...]]:
-    return {"pipelines": tuple(here.plan.pipelines), "peers": tuple(here.plan.peers)}
+    return {"pipelines": tuple(here.plan.pipelines), "peers": tuple(here.roster.names)}

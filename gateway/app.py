@@ -29,6 +29,7 @@ from gateway.liveness import Presence, only_one
 from gateway.metrics import Meter
 from gateway.models import Models
 from gateway.notary import Notary
+from gateway.order import order
 from gateway.plan import Plan
 from gateway.prove import told
 from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
@@ -80,7 +81,7 @@ class Gateway:
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = config.completeness.policy.first_look
         self.doorman: Doorman | None = None
-        self._watches = Watches(self.roster, self._surroundings())
+        self.watches = Watches(self.roster, self._surroundings())
         away = partial(self._breaker.away, [one.model for one in ready.pipelines.values()])
         self.meter = Meter(self.db, store=config.store_folder, doors=lambda: self.doorman, away=away, clock=now)
         self._close = ExitStack()
@@ -128,8 +129,8 @@ class Gateway:
                 self.db, self.queues, self.config, peers=self.roster, store=self.store, port=self.port, clock=now
             )
             stack.enter_context(rehearsal)
-            stack.callback(self._watches.stop)
-            self._watches.start()
+            stack.callback(self.watches.stop)
+            self.watches.start()
 
     def _check_durable(self) -> None:
         problems = durability(self.db.kw["bind"])
@@ -215,6 +216,10 @@ class Gateway:
         return Surroundings(
             db=self.db, queues=self.queues, books=self._books(), clock=now, incoming=self.store.incoming,
             executor=self.worker.executor, keep_free_bytes=config.store.keep_free_bytes, terms=terms,
+            order=lambda series, pipeline, peer, actor: order(
+                self.db, self.queues, series, pipeline=pipeline, pipelines=self._plan.pipelines, send_to=[peer],
+                peers=self.roster, actor=actor, now=now(),
+            ),
         )  # fmt: skip
 
     def _books(self) -> Books:
@@ -280,7 +285,7 @@ class Gateway:
         mine = select(Association.id).where(Association.ended_at.is_(None), Association.executor == self.worker.executor)
         with self.db() as session:
             held = set(session.scalars(mine))
-        for association in held - self.doorman.associations - self._watches.associations:
+        for association in held - self.doorman.associations - self.watches.associations:
             association_ended(association, now(), db=self.db, queues=self.queues, quiet=self._quiet)
 
     def _buried(self, executor: str) -> None:

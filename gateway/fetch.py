@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
 from gateway import audit
@@ -16,6 +16,7 @@ from gateway.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import SETTLE, Queues, backoff, settle_attempt
+from gateway.errors import ConfigError
 from gateway.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.tables import Instance, OutputInstance, Series, SeriesState, Version
 
@@ -84,7 +85,7 @@ def done(row: Retrieval, count: int, refused: int, now: datetime, *, db: Databas
         here = lock(session, Retrieval, row.id)
         here.count, here.counted_at, here.attempts, here.reason = count, now, 0, ""
         if here.wanted_at == row.wanted_at:
-            here.state = RetrievalState.DONE
+            here.state = RetrievalState.ORDERED if here.orders else RetrievalState.DONE
         audit.record(
             session, Act.RETRIEVAL_DONE, at=now, outcome=audit.MINOR if refused else 0, study=row.study_instance_uid,
             series=row.series_instance_uid, peer=row.peer, instances=count, refused=refused,
@@ -106,13 +107,42 @@ def failed(row: Retrieval, reason: str, now: datetime, *, after: timedelta | Non
             )  # fmt: skip
 
 
+def ask(peer: str, study: str, series: str, pipeline: str, *, actor: str, now: datetime, db: Database) -> None:
+    """The pipeline is wanted on a series of the peer, which is taken now if it is not here. Raises ConfigError."""
+    with db.begin() as session:
+        if _ours(session, {series}):
+            raise ConfigError(["expected a series that this gateway did not make"])
+        _want(session, peer, Wanted(study, series, now), now)
+        key = session.scalars(select(Retrieval.id).filter_by(peer=peer, series_instance_uid=series)).one()
+        row = lock(session, Retrieval, key)
+        row.orders = [one for one in row.orders if one["pipeline"] != pipeline] + [{"pipeline": pipeline, "by": actor}]
+
+
+def ordered(peer: str, *, db: Database) -> Sequence[Retrieval]:
+    """Series that are here and settled, on which somebody wants a pipeline."""
+    settled = exists().where(
+        Series.series_instance_uid == Retrieval.series_instance_uid, Series.state != SeriesState.RECEIVING
+    )  # fmt: skip
+    query = select(Retrieval).where(Retrieval.peer == peer, Retrieval.state == RetrievalState.ORDERED, settled)
+    with db() as session:
+        return session.scalars(query.limit(_AT_ONCE)).all()
+
+
+def fulfilled(row: Retrieval, reason: str, *, db: Database) -> None:
+    """Its orders were passed on, or cannot be for that reason; unless the peer has more of it, or more is wanted, meanwhile."""
+    with db.begin() as session:
+        here = lock(session, Retrieval, row.id)
+        if here.wanted_at == row.wanted_at:
+            here.orders, here.told, here.state, here.reason = [], "", RetrievalState.DONE, reason
+
+
 def _ours(session: Session, series: Collection[str]) -> set[str]:
     query = select(OutputInstance.series_instance_uid).where(OutputInstance.series_instance_uid.in_(series))
     return set(session.scalars(query.distinct()))
 
 
 def _want(session: Session, peer: str, one: Wanted, now: datetime) -> None:
-    values = {"due_at": one.due_at, "wanted_at": now, "state": RetrievalState.WANTED, "attempts": 0, "reason": ""}
+    values = {"due_at": one.due_at, "wanted_at": now, "state": RetrievalState.WANTED, "attempts": 0, "reason": "", "told": ""}
     key = {"peer": peer, "series_instance_uid": one.series_instance_uid}
     if not insert_once(session, Retrieval, study_instance_uid=one.study_instance_uid, **key, **values):
         session.execute(update(Retrieval).filter_by(**key).values(**values))

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import BigInteger, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
@@ -13,6 +14,8 @@ class RetrievalState(StrEnum):
     WANTED = "wanted"
     DONE = "done"
     """Everything that the peer had is here; wanted again when the peer has more."""
+    ORDERED = "ordered"
+    """As done, and somebody wants a pipeline on it once it is settled."""
 
 
 class Retrieval(Table):
@@ -34,6 +37,8 @@ class Retrieval(Table):
     due_at: Mapped[datetime]
     wanted_at: Mapped[datetime]
     """When the peer's log told of it last."""
+    orders: Mapped[list[Any]] = mapped_column(default=list)
+    """Pipelines that somebody wants on it, and who."""
     told: Mapped[str] = mapped_column(default="")
     """The state of our work on it that the peer was told last."""
 

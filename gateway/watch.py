@@ -16,11 +16,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
-from gateway import fetch
+from gateway import fetch, progress
 from gateway.db import Database
 from gateway.door import Door
 from gateway.engine import Queues
-from gateway.errors import DeliveryError, Unreachable
+from gateway.errors import ConfigError, DeliveryError, Unreachable
 from gateway.fetch import Wanted
 from gateway.filing import Books, Filing, told
 from gateway.folders import claim
@@ -49,6 +49,7 @@ class Watched(Protocol):
     def series(self, resource: str) -> Any: ...
     def listing(self, study_instance_uid: str, series_instance_uid: str) -> Mapping[str, str]: ...
     def retrieving(self, connections: int) -> AbstractContextManager[Any]: ...
+    def write_state(self, study_instance_uid: str, series_instance_uid: str, state: str) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +62,8 @@ class Surroundings:
     clock: Callable[[], datetime]
     incoming: Path
     executor: str
+    order: Callable[[str, str, str, str], object]
+    """A pipeline on a series, for a peer, by whom. Raises ConfigError."""
     keep_free_bytes: int
     terms: Terms
 
@@ -110,6 +113,8 @@ class Watch:
         try:
             self._read_on()
             self._get_due()
+            self._pass_orders_on()
+            self._tell_states()
         except DeliveryError as error:
             if not self._is_away:
                 _logger.warning("watch.away", peer=self._name, reason=str(error))
@@ -163,6 +168,22 @@ class Watch:
                 fetch.failed(row, str(error), clock(), after=after, db=db)
                 if isinstance(error, Unreachable):
                     raise
+
+    def _pass_orders_on(self) -> None:
+        """Results go to the peer that the series came from."""
+        for row in fetch.ordered(self._name, db=self._around.db):
+            problems: list[str] = []
+            for one in row.orders:
+                try:
+                    self._around.order(row.series_instance_uid, one["pipeline"], row.peer, one["by"])
+                except ConfigError as error:
+                    problems += error.problems
+            fetch.fulfilled(row, "; ".join(problems), db=self._around.db)
+
+    def _tell_states(self) -> None:
+        for row, state in progress.states(self._name, db=self._around.db):
+            self._peer.write_state(row.study_instance_uid, row.series_instance_uid, state)
+            progress.note(row, state, db=self._around.db)
 
     def _get(self, row: Retrieval) -> None:
         """Raises DeliveryError where the peer does not give it."""
@@ -236,6 +257,11 @@ class Watches:
     def poke(self) -> None:
         for watch in self._watches.values():
             watch.poke()
+
+    @property
+    def names(self) -> set[str]:
+        """Of the peers."""
+        return set(self._watches)
 
     @property
     def associations(self) -> set[str]:

@@ -1,33 +1,20 @@
 """What comes to a real Orthanc is worked on once, and its results are back there, whichever side is restarted when."""
 
-import json
 import signal
 import time
-from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import select
 
-from gateway.retrieval import Retrieval, RetrievalState, WatchMark
+from gateway.retrieval import Retrieval, RetrievalState
 from gateway.tables import DeliveryState, JobState
 from gateway.trail import AuditEvent
+from tests.orthanc_fixture import modalities, stored_in, wait_watching, world_beside
 from tests.peers_fixture import running_orthanc
 from tests.synthetic import ct_series
 from tests.test_kill import FETCHING
-from tests.world import World, send
 
 SLICES = 6
-
-
-@contextmanager
-def world_beside(orthanc, folder, triton, *, database_url="", settings=None, **peer):
-    """A gateway that watches this Orthanc, and sends its results there."""
-    table = {
-        "name": "orthanc", "protocol": "orthanc", "url": orthanc.url, "take": "series", "quiet_seconds": 3, "timeout_seconds": 5, **peer,
-    }  # fmt: skip
-    url = database_url or f"sqlite:///{folder / 'world' / 'gateway.db'}"
-    with World(folder / "world", url, triton, (table,), settings=settings or {}) as world:
-        yield world
 
 
 @pytest.fixture
@@ -35,24 +22,6 @@ def orthanc(tmp_path):
     (tmp_path / "orthanc").mkdir()
     with running_orthanc(tmp_path / "orthanc", StableAge=1) as running:
         yield running
-
-
-def stored_in(orthanc, series, calling="gateway"):
-    assert set(send(series, orthanc.dicom_port, calling="AIGATEWAY", called="ORTHANC")) == {0x0000}
-
-
-def modalities(orthanc):
-    return sorted(one["MainDicomTags"]["Modality"] for one in json.loads(orthanc.get("/series?expand")))
-
-
-def wait_watching(world):
-    """Until the log of the peer was read the first time."""
-
-    def is_watched():
-        with world.database() as db, db() as session:
-            return session.scalar(select(WatchMark.peer)) is not None
-
-    world.wait_until(is_watched)
 
 
 @pytest.mark.parametrize("peer", [{}, {"dicomweb": ""}, {"take": "studies"}], ids=str)

@@ -20,6 +20,7 @@ from gateway.roster import Roster
 from gateway.sections import Config
 from gateway.signin import Lives
 from gateway.store import Store
+from gateway.watch import Watches
 from gateway.web.faces import Faces
 from gateway.web.health import Health, looks
 from gateway.web.limits import Limits
@@ -48,6 +49,8 @@ class Site:
     pictures: Pictures
     verification: Verification
     recent: Recent = field(default_factory=Recent)
+    watches: Watches | None = None
+    """Of peers whose series are taken from there; None where this process does not receive."""
     limits: Limits = field(default_factory=Limits)
     faces: Faces = field(default_factory=Faces)
 
@@ -83,6 +86,7 @@ def site_of(running: Gateway) -> Site:
         clock=now, pulse=Pulse(running.db), meter=running.meter, pictures=Pictures(running.store),
         verification=Verification(running.db, running.config, clock=now),
         health=Health(looks(running.db, running.store, running.models if running.is_working else None, running.doorman)),
+        watches=running.watches,
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(), nullable=False),
         sa.Column("due_at", sa.DateTime(), nullable=False),
         sa.Column("wanted_at", sa.DateTime(), nullable=False),
+        sa.Column("orders", sa.JSON(), nullable=False),
         sa.Column("told", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_gw_retrieval")),
         sa.UniqueConstraint("peer", "series_instance_uid", name=op.f("uq_gw_retrieval_peer_series_instance_uid")),

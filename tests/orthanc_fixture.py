@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import select
 
 from gateway import people
+from gateway.app import upgrade
+from gateway.db import open_database
 from gateway.retrieval import WatchMark
 from tests.peers_fixture import DICOMWEB_PLUGIN, Orthanc, running_orthanc
-from tests.world import World, send
+from tests.world import RULES, World, send
 
 PYTHON_PLUGIN = DICOMWEB_PLUGIN.with_name("libOrthancPython.so")
 SCRIPT = Path(__file__).parent.parent / "deploy" / "orthanc" / "plugin.py"
@@ -30,22 +32,26 @@ def orthanc_with_plugin(
         yield running
 
 
-def a_token(world: World) -> str:
-    """Of an operator, made as an administrator would."""
-    now = datetime.now(UTC)
-    with world.database() as db:
-        people.add_person(db, "orthanc", role="operator", password="a long sentence of words", actor="tests", now=now)
-        return people.make_token(db, "orthanc", label="orthanc", role="operator", days=30, actor="tests", now=now).secret
+def a_token(folder: Path) -> str:
+    """Of an operator, made as an administrator would in the database of a gateway that is not served yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    url, now = f"sqlite:///{folder / 'gateway.db'}", datetime.now(UTC)
+    db = open_database(url)
+    upgrade(url, db)
+    people.add_person(db, "orthanc", role="operator", password="a long sentence of words", actor="tests", now=now)
+    made = people.make_token(db, "orthanc", label="orthanc", role="operator", days=30, actor="tests", now=now)
+    db.kw["bind"].dispose()
+    return made.secret
 
 
 @contextmanager
-def world_beside(orthanc, folder, triton, *, database_url="", settings=None, **peer):
+def world_beside(orthanc, folder, triton, *, database_url="", settings=None, rules=RULES, **peer):
     """A gateway that watches this Orthanc, and sends its results there."""
     table = {
         "name": "orthanc", "protocol": "orthanc", "url": orthanc.url, "take": "series", "quiet_seconds": 3, "timeout_seconds": 5, **peer,
     }  # fmt: skip
     url = database_url or f"sqlite:///{folder / 'world' / 'gateway.db'}"
-    with World(folder / "world", url, triton, (table,), settings=settings or {}) as world:
+    with World(folder / "world", url, triton, (table,), settings=settings or {}, rules=rules) as world:
         yield world
 
 

@@ -13,7 +13,7 @@ from gateway.tables import JobState
 from tests.orthanc_fixture import SCRIPT, a_token, orthanc_with_plugin, stored_in, wait_watching, world_beside
 from tests.peers_fixture import closes, free_port, running_http, running_tcp, silent
 from tests.synthetic import ct_series
-from tests.world import send
+from tests.world import RULES, send
 
 INSTALL = SCRIPT.with_name("install")
 
@@ -84,17 +84,12 @@ def test_senders_come_again_while_the_gateway_takes_nothing(tmp_path):
 
 
 def test_a_series_is_sent_to_ai_from_orthanc_and_its_state_is_there(tmp_path, triton):
-    series = ct_series(4, Modality="XA")  # no rule wants it
-    port = free_port()
-    with orthanc_with_plugin(tmp_path, url=f"http://127.0.0.1:{port}", StableAge=1) as orthanc:
-        with world_beside(orthanc, tmp_path, triton, settings={"web": {"port": port}}, modalities=["CT"]) as world:
+    series, rules = ct_series(4), RULES.replace("is: CT", "is: MR")
+    port, token = free_port(), a_token(tmp_path / "world")
+    with orthanc_with_plugin(tmp_path, url=f"http://127.0.0.1:{port}", token=token, StableAge=1) as orthanc:
+        with world_beside(orthanc, tmp_path, triton, settings={"web": {"port": port}}, rules=rules, modalities=["MR"]) as world:
             world.start()
-            token = a_token(world)
             wait_watching(world)
-        section = {"Token": token}
-    with orthanc_with_plugin(tmp_path, url=f"http://127.0.0.1:{port}", section=section, StableAge=1) as orthanc:
-        with world_beside(orthanc, tmp_path, triton, settings={"web": {"port": port}}, modalities=["CT"]) as world:
-            world.start()
             stored_in(orthanc, series)
             (resource,) = json.loads(orthanc.get("/series"))
             world.wait_until(lambda: ask(orthanc, "ai/pipelines")[0] == 200)

@@ -102,7 +102,7 @@ def test_a_series_is_sent_to_ai_from_orthanc_and_its_state_is_there(tmp_path, tr
             world.wait_until(lambda: ask(orthanc, f"ai/series/{resource}")[1] == {"said": "delivered"})
             world.wait_until(lambda: "7402" in json.loads(orthanc.get(f"/series/{resource}/metadata")))
             world.wait_until(lambda: orthanc.get(f"/series/{resource}/metadata/7402") == b"delivered")
-            assert ask(orthanc, "ai/status")[1]["answered"] != "never"
+            world.wait_until(lambda: ask(orthanc, "ai/status")[1]["answered"] != "never")
 
 
 def install(folder, *more):

@@ -34,7 +34,7 @@ import urllib.request
 import orthanc
 
 OUT_OF_RESOURCES = 0xA700
-POKES, WAITS = 64, (1.0, 60.0)
+POKES, WAITS = 64, (1.0, 10.0)
 MOST_ANSWER = 1024 * 1024
 DOOR_SECONDS = 5.0
 

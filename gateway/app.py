@@ -216,10 +216,7 @@ class Gateway:
         return Surroundings(
             db=self.db, queues=self.queues, books=self._books(), clock=now, incoming=self.store.incoming,
             executor=self.worker.executor, keep_free_bytes=config.store.keep_free_bytes, terms=terms,
-            order=lambda series, pipeline, peer, actor: order(
-                self.db, self.queues, series, pipeline=pipeline, pipelines=self._plan.pipelines, send_to=[peer],
-                peers=self.roster, actor=actor, now=now(),
-            ),
+            order=partial(order, self.db, self.queues, pipelines=self._plan.pipelines, peers=self.roster),
         )  # fmt: skip
 
     def _books(self) -> Books:

@@ -62,8 +62,8 @@ class Surroundings:
     clock: Callable[[], datetime]
     incoming: Path
     executor: str
-    order: Callable[[str, str, str, str], object]
-    """A pipeline on a series, for a peer, by whom. Raises ConfigError."""
+    order: Callable[..., object]
+    """A pipeline on a series (order.py), its pipelines and peers bound."""
     keep_free_bytes: int
     terms: Terms
 
@@ -175,7 +175,10 @@ class Watch:
             problems: list[str] = []
             for one in row.orders:
                 try:
-                    self._around.order(row.series_instance_uid, one["pipeline"], row.peer, one["by"])
+                    self._around.order(
+                        row.series_instance_uid, pipeline=one["pipeline"], send_to=[row.peer], actor=one["by"],
+                        now=self._around.clock(),
+                    )  # fmt: skip
                 except ConfigError as error:
                     problems += error.problems
             fetch.fulfilled(row, "; ".join(problems), db=self._around.db)

@@ -129,6 +129,13 @@ def active(db: Database) -> RuleVersion | None:
         return None if number is None else _known(session, number)
 
 
+def rule_names(db: Database) -> list[str]:
+    """Of the version in force."""
+    present = active(db)
+    rules = load_taken(present.text, pipelines=(), peers=(), version=present.number).rules if present else ()
+    return [rule.name for rule in rules]
+
+
 def text_of(db: Database, number: int | None = None) -> str:
     """The text of a version, by default of the one in force. Raises ConfigError where there is no such version."""
     with db() as session:

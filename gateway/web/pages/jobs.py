@@ -9,6 +9,7 @@ from gateway import admin, lists
 from gateway.outputs.rejection import REASONS
 from gateway.resend import resend
 from gateway.retract import retract
+from gateway.shadow import release_job
 from gateway.stages import equipment
 from gateway.tables import JobState
 from gateway.web.found import Navigation
@@ -56,6 +57,12 @@ def retry(request: Request, person: Operator, here: Here, job: int) -> Response:
 @router.post("/jobs/{job}/cancel")
 def cancel(request: Request, person: Operator, here: Here, job: int) -> Response:
     return go(request, f"/jobs/{job}", _sentence(admin.cancel_job(here.db, job, actor=person.name, now=here.clock())))
+
+
+@router.post("/jobs/{job}/release")
+def release(request: Request, person: Operator, here: Here, job: int) -> Response:
+    said = release_job(here.db, here.queues, job, actor=person.name, now=here.clock())
+    return go(request, f"/jobs/{job}", _sentence(said))
 
 
 @router.post("/jobs/{job}/resend")

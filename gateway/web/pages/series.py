@@ -7,6 +7,8 @@ from fastapi.responses import Response
 
 from gateway import admin, lists
 from gateway.forced import complete_series, hold_series
+from gateway.release import release_series
+from gateway.rulebook import rule_names
 from gateway.tables import SeriesState
 from gateway.timeline import time_line
 from gateway.wanted import CONSEQUENCES, is_cut
@@ -52,6 +54,12 @@ def complete(request: Request, person: Operator, here: Here, series_instance_uid
     return go(request, f"/series/{series_instance_uid}", f"{said[:1].upper()}{said[1:]}.")
 
 
+@router.post("/series/{series_instance_uid}/release")
+def release(request: Request, person: Operator, here: Here, series_instance_uid: str) -> Response:
+    said = release_series(here.db, here.queues, series_instance_uid, actor=person.name, now=here.clock())
+    return go(request, f"/series/{series_instance_uid}", f"{said[:1].upper()}{said[1:]}.")
+
+
 @router.post("/series/{series_instance_uid}/hold")
 def hold(request: Request, person: Operator, here: Here, series_instance_uid: str) -> Response:
     said = hold_series(here.db, series_instance_uid, actor=person.name, now=here.clock())
@@ -64,7 +72,7 @@ def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int
     return page(
         request, template, news=news, rows=found.rows, following=found.following, narrow=narrow,
         cut=bool(wanted.text) and is_cut(here.db, wanted.text), states=[*SeriesState, *CONSEQUENCES], peers=here.peers,
-        rules=[rule.name for rule in here.plan.rules.rules],
+        rules=here.recent.get("rules", lambda: rule_names(here.db)),
     )  # fmt: skip
 
 

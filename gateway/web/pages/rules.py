@@ -1,0 +1,139 @@
+"""Rules: their versions, an editor that says what is wrong, a trial with dropped files, and a replay over past series."""
+
+from datetime import timedelta
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Form, Query, Request, UploadFile
+from fastapi.responses import Response
+
+from gateway import rulebook
+from gateway.arrival import arrival
+from gateway.document import MAX_CHARACTERS
+from gateway.errors import ConfigError
+from gateway.kept import Keep
+from gateway.replay import replay
+from gateway.rules import RuleSet, load, load_taken
+from gateway.stages import equipment
+from gateway.trial import samples, tried
+from gateway.web.found import Navigation
+from gateway.web.render import go, page
+from gateway.web.site import Here, Site
+from gateway.web.who import Administrator, Operator, Viewer
+
+NAVIGATION = Navigation("Rules", "/rules", 50)
+_FILES_BYTES = 512 * 1024 * 1024
+Text = Annotated[str, Form(max_length=2 * MAX_CHARACTERS)]
+Number = Annotated[int | None, Query(ge=1)]
+router = APIRouter()
+
+
+@router.get("/rules")
+def show(request: Request, _person: Viewer, here: Here) -> Response:
+    lines = rulebook.history(here.db)
+    return page(request, "rules.html", lines=lines, active=rulebook.active(here.db), refused=_refused(here))
+
+
+@router.get("/rules/edit")
+def edit(request: Request, _person: Administrator, here: Here, number: Number = None) -> Response:
+    text = ""
+    if number is not None or rulebook.active(here.db):
+        text = rulebook.text_of(here.db, number)
+    return page(request, "rules_edit.html", text=text, problems=(), note="", **_words(here))
+
+
+@router.post("/rules/check")
+def check(request: Request, _person: Administrator, here: Here, text: Text = "") -> Response:
+    return page(request, "rules_problems.html", problems=_problems(here, text), count=len(text.splitlines()))
+
+
+@router.post("/rules/draft")
+def draft(
+    request: Request, person: Administrator, here: Here, text: Text = "", note: Annotated[str, Form(max_length=500)] = ""
+) -> Response:
+    text = text.replace("\r\n", "\n")
+    problems = _problems(here, text)
+    if problems:
+        return page(request, "rules_edit.html", status=422, text=text, problems=problems, note=note, **_words(here))
+    number = rulebook.store(here.db, text, note=note, actor=person.name, now=here.clock(), **_names(here))
+    return go(request, f"/rules/versions/{number}", f"Version {number} is kept. It is not in force yet.")
+
+
+@router.get("/rules/versions/{number}")
+def show_one(request: Request, _person: Viewer, here: Here, number: int) -> Response:
+    text = rulebook.text_of(here.db, number)
+    line = next(one for one in rulebook.history(here.db) if one.version.number == number)
+    active = rulebook.active(here.db)
+    changes = rulebook.difference(here.db, active.number, number) if active and active.number != number else []
+    return page(request, "rules_version.html", line=line, text=text, active=active, changes=changes)
+
+
+@router.post("/rules/versions/{number}/approve")
+def approve(request: Request, person: Administrator, here: Here, number: int) -> Response:
+    return _said(request, number, rulebook.approve(here.db, number, actor=person.name, now=here.clock()))
+
+
+@router.post("/rules/versions/{number}/activate")
+def activate(request: Request, person: Administrator, here: Here, number: int) -> Response:
+    return _said(request, number, rulebook.activate(here.db, number, **_act(person.name, here)))
+
+
+@router.post("/rules/rollback")
+def rollback(request: Request, person: Administrator, here: Here) -> Response:
+    said = rulebook.rollback(here.db, **_act(person.name, here))
+    return go(request, "/rules", f"{said[:1].upper()}{said[1:]}.")
+
+
+@router.get("/rules/versions/{number}/replay")
+def replayed(
+    request: Request, _person: Operator, here: Here, number: int, days: Annotated[float, Query(gt=0, le=366)] = 7
+) -> Response:
+    before, after = _in_force(here), load(rulebook.text_of(here.db, number), **_names(here))
+    since = here.clock() - timedelta(days=days)
+    found = replay(here.db, Keep(here.store.headers), before=before, after=after, since=since)
+    return page(request, "rules_replay.html", found=found, days=days, number=number)
+
+
+@router.post("/rules/test", max_body_size=_FILES_BYTES)
+def try_files(
+    request: Request, _person: Operator, here: Here, files: list[UploadFile], number: Annotated[int | None, Form()] = None
+) -> Response:
+    """Nothing of the files is kept."""
+    rules = _in_force(here) if number is None else load_taken(rulebook.text_of(here.db, number), **_names(here), version=number)
+    found, others = samples(one.file for one in files)
+    came = arrival(here.clock(), zone=ZoneInfo(here.config.gateway.time_zone), caller="")
+    takes = {name: pipeline.needs.modality for name, pipeline in here.plan.pipelines.items()}
+    said = [tried(one, rules, equipment=equipment(), pipelines=takes, peers=here.peers, arrival=came) for one in found]
+    return page(request, "rules_tried.html", said=said, others=others, version=rules.version)
+
+
+def _in_force(here: Site) -> RuleSet:
+    return rulebook.Current(here.db, pipelines=lambda: here.plan.pipelines, peers=lambda: here.peers)()
+
+
+def _refused(here: Site) -> list[str]:
+    return [rule.problem for rule in _in_force(here).rules if rule.problem]
+
+
+def _problems(here: Site, text: str) -> tuple[str, ...]:
+    try:
+        load(text, **_names(here))
+    except ConfigError as error:
+        return tuple(error.problems)
+    return ()
+
+
+def _names(here: Site) -> dict[str, Any]:
+    return {"pipelines": tuple(here.plan.pipelines), "peers": tuple(here.peers)}
+
+
+def _words(here: Site) -> dict[str, Any]:
+    return {"pipelines": sorted(here.plan.pipelines), "peers": here.peers}
+
+
+def _act(actor: str, here: Site) -> dict[str, Any]:
+    return {**_names(here), "approval": here.config.rules.approval, "actor": actor, "now": here.clock()}
+
+
+def _said(request: Request, number: int, said: str) -> Response:
+    return go(request, f"/rules/versions/{number}", f"{said[:1].upper()}{said[1:]}.")

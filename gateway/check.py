@@ -14,10 +14,11 @@ from gateway.config import understood
 from gateway.db import durability, open_engine
 from gateway.errors import ConfigError, GatewayError
 from gateway.migrations import Schema
+from gateway.oversight import SyntheticSection
 from gateway.peers import Peer, Proof
 from gateway.plan import Plan, plan
 from gateway.roster import Roster, known
-from gateway.sections import Config, GatewaySection, RulesSection
+from gateway.sections import SYNTHETIC, Config, GatewaySection, RulesSection
 from gateway.triton import Triton
 from gateway.tritonserver import problems
 
@@ -99,7 +100,8 @@ def _planned(config: Config) -> Iterator[Finding]:
     if ready.config.rules == config.rules:
         yield rules_in_words(ready)
     with ThreadPoolExecutor(8) as pool:
-        yield from pool.map(_echo, ready.peers.items())
+        named = [(name, peer) for name, peer in ready.peers.items() if name != SYNTHETIC]  # that one is made by `serve`
+        yield from pool.map(_echo, named)
         yield from pool.map(_echo, [(entry.name, entry.peer) for entry in added if entry.peer is not None and entry.is_active])
     yield from (Finding(good=False, text=problem) for entry in added for problem in entry.problems)
     yield from _models(ready)
@@ -118,7 +120,8 @@ def _survey(config: Config, added: Sequence[str]) -> tuple[tuple[str, ...], Plan
     wrong, ready = _tried(config, added)
     if ready is not None:
         return wrong, ready
-    bare = config.model_copy(update={"peers": (), "rules": RulesSection(file=config.gateway.data_dir / "without rules")})
+    nothing = {"peers": (), "notices": (), "synthetic": SyntheticSection()}
+    bare = config.model_copy(update=nothing | {"rules": RulesSection(file=config.gateway.data_dir / "without rules")})
     if _tried(bare)[1] is None:
         bare = bare.model_copy(update={"gateway": GatewaySection(data_dir=config.gateway.data_dir)})
     good = tuple(table for table in config.peers if _tried(bare.model_copy(update={"peers": (table,)}))[1] is not None)

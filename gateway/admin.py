@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from gateway import audit
 from gateway import delivery as rows
 from gateway.audit import Act
+from gateway.candidates import Candidate
 from gateway.db import Database, lock
 from gateway.engine import DELIVER, RUN, Queues, model_lane, rank, ticket
 from gateway.errors import ConfigError
@@ -59,6 +60,8 @@ class SeriesStory:
     jobs: Sequence["JobStory"]
     verdict: SeriesVerdict | None = None
     """What was found out of the completeness of its present revision."""
+    candidates: Sequence[Candidate] = ()
+    """For which pipelines it was weighed against the other series of its study, and what came of that."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,9 @@ def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
             outcomes=session.scalars(outcomes.order_by(RuleOutcome.rule)).all(),
             jobs=[_story(session, job) for job in jobs],
             verdict=session.get(SeriesVerdict, (series_instance_uid, series.revision)),
+            candidates=session.scalars(
+                select(Candidate).where(Candidate.series_instance_uid == series_instance_uid).order_by(Candidate.revision)
+            ).all(),
         )
 
 

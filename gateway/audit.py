@@ -41,6 +41,8 @@ class Act(StrEnum):
     SERIES_HELD = "series.held"  # 110103, outcome 4: something is missing, or a person said so; a person decides
     SERIES_FAILED = "series.failed"  # 110103, outcome 8: something is missing, and its deadline is over
     SERIES_FORCED = "series.forced"  # 110103, R: a person said that it is complete
+    SERIES_TAKEN = "series.taken"  # 110103, R: of the series of its study a pipeline gets this one
+    SERIES_PASSED = "series.passed"  # 110103, R: it gets another one
     SERIES_REOPENED = "series.reopened"  # 110104, U
     SERIES_RELEASED = "series.released"  # 110103, R: a person lets a series be looked at again
     JOB_CREATED = "job.created"

@@ -16,6 +16,7 @@ POINTS = (
     "receive.committed",
     "settle.evaluated",
     "settle.committed",
+    "elect.committed",
     "run.started",
     "run.inferred",
     "run.encoded",

@@ -5,6 +5,7 @@ job of a pipeline twice.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import insert, select, update
@@ -25,37 +26,74 @@ Urgency = Callable[[str], tuple[str, str]]
 """From the priority of the rules to the priority of the job, and what decided it."""
 
 
+@dataclass(frozen=True)
+class Order:
+    """What rules want of a pipeline. `partial`: what the series lacks. `beside`: it is in the shadow of that pipeline ("": of none).
+
+    `of_study`: once, for the best series of the study; what runs in the shadow runs for every one.
+    """
+
+    pipeline: str
+    rules: Sequence[str]
+    send_to: Sequence[str]
+    priority: str
+    priority_by: str
+    partial: str = ""
+    beside: str | None = None
+    of_study: bool = False
+
+    @property
+    def columns(self) -> dict[str, object]:
+        """Of the row of a candidate."""
+        return {name: value for name, value in vars(self).items() if name not in {"beside", "of_study"}}
+
+
+def orders(
+    outcomes: Sequence[Outcome],
+    series_instance_uid: str,
+    urgency: Urgency,
+    pipelines: Mapping[str, Pipeline],
+    *,
+    partial: str = "",
+) -> list[Order]:
+    """One for every pipeline that a matching rule names."""
+    matched = [outcome.rule for outcome in outcomes if outcome.matched]
+    found = []
+    for name, chosen, beside in _wanted(matched, series_instance_uid):
+        priority, decided_by = (BEHIND, "shadow") if beside is not None else urgency(_first_priority(chosen))
+        send_to = list(dict.fromkeys(peer for rule in chosen for peer in rule.send_to))
+        is_one = pipelines[name].needs.one_of_study or all(rule.level == "study" for rule in chosen)
+        found.append(
+            Order(
+                name, [rule.name for rule in chosen], send_to, priority, decided_by, partial,
+                beside=beside, of_study=is_one and beside is None,
+            )
+        )  # fmt: skip
+    return found
+
+
 def make(
     session: Session,
     series: Series,
     instances: Sequence[Instance],
-    outcomes: Sequence[Outcome],
+    order: Order,
+    pipeline: Pipeline,
     now: datetime,
-    pipelines: Mapping[str, Pipeline],
     queues: Queues,
-    urgency: Urgency,
-    *,
-    partial: str = "",
 ) -> None:
-    """A job for every pipeline that a matching rule names; `partial` is what the series lacks that it is made all the same."""
-    for name, chosen, beside in _wanted([one.rule for one in outcomes if one.matched], series.series_instance_uid):
-        pipeline = pipelines[name]
-        earlier = _supersede(session, series, name, now)
-        priority, decided_by = (BEHIND, "shadow") if beside is not None else urgency(_first_priority(chosen))
-        inputs, key = _inputs(instances), input_key(name, pipeline, instances)
-        made = insert_once(
-            session, Job, input_key=key, series_instance_uid=series.series_instance_uid,
-            revision=series.revision, supersedes=earlier, rules=[rule.name for rule in chosen], pipeline=name,
-            model=pipeline.model, send_to=list(dict.fromkeys(peer for rule in chosen for peer in rule.send_to)),
-            priority=priority, partial=partial, created_at=now, due_at=now,
-        )  # fmt: skip
-        if made:
-            _enqueue(session, key, inputs, series, now, queues, decided_by, beside)
-        elif beside is None:
-            peers = [peer for rule in chosen for peer in rule.send_to]
-            shadow.leave(
-                session, session.scalars(select(Job.id).where(Job.input_key == key)).one(), now, queues=queues, peers=peers
-            )
+    """The job of an order, once for these instances."""
+    earlier = _supersede(session, series, order.pipeline, now)
+    inputs, key = _inputs(instances), input_key(order.pipeline, pipeline, instances)
+    made = insert_once(
+        session, Job, input_key=key, series_instance_uid=series.series_instance_uid, revision=series.revision,
+        supersedes=earlier, rules=list(order.rules), pipeline=order.pipeline, model=pipeline.model, send_to=list(order.send_to),
+        priority=order.priority, partial=order.partial, created_at=now, due_at=now,
+    )  # fmt: skip
+    if made:
+        _enqueue(session, key, inputs, series, now, queues, order.priority_by, order.beside)
+    elif order.beside is None:
+        job = session.scalars(select(Job.id).where(Job.input_key == key)).one()
+        shadow.leave(session, job, now, queues=queues, peers=list(order.send_to))
 
 
 def _wanted(matched: Sequence[Rule], series_instance_uid: str) -> Iterator[tuple[str, list[Rule], str | None]]:
@@ -111,18 +149,26 @@ def _enqueue(
     )  # fmt: skip
 
 
-def _supersede(session: Session, series: Series, pipeline: str, now: datetime) -> int | None:
-    """The job of the revision before; where it has not started yet it never will."""
-    earlier = session.scalars(
-        select(Job)
-        .where(Job.series_instance_uid == series.series_instance_uid, Job.pipeline == pipeline, Job.revision < series.revision)
-        .order_by(Job.revision.desc())
-    ).first()
-    if earlier is None:
-        return None
+def withdraw(session: Session, earlier: Job, now: datetime, reason: str) -> None:
+    """Where it has not started yet it never will."""
     waiting = update(Job).where(Job.id == earlier.id, Job.state == JobState.QUEUED)
-    reason = f"superseded by revision {series.revision} of the series"
     cancelled = session.execute(waiting.values(state=JobState.CANCELLED, ended_at=now, reason=reason))
     if cancelled.rowcount:  # type: ignore[attr-defined]
-        audit.record(session, Act.JOB_CANCELLED, at=now, series=series.series_instance_uid, job=earlier.id, reason=reason)
+        audit.record(session, Act.JOB_CANCELLED, at=now, series=earlier.series_instance_uid, job=earlier.id, reason=reason)
+
+
+def latest(session: Session, series_instance_uid: str, pipeline: str, before: int | None = None) -> Job | None:
+    """The last job of a pipeline on a series, of a revision before that one."""
+    mine = select(Job).where(Job.series_instance_uid == series_instance_uid, Job.pipeline == pipeline)
+    if before is not None:
+        mine = mine.where(Job.revision < before)
+    return session.scalars(mine.order_by(Job.revision.desc())).first()
+
+
+def _supersede(session: Session, series: Series, pipeline: str, now: datetime) -> int | None:
+    """The job of the revision before."""
+    earlier = latest(session, series.series_instance_uid, pipeline, series.revision)
+    if earlier is None:
+        return None
+    withdraw(session, earlier, now, f"superseded by revision {series.revision} of the series")
     return earlier.id

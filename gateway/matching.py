@@ -70,6 +70,8 @@ class Rule:
     shadow: bool = False
     """The job runs and its results are kept; nothing is sent before a person releases them. To a fallback it is no match."""
     canary: "Canary | None" = None
+    level: str = "series"
+    """`study`: of the series that it matches in a study the pipeline gets the best one, when the study is complete."""
     problem: str = ""
     """Why it cannot be followed, though it was taken: a pipeline or peer that it names is gone, or it cannot be read any more."""
 

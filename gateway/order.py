@@ -17,8 +17,9 @@ from gateway.db import Database, lock
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.pipeline import Pipeline
-from gateway.rules import PRIORITIES, Outcome, Rule
+from gateway.rules import PRIORITIES
 from gateway.tables import Instance, Job, OutputInstance, Series, SeriesState
+from gateway.verdicts import SeriesVerdict
 
 _FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
 
@@ -57,11 +58,11 @@ def order(
         instances = _instances(session, series_instance_uid)
         key = jobs.input_key(pipeline, pipelines[pipeline], instances)
         is_new = _job(session, key) is None
-        rule = Rule(f"ordered by {actor}", 0, pipeline, tuple(dict.fromkeys(send_to)), priority, ())
-        jobs.make(
-            session, series, instances, [Outcome(rule, matched=True, conditions=())], now, pipelines, queues,
-            lambda wanted: (wanted, "order"),
-        )  # fmt: skip
+        found = session.get(SeriesVerdict, (series_instance_uid, series.revision))
+        wanted = jobs.Order(
+            pipeline, [f"ordered by {actor}"], list(dict.fromkeys(send_to)), priority, "order", found.missing if found else ""
+        )
+        jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues)
         job = _job(session, key)
         assert job is not None
         audit.record(

@@ -38,11 +38,13 @@ class CompletenessSection(Section):
     """Evidence that is not believed."""
     one_association: bool = False
     """Whoever sends a series sends it over one association: when that was released, the series is whole."""
+    study_quiet_seconds: float = Field(default=60, ge=0)
+    """A study is complete when its series are, and none of them had an instance for so long."""
     where: tuple[CompletenessWhere, ...] = ()
 
     @property
     def policy(self) -> Policy:
-        mine = self.model_dump(exclude={"where"})
+        mine = self.model_dump(exclude={"where", "study_quiet_seconds"})
         return Policy(**mine, where=tuple(_where(one, mine) for one in self.where))
 
 

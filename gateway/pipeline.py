@@ -28,6 +28,8 @@ class Needs:
     `whole_numbers`: the volume comes as int16, rounded, instead of float32: what CT models take, in half the memory.
     `volume`: which it wants of a series that holds several (phases, echoes, b-values, time points): "only" refuses such a series,
     "largest" takes the largest regular one, {"EchoTime": 20} the one with these values.
+    `one_of_study`: of the series of a study that rules want for it, it gets the best (rank.py) when the study is complete;
+    `kernel`, "soft" or "sharp", says which is better.
     """
 
     modality: str
@@ -35,6 +37,8 @@ class Needs:
     spacing_at_most_mm: float = float("inf")
     whole_numbers: bool = False
     volume: Which = ONLY
+    one_of_study: bool = False
+    kernel: str = "soft"
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,13 @@ from gateway.window import window
 
 __all__ = ["MAX_RULES", "PRIORITIES", "Outcome", "Rule", "RuleSet", "is_result", "load", "load_taken", "match", "matched"]
 
+LEVELS = ("series", "study")
 MAX_RULES = 500
 _ROW = "{attribute: KEYWORD, OPERATOR: VALUE}, {fact: NAME, OPERATOR: VALUE}, {time: [FROM, TO]}, {expression: CEL} or a group"
 _GROUPS = ("all", "any", "none")
 _ABOUT = {"attribute": (2,), "fact": (2,), "expression": (1,), "time": (1, 2), "days": (1,)}
 """What a condition may be about, and how many keys it then has."""
-_KEYS = ("name", "when", "pipeline", "send_to", "priority", "enabled", "shadow", "canary")
+_KEYS = ("name", "when", "pipeline", "send_to", "priority", "enabled", "shadow", "canary", "level")
 
 
 def load(text: str, *, pipelines: Collection[str], peers: Collection[str]) -> RuleSet:
@@ -109,6 +110,7 @@ class _Reader:
             otherwise=otherwise,
             enabled=document.flag(parts["enabled"], "enabled") if "enabled" in parts else True,
             shadow=document.flag(parts["shadow"], "shadow") if "shadow" in parts else False,
+            level=document.choice(parts.get("level"), node, "level", LEVELS) if "level" in parts else "series",
         )
         problems = document.take_problems() if self.lenient else []
         rule = replace(rule, canary=self.canary(parts["canary"]) if "canary" in parts else None)

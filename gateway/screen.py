@@ -73,6 +73,10 @@ class Screen:
             self.line(escape(f"{signal['name']}: {signal['why']} ({signal['says']})"), depth=1)
         for outcome in story.outcomes:
             self.outcome(outcome.rule, outcome.explanation["conditions"], matched=outcome.matched)
+        for one in story.candidates:
+            self.line(
+                escape(f"candidate for {one.pipeline}, revision {one.revision}: {one.state}{one.reason and f': {one.reason}'}")
+            )
         for job in story.jobs:
             self.job_story(job)
 

@@ -21,9 +21,11 @@ from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import SETTLE, Queues, settle_attempt
 from gateway.evidence import signals
+from gateway.nominate import nominate
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
 from gateway.priority import REQUESTED, decide
+from gateway.rank import Traits, traits
 from gateway.rules import Outcome, RuleSet, is_result, match
 from gateway.store import Store
 from gateway.tables import Association, Instance, OutputInstance, RuleOutcome, Series, SeriesState
@@ -87,6 +89,7 @@ def settle(
     ordered: Callable[[str], set[str]] = lambda _: set(),
     count: Count = lambda *_: None,
     put: Put = lambda *_: None,
+    study_quiet: timedelta = timedelta(minutes=1),
     as_of: datetime | None = None,
 ) -> None:
     """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat.
@@ -107,6 +110,8 @@ def settle(
     if any(outcome.matched for outcome in outcomes):
         requested |= ordered(str(headers[0].get("AccessionNumber") or ""))
     urgency = partial(decide, called=before.called, stat_ae_titles=stat_ae_titles, requested=requested)
+    orders = jobs.orders(outcomes, series_instance_uid, urgency, pipelines, partial=found.missing)
+    weighed = traits(headers) if any(order.of_study for order in orders) else None
     crash_point("settle.evaluated")
     with db.begin() as session:
         series = lock(session, Series, series_instance_uid)
@@ -123,8 +128,9 @@ def settle(
         outcomes = () if is_ours else outcomes
         series.held = "" if is_ours or is_result(known) else _held(outcomes)
         _write(session, series, found, outcomes, now, rules, is_ours=is_ours)
-        if series.state == SeriesState.COMPLETE:
-            jobs.make(session, series, before.instances, outcomes, now, pipelines, queues, urgency, partial=found.missing)
+        if series.state == SeriesState.COMPLETE and not is_ours:
+            for order in orders:
+                _follow(session, series, before.instances, order, weighed, now, pipelines, queues, study_quiet)
     crash_point("settle.committed")
     put(series_instance_uid, before.series.revision, headers, known | {"ours": known["ours"] or is_ours})
 
@@ -148,6 +154,24 @@ def _look(uid: str, now: datetime, as_of: datetime, policy: Policy, db: Database
             return None
         origin = session.get_one(Association, instances[-1].association)
         return _Before(series, evidence, mine, instances, origin, _called(session, uid))
+
+
+def _follow(
+    session: Session,
+    series: Series,
+    instances: Sequence[Instance],
+    order: jobs.Order,
+    weighed: Traits | None,
+    now: datetime,
+    pipelines: Mapping[str, Pipeline],
+    queues: Queues,
+    study_quiet: timedelta,
+) -> None:
+    """A job now; or, where the pipeline gets one series of the study, a candidate."""
+    if order.of_study and weighed:
+        nominate(session, series, weighed, now, queues, quiet=study_quiet, **order.columns)
+    else:
+        jobs.make(session, series, instances, order, pipelines[order.pipeline], now, queues)
 
 
 def _counted(before: _Before, now: datetime, count: Count) -> Counted | None:

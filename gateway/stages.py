@@ -14,7 +14,8 @@ from gateway.commit import commit, commit_failed
 from gateway.db import Database
 from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
-from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
+from gateway.elect import elect
+from gateway.engine import COMMIT, DELIVER, ELECT, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
 from gateway.kept import Keep
 from gateway.lookout import look_out
 from gateway.outputs import Equipment
@@ -58,6 +59,7 @@ class Stages:
 
     def __iter__(self) -> Iterator[Stage]:
         yield self._traced(SETTLE, self._settle, self._settle_failed)
+        yield Stage(ELECT, self._elect, lambda _key, _error: None)
         yield self._traced(RUN, self._run, self._run_failed)
         yield self._traced(DELIVER, self._deliver, self._deliver_failed)
         yield self._traced(PROVE, self._prove, self._prove_failed)
@@ -102,7 +104,7 @@ class Stages:
             policy=self.plan.config.completeness.policy,
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
-            count=self.sources.count, put=Keep(self.store.headers).put,
+            count=self.sources.count, study_quiet=self._study_quiet, put=Keep(self.store.headers).put,
         )  # fmt: skip
 
     def _rules_of(self, series_instance_uid: str) -> RuleSet:
@@ -120,6 +122,14 @@ class Stages:
 
     def _settle_failed(self, key: str, error: Exception) -> None:
         settle_failed(key, error, self.clock(), db=self.db)
+
+    @property
+    def _study_quiet(self) -> timedelta:
+        return timedelta(seconds=self.plan.config.completeness.study_quiet_seconds)
+
+    def _elect(self, key: str) -> None:
+        self.filed_by(self.clock())  # what is promised may belong to the study
+        elect(key, self.clock(), pipelines=self.plan.pipelines, quiet=self._study_quiet, db=self.db, queues=self.queues)
 
     def _run(self, key: str) -> None:
         run(

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from gateway.db import Database
 from gateway.delivery import OPEN, enqueue, enqueue_proof, follow
 from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Queues, model_lane, peer_lane, rank, settle_attempt, ticket
+from gateway.nominate import late_studies, look_again
 from gateway.tables import Commitment, CommitmentState, Delivery, DeliveryState, Instance, Job, JobState, Series, SeriesState
 
 PERIOD = timedelta(seconds=60)
@@ -30,7 +31,7 @@ def sweep(now: datetime, *, db: Database, queues: Queues) -> None:
     """One round; it enqueues the next one first, so that a round that fails is not the last."""
     schedule(now + PERIOD, PERIOD, db=db, queues=queues)
     with db.begin() as session:
-        again = sum(look(session, now, queues) for look in (_series, _jobs, _deliveries, _proofs, _commitments))
+        again = sum(look(session, now, queues) for look in (_series, _studies, _jobs, _deliveries, _proofs, _commitments))
     if again:
         _logger.warning("work.enqueued_again", count=again)
     queues.prune(now - _ENGINE_KEEPS)
@@ -52,6 +53,14 @@ def _series(session: Session, now: datetime, queues: Queues) -> int:
             series.due_at, again = now, again + 1
             queues.enqueue(session, SETTLE, key, attempt=settle_attempt(series.revision, now), lane=SETTLE)
     return again
+
+
+def _studies(session: Session, now: datetime, queues: Queues) -> int:
+    """Those whose candidates wait for a look that never came; one more costs nothing."""
+    late = late_studies(session, now - _OVERDUE)
+    for uid in late:
+        look_again(session, uid, now, now, queues)
+    return len(late)
 
 
 def _jobs(session: Session, now: datetime, queues: Queues) -> int:

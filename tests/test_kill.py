@@ -121,6 +121,7 @@ RETAINING = ("retain.written", "retain.removed")
 RETRACTING = ("retract.stored", "retract.committed")
 FETCHING = ("fetch.wanted", "fetch.done")
 ELSEWHERE = (
+    "elect.committed",
     *FETCHING,
     "commit.reported",
     "prove.recorded",
@@ -131,7 +132,7 @@ ELSEWHERE = (
     *RETAINING,
     *RETRACTING,
 )
-"""See below, test_commit, test_told, test_chain, test_collector and test_orthanc."""
+"""See below, test_commit, test_elect, test_told, test_chain, test_collector and test_orthanc."""
 
 
 @pytest.mark.parametrize("point", [point for point in crash.POINTS if point not in ELSEWHERE])

@@ -2,12 +2,13 @@
 
 from alembic import context
 
-from gateway import accounts, contacts, indices, retrieval, ruleset, tables, trail, verdicts
+from gateway import accounts, candidates, contacts, indices, retrieval, ruleset, tables, trail, verdicts
 from gateway.columns import PREFIX, Table, UtcDateTime
 from gateway.migrations import VERSION_TABLE
 
 __all__ = (
     "accounts",
+    "candidates",
     "contacts",
     "indices",
     "retrieval",

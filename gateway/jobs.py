@@ -28,7 +28,7 @@ Urgency = Callable[[str], tuple[str, str]]
 
 @dataclass(frozen=True)
 class Order:
-    """What rules want of a pipeline. `partial`: what the series lacks. `beside`: it is in the shadow of that pipeline ("": of none).
+    """What rules want of a pipeline. `partial`: what the series lacks. `beside`: in the shadow of which other, "" of none.
 
     `of_study`: once, for the best series of the study; what runs in the shadow runs for every one.
     """

@@ -82,6 +82,8 @@ _ACTS: Mapping[str, tuple[Kind, int, Words]] = MappingProxyType(
         Act.DELIVERY_LOST: (Kind.DELIVERY_LOST, 0, _says("the peer took a result and does not have it; it is sent again")),
         Act.COMMITMENT_FAILED: (Kind.COMMITMENT_FAILED, 0, _says("a storage commitment could not be reported")),
         Act.SERIES_COMPLETE: (Kind.SERIES_HELD, MINOR, _says("a series waits for a person")),
+        Act.SERIES_HELD: (Kind.SERIES_HELD, 0, _says("a series lacks something and waits for a person")),
+        Act.SERIES_FAILED: (Kind.SERIES_HELD, 0, _says("a series lacks something, and no job was made")),
         Act.INSTANCE_VERSION: (Kind.INSTANCE_APART, 0, lambda _: "other bytes came under a known UID; they are kept apart"),
         Act.INSTANCE_STRAY: (Kind.INSTANCE_APART, 0, lambda _: "a series turned up in a second study; it is kept apart"),
         Act.INSTANCE_ALARMING: (Kind.INSTANCE_APART, 0, _says("an instance was kept, but somebody should look at it")),

@@ -65,6 +65,25 @@ def test_pynetdicom_is_asked_for_what_it_holds_and_whose_it_is(tmp_path):
     assert [query.QueryRetrieveLevel for query in scp.queries] == ["IMAGE"] * 3 + ["STUDY"] * 2
 
 
+def check_counts_what_it_has(peer, sent_by, tmp_path, seed):
+    series = ct_series(3, 32, 32, seed=seed)
+    for path in stored(tmp_path, series)[:2]:
+        sent_by.send(path)
+
+    assert peer.instances_of(series[0].StudyInstanceUID, series[0].SeriesInstanceUID) == 2
+    assert not peer.instances_of(series[0].StudyInstanceUID, generate_uid())
+
+
+def test_archives_are_asked_how_many_instances_a_series_has(orthanc, dcmqrscp, tmp_path):
+    by_dimse = dimse(orthanc.dicom_port)
+    by_web = make_peer({"name": "web", "protocol": "dicomweb", "url": f"{orthanc.url}/dicom-web"}, protocols=PROTOCOLS)
+    check_counts_what_it_has(by_dimse, by_dimse, tmp_path, 11)
+    check_counts_what_it_has(by_web, by_dimse, tmp_path, 12)
+
+    names_them = dimse(dcmqrscp, ae_title="DCMQR")  # it does not count, but names them
+    check_counts_what_it_has(names_them, names_them, tmp_path, 13)
+
+
 def test_orthanc_no_longer_has_what_was_deleted_there(orthanc, tmp_path):
     ds = ct_series(1, 32, 32, seed=4)[0]
     (path,) = stored(tmp_path, [ds])

@@ -75,6 +75,7 @@ bench-load: $(VENV)/.installed-dev system-test triton
 
 bench-console: $(VENV)/.installed-dev system-test
 	$(BIN)/python -m tests.benchmarks.console $(ARGS)
+	$(BIN)/python -m tests.benchmarks.viewers
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from sqlalchemy import insert, text
+from sqlalchemy import func, insert, select, text, update
 
 from gateway import admin, lists
 from gateway.app import upgrade
@@ -25,7 +25,7 @@ from gateway.db import Database, open_database
 from gateway.lists import Page
 from gateway.overview import overview
 from gateway.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
-from gateway.trail import AuditEvent
+from gateway.trail import AuditEvent, AuditHead
 from gateway.wanted import Wanted
 from tests.benchmarks.cluster import running_cluster
 from tests.benchmarks.report import Goal
@@ -85,6 +85,8 @@ def fill(db: Database, series: int) -> None:
                 values = [row for kind, row in part if kind is table]
                 if values:
                     session.execute(insert(table), values)
+    with db.begin() as session:
+        session.execute(update(AuditHead).values(position=select(func.max(AuditEvent.id)).scalar_subquery()))
     with db.kw["bind"].connect() as connection:
         if connection.dialect.name == "postgresql":
             connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM ANALYZE"))

@@ -74,3 +74,7 @@ document.addEventListener("htmx:afterRequest", (event) => {
     document.getElementById("away")?.remove();
   }
 });
+
+// On a phone the navigation is wider than the screen: it begins where the reader is.
+const here = document.querySelector(".top nav a[aria-current]");
+if (here) here.closest("ul").scrollLeft = here.offsetLeft - here.closest("ul").offsetLeft - 40;

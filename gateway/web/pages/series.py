@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from gateway import admin, lists
 from gateway.forced import complete_series, hold_series
+from gateway.order import order
 from gateway.release import release_series
 from gateway.rulebook import rule_names
 from gateway.tables import SeriesState
@@ -21,6 +22,8 @@ from gateway.web.who import Operator, Viewer
 
 NAVIGATION = Navigation("Series", "/series", 20)
 router = APIRouter()
+
+Short = Annotated[str, Form(max_length=64)]
 
 
 @router.get("/series")
@@ -66,6 +69,17 @@ def hold(request: Request, person: Operator, here: Here, series_instance_uid: st
     return go(request, f"/series/{series_instance_uid}", f"{said[:1].upper()}{said[1:]}.")
 
 
+@router.post("/series/{series_instance_uid}/order")
+def order_job(
+    request: Request, person: Operator, here: Here, series_instance_uid: str, pipeline: Short, to: Short = ""
+) -> Response:
+    made = order(
+        here.db, here.queues, series_instance_uid, pipeline=pipeline, pipelines=here.plan.pipelines, send_to=[to] if to else [],
+        peers=here.peers, actor=person.name, now=here.clock(),
+    )  # fmt: skip
+    return go(request, f"/jobs/{made.job}", "The job is queued." if made.is_new else "This job did that already.")
+
+
 def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:
     wanted = narrow.wanted
     found = lists.series(here.db, wanted, after=narrow.after)
@@ -78,4 +92,7 @@ def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int
 
 def _one(here: Here, uid: str) -> dict[str, Any]:
     story = admin.show_series(here.db, uid)
-    return {"story": story, "line": time_line(story, here.clock()), "apart": lists.kept_apart(here.db, uid)}
+    return {
+        "story": story, "line": time_line(story, here.clock()), "apart": lists.kept_apart(here.db, uid),
+        "pipelines": sorted(here.plan.pipelines), "peers": here.peers,
+    }  # fmt: skip

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 
 from gateway import lists
 from gateway.errors import ConfigError
+from gateway.viewer import address, default_folder, is_installed
 from gateway.wanted import Wanted, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
@@ -56,4 +57,5 @@ def _one(request: Request, template: str, here: Here, uid: str, news: int) -> Re
     study = next((row for row in found if row.study.study_instance_uid == uid), None)
     if study is None:
         raise ConfigError([f"there is no study {uid}"])
-    return page(request, template, news=news, row=study)
+    has_viewer = is_installed(here.config.web.viewer or default_folder())
+    return page(request, template, news=news, row=study, viewer=address(uid) if has_viewer else "")

@@ -17,7 +17,7 @@ from tests.synthetic import ct_series
 from tests.world import World, free_port, send
 
 
-def until(holds, seconds: float = 30) -> None:
+def until(holds, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not come to that"

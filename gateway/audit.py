@@ -76,6 +76,7 @@ class Act(StrEnum):
     PEER_REMOVED = "peer.removed"  # 110113, 110128
     PEER_PROBED = "peer.probed"  # 110113, 110128: asked what it takes; outcome 4 where it did not answer
     AUDIT_SIGNED = "audit.signed"  # 110101 Audit Log Used
+    AUDIT_EXPORTED = "audit.exported"  # 110101: who took how much of it out
     AUDIT_VERIFIED = "audit.verified"  # 110101; outcome 8 where the chain is broken
     COLLECTOR_DOWN = "collector.down"  # 110133 Audit Recording Stopped, outcome 8: of the collector; the trail itself goes on
     COLLECTOR_UP = "collector.up"  # 110134

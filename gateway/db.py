@@ -10,6 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
 from gateway.columns import Table
+from gateway.liveness import GIVES_UP, PATIENCE
 
 Database = sessionmaker[Session]
 Row = TypeVar("Row", bound=Table)
@@ -26,7 +27,7 @@ def open_engine(url: str) -> Engine:
     Errors quote no values: they may be a patient's, or a password.
     """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, pool_size=16, max_overflow=32, hide_parameters=True)
+        return _open_postgresql(url)
     engine = create_engine(url, pool_size=16, max_overflow=32, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
@@ -34,6 +35,21 @@ def open_engine(url: str) -> Engine:
         connection.isolation_level = "IMMEDIATE"
         for pragma in ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
+
+    return engine
+
+
+def _open_postgresql(url: str) -> Engine:
+    """A session of a host that was cut off ends, and gives the rows that it holds to the others."""
+    engine = create_engine(
+        url, pool_pre_ping=True, pool_size=16, max_overflow=32, hide_parameters=True, connect_args=PATIENCE,
+    )  # fmt: skip
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: object) -> None:
+        connection.autocommit = True  # else the next rollback took it back
+        connection.execute("; ".join(f"SET {setting}" for setting in GIVES_UP))
+        connection.autocommit = False
 
     return engine
 

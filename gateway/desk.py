@@ -16,6 +16,7 @@ from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import admin, app, audit, migrations, restored, seal
+from gateway.audit import Act
 from gateway.chain import Entry, canonical
 from gateway.db import Database, open_database, open_engine, snapshot
 from gateway.engine import Queues
@@ -161,11 +162,20 @@ class Desk:
         self._screen.provenance(provenance(self._db, sop_instance_uid))
 
     def audit_export(self, since: datetime | None) -> None:
-        """A line an event, as chain.py writes what it hashes."""
+        """A line an event, as chain.py writes what it hashes; the trail tells that it was taken, after its end."""
+        count = 0
         with snapshot(self._db) as session:
             for row in audit.rows(session, since=since):
+                count += 1
                 chained = {"previous": row["previous"], "hash": row["hash"]}
                 self._screen.out.file.write(f"{canonical(audit.fields_of(row) | chained)}\n")
+
+        try:
+            with self._db.begin() as session:
+                told = since.isoformat() if since else ""
+                audit.record(session, Act.AUDIT_EXPORTED, at=_now(), actor=_actor(), events=count, since=told)
+        except SQLAlchemyError:  # a head that was changed fits no further event
+            _logger.warning("audit.not_told", count=count)
 
     def audit_verify(self, heads: Path | None, public_key: Path | None) -> bool:
         """True where nothing is wrong with the trail."""

@@ -1,7 +1,8 @@
 """Which processes live: each holds a lock for its life (an advisory lock on PostgreSQL, flock beside SQLite's file).
 
 Who can take the lock of another knows that it is dead. A lock goes with its process, however that ends; on PostgreSQL
-with its connection, which keepalives end within half a minute where a host was powered off.
+with its connection, which ends within half a minute where a host was powered off or cut off: by keepalives while nothing is on
+its way, and by the time that what was sent may stay unacknowledged, which TCP alone would wait for a quarter of an hour.
 """
 
 import fcntl
@@ -21,6 +22,13 @@ from gateway.errors import ConfigError
 
 _LOCK_SPACE = 7401
 _LOOK_SECONDS, _AGAIN_SECONDS, _BACK_SECONDS = 1.0, 2.0, 6.0
+
+GIVES_UP = ("tcp_keepalives_idle = 9", "tcp_keepalives_interval = 4", "tcp_keepalives_count = 3", "tcp_user_timeout = 21000")
+"""Settings of a session by which PostgreSQL gives it up, and its locks with it, after 21 seconds of silence."""
+PATIENCE: dict[str, Any] = {
+    "keepalives_idle": 9, "keepalives_interval": 4, "keepalives_count": 3, "tcp_user_timeout": 21_000, "connect_timeout": 10,
+}  # fmt: skip
+"""The same for our side of a connection to PostgreSQL."""
 
 IsDead = Callable[[str], AbstractContextManager[bool]]
 
@@ -86,10 +94,9 @@ def locks(url: str, me: str) -> Iterator[IsDead]:
             (folder / me).unlink(missing_ok=True)
         return
     plain = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-    with psycopg.connect(plain, autocommit=True, keepalives_idle=10, keepalives_interval=5, keepalives_count=3) as connection:
-        connection.execute("SET tcp_keepalives_idle = 10")
-        connection.execute("SET tcp_keepalives_interval = 5")
-        connection.execute("SET tcp_keepalives_count = 3")
+    with psycopg.connect(plain, autocommit=True, **PATIENCE) as connection:
+        for setting in GIVES_UP:
+            connection.execute(f"SET {setting}")
         connection.execute("SELECT pg_advisory_lock(%s, %s)", (_LOCK_SPACE, _number(me)))
         yield lambda executor: _advisory_lock_is_free(connection, executor)
 

@@ -96,7 +96,7 @@ _NETWORK = Code("110128", "Network Configuration")
 _ROWS: tuple[tuple[_Kind, str, tuple[Code, ...], tuple[Act, ...]], ...] = (
     (_APPLICATION_ACTIVITY, "E", (Code("110120", "Application Start"),), (Act.GATEWAY_STARTED,)),
     (_APPLICATION_ACTIVITY, "E", (Code("110121", "Application Stop"),), (Act.GATEWAY_STOPPED,)),
-    (_AUDIT_LOG_USED, "R", (), (Act.AUDIT_SIGNED, Act.AUDIT_VERIFIED)),
+    (_AUDIT_LOG_USED, "R", (), (Act.AUDIT_SIGNED, Act.AUDIT_VERIFIED, Act.AUDIT_EXPORTED)),
     (_BEGIN_TRANSFERRING, "E", (), (Act.DELIVERY_STARTED,)),
     (_CAME, "C", (), (Act.INSTANCE_RECEIVED, Act.INSTANCE_MISSING, Act.INSTANCE_REFUSED)),
     (_CAME, "R", (), (Act.INSTANCE_REPEATED,)),

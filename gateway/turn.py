@@ -14,6 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.db import Database
+from gateway.liveness import GIVES_UP
 
 _LOCK_SPACE = 7402
 
@@ -58,8 +59,8 @@ class Turn:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         with ExitStack() as stack:
             stack.callback(connection.close)
-            for setting in ("idle = 10", "interval = 5", "count = 3"):  # a host that was powered off keeps it for half a minute
-                connection.execute(text(f"SET tcp_keepalives_{setting}"))
+            for setting in GIVES_UP:  # a host that was powered off keeps it for half a minute
+                connection.execute(text(f"SET {setting}"))
             key = {"space": _LOCK_SPACE, "key": zlib.crc32(self._name.encode()) - 2**31}
             if not connection.scalar(text("SELECT pg_try_advisory_lock(:space, :key)"), key):
                 return False

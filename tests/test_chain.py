@@ -646,6 +646,9 @@ def test_an_export_can_be_followed_without_this_program(gateway, db) -> None:
         text_ = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         assert (previous, hash_) == (last, hashlib.sha256((previous + text_).encode()).hexdigest())
         last = hash_
+    with db() as session:
+        event = session.scalars(select(AuditEvent).order_by(AuditEvent.id.desc()).limit(1)).one()
+    assert (event.act, event.detail) == ("audit.exported", {"events": 4, "since": ""})
 
 
 def test_an_export_may_begin_at_a_time(gateway, db) -> None:

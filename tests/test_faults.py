@@ -38,6 +38,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_kill.py::test_after_a_death_at_any_step_everything_is_done_and_done_once",
         "test_kill.py::test_a_job_that_kills_its_process_three_times_fails_and_the_next_series_is_worked_on",
         "test_machines.py::test_a_job_under_way_on_a_host_that_is_killed_goes_to_the_one_that_lives",
+        "test_cut_off.py::test_a_host_that_is_cut_off_loses_its_work_to_another_and_writes_nothing_twice_when_it_is_back",
+        "test_machines.py::test_a_host_that_hangs_keeps_its_job_and_what_it_does_after_it_lost_its_lock_is_not_written_twice",
     ),
     "F08": ("test_kill.py::test_after_a_death_at_any_step_everything_is_done_and_done_once",),
     "F09": (

@@ -1,8 +1,11 @@
 """Many machines: processes with folders of their own, one database and one store; whoever dies, the others end its work."""
 
 import hashlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -10,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from sqlalchemy import select
+from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
 from gateway import hosts, migrations
-from gateway.db import open_database, open_engine
+from gateway.db import Database, open_database, open_engine
 from gateway.desk import reach
 from gateway.errors import ConfigError
 from gateway.filing import Books
@@ -338,6 +341,42 @@ def _two_workers_with_a_patient_job(host: Host, folder: Path) -> tuple[World, Wo
     world.send(ct_series(SLICES))
     world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.RUNNING])
     return world, host("other", *WORK, rules=PATIENT_RULES).start(), folder / "go"
+
+
+@only_postgresql
+def test_a_host_that_hangs_keeps_its_job_and_what_it_does_after_it_lost_its_lock_is_not_written_twice(
+    host: Host, tmp_path: Path
+) -> None:
+    """It is not fenced: while it holds its lock its job is its own. Without it another host does the job, and it comes too late."""
+    world, other, go = _two_workers_with_a_patient_job(host, tmp_path)
+    assert world.process is not None
+    with world.database() as db:
+        mine = _holders(db, before=other)
+        os.kill(world.process.pid, signal.SIGSTOP)
+        go.touch()
+        time.sleep(3)  # three looks of the other
+        assert [job.state for job in world.jobs()] == [JobState.RUNNING]
+
+        with db() as session:
+            session.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": mine})
+        other.wait_settled(seconds=60)
+        assert_done_once(other, tmp_path / "pacs", ct_series(SLICES))
+
+        os.kill(world.process.pid, signal.SIGCONT)
+        world.wait_until(lambda: world.logged("reaper.interrupted"))
+        assert world.stop() == 0  # what it had in hand has ended
+    assert_done_once(other, tmp_path / "pacs", ct_series(SLICES))
+
+
+def _holders(db: Database, *, before: World) -> int:
+    """The session that holds the lock of the host that was there before `before`: it took it first."""
+    query = (
+        "SELECT activity.pid FROM pg_locks JOIN pg_stat_activity AS activity USING (pid)"
+        " WHERE locktype = 'advisory' AND classid = 7401 ORDER BY activity.backend_start LIMIT 1"
+    )
+    before.wait_until(lambda: before.logged("gateway.started"))
+    with db() as session:
+        return session.execute(text(query)).scalar_one()
 
 
 @only_postgresql

@@ -56,6 +56,8 @@ class World:
     port: int = 0
     arguments: Sequence[str] = ()
     """Of `gateway serve`."""
+    prefix: Sequence[str] = ()
+    """What runs it, as `ip netns exec NAME` does."""
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -114,7 +116,7 @@ class World:
 
     def start(self, *, crash_at: str = "") -> "World":
         environment = os.environ | {"GATEWAY_CRASH_AT": crash_at, "COLUMNS": "400"}
-        command = [sys.executable, "-m", "gateway", "serve", *self.arguments, "--config", str(self.config)]
+        command = [*self.prefix, sys.executable, "-m", "gateway", "serve", *self.arguments, "--config", str(self.config)]
         starts = len(self.logged("gateway.started")) if (self.folder / "log").exists() else 0
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
@@ -122,7 +124,7 @@ class World:
         def serves() -> bool:
             return len(self.logged("gateway.started")) > starts if self.arguments else bool(self.ingests and self.listens())
 
-        self.wait_until(lambda: serves() or self.process.poll() is not None, 60)
+        self.wait_until(lambda: serves() or self.process.poll() is not None, 120)
         assert self.process.poll() in {None, -signal.SIGKILL}, self.log[-4000:]
         return self
 
@@ -307,7 +309,7 @@ def pacs(port: int, *statuses: int, report_to: tuple[int, str] | None = None) ->
 
 
 @contextmanager
-def relay(port: int, target: str) -> Iterator[None]:
+def relay(port: int, target: str, address: str = "127.0.0.1") -> Iterator[None]:
     """From now on what comes to `port` goes to `target` (host:port), and back: a server that comes up late."""
 
     class Handler(socketserver.BaseRequestHandler):
@@ -322,7 +324,7 @@ def relay(port: int, target: str) -> Iterator[None]:
     class Server(socketserver.ThreadingTCPServer):
         allow_reuse_address, daemon_threads, block_on_close = True, True, False
 
-    with Server(("127.0.0.1", port), Handler) as server:
+    with Server((address, port), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield
         server.shutdown()

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from gateway import rulebook
+from gateway.agreement import agreement
 from gateway.arrival import arrival
 from gateway.desk import Desk
 from gateway.errors import ConfigError
@@ -24,6 +25,7 @@ from gateway.rules import RuleSet, load, load_taken
 from gateway.screen import Row, at
 from gateway.sections import Config
 from gateway.stages import equipment
+from gateway.store import Store
 from gateway.trial import Tried, files_of, samples, tried
 
 
@@ -94,7 +96,7 @@ class RuleDesk(Desk):
     def replayed(self, found: Replay) -> None:
         say = self._screen.line
         say(f"{found.series} series; {found.unkept} of them without kept headers, nothing is said of those")
-        say(f"no rule wants {found.unmatched} now, and would want {found.would_be_unmatched} not")
+        say(f"{found.unmatched} of them are wanted by no rule now; {found.would_be_unmatched} would be")
         say(f"{found.new_jobs} jobs more, {found.lost_jobs} jobs fewer, {found.changed_peers} to other peers")
         columns = ("rule", "matches", "would match", "gains", "loses")
         rows: list[Row] = [
@@ -102,6 +104,24 @@ class RuleDesk(Desk):
             for one in found.rules
         ]
         self._screen.rows(columns, rows, empty="no rules")
+
+    def agreement(self, rule: str) -> None:
+        """Of a rule's canary with the pipeline beside it."""
+        found, say = agreement(self._db, Store(self._config.store_folder), rule), self._screen.line
+        say(f"{len(found.pairs)} series went through both; {found.unreadable} of which results are gone or damaged")
+        dice: list[Row] = [
+            ((label, str(one.n), f"{one.median:.3f}", f"{one.worst:.3f}"), ()) for label, one in found.dice.items()
+        ]
+        self._screen.rows(("segment", "n", "Dice, median", "worst"), dice, empty="no segments to compare")
+        numbers: list[Row] = [
+            ((", ".join(filter(None, what)), str(one.n), f"{one.median:.1%}", f"{one.worst:.1%}"), ())
+            for what, one in found.differences.items()
+        ]
+        self._screen.rows(("measurement", "n", "difference, median", "worst"), numbers, empty="no measurements to compare")
+        for pair in found.pairs:
+            if pair.only_one:
+                jobs = f"jobs {pair.jobs[0]} and {pair.jobs[1]} of series {pair.series_instance_uid}"
+                say(escape(f"{jobs}: only one has {'; '.join(pair.only_one)}"))
 
     def _difference(self, lines: Iterable[str]) -> None:
         for line in lines:

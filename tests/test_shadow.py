@@ -12,6 +12,7 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from gateway import admin
+from gateway.agreement import agreement, dice
 from gateway.arrival import arrival
 from gateway.completeness import Policy
 from gateway.errors import ConfigError
@@ -26,7 +27,7 @@ from gateway.rules import RuleSet, load, load_taken
 from gateway.run import run
 from gateway.settle import Held, settle
 from gateway.shadow import release_job
-from gateway.tables import Delivery, Job, JobState, RuleOutcome, Series, SeriesState
+from gateway.tables import Delivery, Job, JobState, OutputInstance, RuleOutcome, Series, SeriesState
 from gateway.trail import AuditEvent
 from tests.door_fixture import Place, scanner
 from tests.synthetic import ct_series
@@ -72,13 +73,16 @@ class Models:
     def identity(self, _model: str) -> "Models":
         return self
 
+    def __init__(self, above: int = -500) -> None:
+        self.above = above
+
     def infer(self, _model: str):
-        return lambda arrays: {"labels": (arrays["volume"] > -500).astype(np.uint8)}
+        return lambda arrays: {"labels": (arrays["volume"] > self.above).astype(np.uint8)}
 
 
-def work(place: Place, job: int) -> None:
+def work(place: Place, job: int, above: int = -500) -> None:
     run(
-        job, clock=lambda: place.now, pipelines=PIPELINES, models=Models(), equipment=EQUIPMENT, store=place.store, db=place.db,
+        job, clock=lambda: place.now, pipelines=PIPELINES, models=Models(above), equipment=EQUIPMENT, store=place.store, db=place.db,
         queues=place.queues,
     )  # fmt: skip
 
@@ -216,6 +220,40 @@ def test_a_canary_works_in_the_shadow_beside_the_pipeline_of_its_rule(place: Pla
         "bright_v2": (JobState.DONE, ["all CT"]),
     }
     assert {one.job for one in rows(place, Delivery)} == {jobs["bright"].id}
+
+
+def test_the_agreement_of_a_canary_is_told_with_its_numbers(place: Place) -> None:
+    for seed, above in ((1, -500), (2, 20)):
+        series = ct_series(3, seed=seed)
+        come(place, series)
+        look(place, series, CT % ", canary: {pipeline: bright_v2, share: 100}")
+        for job in rows(place, Job):
+            work(place, job.id, above if job.pipeline == "bright_v2" else -500)
+    stored = np.stack([ds.pixel_array.astype(int) + int(ds.RescaleIntercept) for ds in series])
+    one, other = stored > -500, stored > 20
+
+    found = agreement(place.db, place.store, "all CT")
+
+    assert (len(found.pairs), found.unreadable) == (2, 0)
+    (summary,) = found.dice.values()
+    expected = 2 * (one & other).sum() / (one.sum() + other.sum())
+    assert (summary.n, summary.worst) == (2, pytest.approx(expected))
+    assert summary.median == pytest.approx((1 + expected) / 2)
+    assert max(two.worst for two in found.differences.values()) == pytest.approx(1 - other.sum() / one.sum(), rel=1e-3)
+    assert agreement(place.db, place.store, "another").pairs == []
+
+    for output in rows(place, OutputInstance):
+        place.store.discard(output.sha256)
+    assert agreement(place.db, place.store, "all CT").unreadable == 2
+
+
+def test_segments_without_a_voxel_agree_on_nothing() -> None:
+    empty, full = {(0.0,): np.zeros((2, 2), bool)}, {(0.0,): np.ones((2, 2), bool)}
+
+    assert dice(empty, empty) is None
+    assert dice(empty, full) == 0
+    assert dice(full, full) == 1
+    assert dice(full, {(1.0,): np.ones((2, 2), bool)}) == 0
 
 
 def test_a_canary_takes_its_share_and_of_a_series_always_the_same_decision() -> None:

@@ -122,6 +122,12 @@ def rules_replay(
     at_rules(config, act)
 
 
+@rules.command("agreement")
+def rules_agreement(rule: str, config: ConfigOption = None) -> None:
+    """How alike the results of a rule's canary and of its pipeline are: Dice of segments, differences of measurements."""
+    at_rules(config, lambda desk: desk.agreement(rule))
+
+
 @rules.command("history")
 def rules_history(config: ConfigOption = None) -> None:
     """Every version, the newest first: who wrote, approved and activated it, and when."""

@@ -68,11 +68,12 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path, **configuration: object):
+def running_orthanc(folder: Path, *, ports: tuple[int, int] | None = None, **configuration: object):
+    """`ports` are those of DICOM and HTTP, for one that is killed and started again: its folder and they stay the same."""
     program = shutil.which("Orthanc")
     if program is None or not DICOMWEB_PLUGIN.exists():
         pytest.skip("needs the Debian packages orthanc and orthanc-dicomweb")
-    dicom_port, http_port = free_port(), free_port()
+    dicom_port, http_port = ports or (free_port(), free_port())
     settings = {
         "Name": "test",
         "StorageDirectory": str(folder / "storage"),

@@ -1,7 +1,9 @@
 """What comes to a real Orthanc is worked on once, and its results are back there, whichever side is restarted when."""
 
+import random
 import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import select
@@ -10,7 +12,7 @@ from gateway.retrieval import Retrieval, RetrievalState
 from gateway.tables import DeliveryState, JobState
 from gateway.trail import AuditEvent
 from tests.orthanc_fixture import modalities, stored_in, wait_watching, world_beside
-from tests.peers_fixture import running_orthanc
+from tests.peers_fixture import free_port, running_orthanc
 from tests.synthetic import ct_series
 from tests.test_kill import FETCHING
 
@@ -69,3 +71,29 @@ def test_after_a_death_while_a_series_is_taken_it_is_worked_on_once(orthanc, tmp
 
         assert_done_once(world, orthanc, series)
         assert world.story(series).series.revision == 1
+
+
+def test_series_that_come_while_either_side_is_killed_are_worked_on_once(tmp_path, triton):
+    chance = random.Random(11)
+    every = [ct_series(SLICES, seed=seed) for seed in range(4)]
+    folder, ports = tmp_path / "orthanc", (free_port(), free_port())
+    folder.mkdir()
+    with ExitStack() as stack:
+        orthanc = stack.enter_context(running_orthanc(folder, ports=ports, StableAge=1))
+        with world_beside(orthanc, tmp_path, triton) as world:
+            world.start()
+            wait_watching(world)
+            for number, series in enumerate(every):
+                stored_in(orthanc, series)
+                time.sleep(chance.uniform(0, 2))
+                if number % 2:
+                    world.kill()
+                    world.start()
+                else:
+                    stack.close()  # before the series was stable: Orthanc will never say that it is
+                    orthanc = stack.enter_context(running_orthanc(folder, ports=ports, StableAge=1))
+            world.wait_settled(len(every), seconds=150)
+            world.wait_until(lambda: modalities(orthanc) == sorted(["CT", "SEG", "SR"] * len(every)))
+
+            assert_done_once(world, orthanc, *every)
+            assert {world.story(series).series.revision for series in every} == {1}

@@ -238,7 +238,7 @@ def _serves(folder: Path, python: Path, world: World, web: int) -> None:
             while not (world.listens() and _answers(web)):
                 assert served.poll() is None and time.monotonic() < end, (folder / "log").read_text()[-3000:]
                 time.sleep(0.2)
-            assert "Sign in" in httpx2.get(f"http://127.0.0.1:{web}/", follow_redirects=True).text
+            assert "not cleared for diagnosis" in httpx2.get(f"http://127.0.0.1:{web}/", follow_redirects=True).text
         finally:
             served.send_signal(signal.SIGTERM)
             assert served.wait(60) == 0

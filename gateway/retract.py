@@ -5,6 +5,8 @@ from datetime import datetime
 from io import BytesIO
 
 from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,8 +20,9 @@ from gateway.errors import BadOutput, ConfigError, Damaged
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.outputs.rejection import REASONS, Rejection, key, note_uid
 from gateway.store import Store, Stored
-from gateway.tables import Delivery, DeliveryState, Job, OutputInstance
+from gateway.tables import Delivery, DeliveryState, Job, OutputInstance, Study
 
+_NOT_IN_ROWS = ("PatientSex", "StudyDate", "StudyTime", "StudyID", "ReferringPhysicianName")
 _NOT_GONE_OUT = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.FAILED)
 
 
@@ -62,7 +65,7 @@ def _retract(
     queues: Queues,
 ) -> Sequence[str] | None:
     """The peers that get the note; None where somebody else was first."""
-    note, stored = _note(output, reason, now, equipment, store)
+    note, stored = _note(output, reason, now, equipment, store, db)
     crash_point("retract.stored")
     with db.begin() as session:
         lock(session, OutputInstance, output.sop_instance_uid)
@@ -83,12 +86,18 @@ def _retract(
     return peers
 
 
-def _note(output: OutputInstance, reason: str, now: datetime, equipment: Equipment, store: Store) -> tuple[Dataset, Stored]:
-    """Encoded from the header of the result itself, and stored. Raises ConfigError where that is not there any more."""
+def _note(
+    output: OutputInstance, reason: str, now: datetime, equipment: Equipment, store: Store, db: Database
+) -> tuple[Dataset, Stored]:
+    """Encoded from the header of the result itself, or where its file is gone from rows, and stored. Raises ConfigError."""
+    rejected: Dataset
     try:
         rejected = dcmread(store.check(output.sha256), stop_before_pixels=True)
     except Damaged as error:
-        raise ConfigError([f"{output.sop_instance_uid}: the note needs its header: {error}"]) from error
+        known = _from_rows(output, db)
+        if known is None:
+            raise ConfigError([f"{output.sop_instance_uid}: the note needs its header: {error}"]) from error
+        rejected = known
     rejection = Rejection(reason)
     by = Algorithm(equipment.model_name, equipment.version, equipment.manufacturer, "", "", "")  # the note names none
     encoding = Encoding([rejected], [rejection], by, equipment, key(output.sop_instance_uid), now)
@@ -99,6 +108,25 @@ def _note(output: OutputInstance, reason: str, now: datetime, equipment: Equipme
     buffer = BytesIO()
     note.save_as(buffer, enforce_file_format=True)
     return note, store.put([buffer.getvalue()])
+
+
+def _from_rows(output: OutputInstance, db: Database) -> Dataset | None:
+    """What the note needs of a result whose file retention took; what no row has is empty, as type 2 allows (PS3.5 7.4.3)."""
+    with db() as session:
+        study = session.get(Study, output.study_instance_uid)
+    if study is None:
+        return None
+    rejected = Dataset()
+    rejected.SpecificCharacterSet = "ISO_IR 192"
+    rejected.SOPClassUID, rejected.SOPInstanceUID = output.sop_class_uid, output.sop_instance_uid
+    rejected.StudyInstanceUID, rejected.SeriesInstanceUID = output.study_instance_uid, output.series_instance_uid
+    rejected.PatientName, rejected.PatientID = study.patient_name, study.patient_id
+    rejected.PatientBirthDate, rejected.AccessionNumber = study.patient_birth_date, study.accession_number
+    rejected.Modality, rejected.file_meta = output.modality, FileMetaDataset()
+    rejected.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    for keyword in _NOT_IN_ROWS:
+        setattr(rejected, keyword, "")
+    return rejected
 
 
 def _insert(session: Session, output: OutputInstance, note: Dataset, stored: Stored, now: datetime) -> bool:

@@ -22,7 +22,7 @@ from gateway.peers import load_protocols, make_peer
 from gateway.resend import resend
 from gateway.retract import retract
 from gateway.store import Store
-from gateway.tables import Delivery, Job, OutputInstance
+from gateway.tables import Delivery, Job, OutputInstance, Study
 from gateway.trail import AuditEvent
 from tests.peers_fixture import running_orthanc
 from tests.results_fixture import encoded, lung_job
@@ -209,7 +209,7 @@ def test_what_cannot_be_taken_back_is_told(results: Results) -> None:
         results.retract(sop_instance_uid=note_uid(results.seg))
 
 
-def test_a_result_whose_file_is_gone_is_told_to_need_its_header(results: Results) -> None:
+def test_a_result_whose_file_and_study_are_gone_is_told_to_need_its_header(results: Results) -> None:
     with results.db() as session:
         results.store.discard(session.get_one(OutputInstance, results.seg).sha256)
 
@@ -217,6 +217,25 @@ def test_a_result_whose_file_is_gone_is_told_to_need_its_header(results: Results
         results.retract(sop_instance_uid=results.seg)
 
     assert results.events("output.retracted") == []
+
+
+def test_a_result_whose_file_retention_took_is_taken_back_from_what_rows_say_of_it(results: Results, tmp_path: Path) -> None:
+    results.went(results.seg, pacs="proved")
+    with results.db.begin() as session:
+        row = session.get_one(OutputInstance, results.seg)
+        session.add(Study(study_instance_uid=row.study_instance_uid, patient_name="Grün^Ünal", patient_id="7", patient_birth_date="19500101", accession_number="A7", first_received_at=NOW))  # fmt: skip
+        row.gone_at = NOW
+        results.store.discard(row.sha256)
+
+    results.retract(sop_instance_uid=results.seg)
+
+    note, path = results.note(results.seg), tmp_path / "note.dcm"
+    path.write_bytes(part10(note))
+    (named,) = note.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert (str(note.PatientName), note.PatientID, note.AccessionNumber, note.PatientSex) == ("Grün^Ünal", "7", "A7", "")
+    assert (note.StudyInstanceUID, named.ReferencedSOPInstanceUID) == (row.study_instance_uid, results.seg)
+    assert results.states(note_uid(results.seg)) == {"pacs": "queued"}
+    assert dciodvfy(path) == []
 
 
 @pytest.mark.parametrize("reason", REASONS)

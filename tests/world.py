@@ -174,7 +174,7 @@ class World:
         """`gateway ARGUMENTS` with this world's configuration."""
         command = [sys.executable, "-m", "gateway", *arguments, "--config", str(self.config)]
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=60, env=os.environ | {"COLUMNS": "400"}, check=False
+            command, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "400"}, check=False
         )
 
     def send(self, series: Sequence[Dataset], *, calling: str = "CT1", called: str = "AIGATEWAY") -> list[int]:

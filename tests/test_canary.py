@@ -43,8 +43,10 @@ def go_through_everything(world: World) -> None:
     """Results, a series with a gap, a pipeline that fails, refused instances, a stranger, a dead peer, a stop and a start."""
     good, gap, careless = patient(0), patient(1), patient(2, SeriesDescription="careless")
     talkative = patient(3, SeriesDescription="of CANARY", ImageComments="CANARY coughed", InstitutionName="CANARY clinic")
+    world.settings = {**world.settings, "completeness": {"deadline_seconds": 1, "at_deadline": "partial"}}
+    world.config.write_text(world.toml())
     world.start()
-    del gap[3]
+    del gap[3]  # it waits for what is missing, until its deadline
     for series in (good, gap, careless, talkative):
         assert world.send(series) == [0x0000] * len(series)
     with pytest.raises(ConnectionError):

@@ -140,10 +140,25 @@ def test_services_find_each_other_where_they_listen() -> None:
     assert "@postgres/" in values["GATEWAY_DATABASE__URL"] and "postgres" in services
     assert services["postgres"]["environment"]["POSTGRES_USER"] in values["GATEWAY_DATABASE__URL"]
     assert services["web"]["network_mode"] == "service:gateway"
-    assert f"127.0.0.1:{Config().web.port}" in services["web"]["command"]
+    caddy = (DEPLOY / "compose/Caddyfile").read_text("utf-8")
+    assert set(re.findall(r"reverse_proxy (\S+)", caddy)) == {f"127.0.0.1:{Config().web.port}"}
     assert f":{Config().dimse.port}:{Config().dimse.port}" in services["gateway"]["ports"][0]
     ours = json.loads(services["orthanc"]["environment"]["ORTHANC__DICOM_MODALITIES"])["gateway"]
     assert (ours["AET"], ours["Host"], ours["Port"]) == (Config().dimse.ae_title, "gateway", Config().dimse.port)
+
+
+def test_orthanc_has_the_plugin_and_the_plugin_finds_the_gateway() -> None:
+    orthanc, caddy = COMPOSE["services"]["orthanc"], (DEPLOY / "compose/Caddyfile").read_text("utf-8")
+    plugin = (DEPLOY / "orthanc/plugin.py").read_text("utf-8")
+    asked = json.loads(re.sub(r"\$\{\w+:-\}", "", orthanc["environment"]["ORTHANC__AI_GATEWAY"]))
+    waiting = re.sub("^# ", "", (DEPLOY / "compose/gateway.toml").read_text("utf-8").partition(".env.\n")[2], flags=re.MULTILINE)
+    (peer,) = tomllib.loads(waiting)["peers"]
+
+    assert f"./orthanc/plugin.py:{orthanc['environment']['ORTHANC__PYTHON_SCRIPT']}:ro" in orthanc["volumes"]
+    assert set(asked) <= set(re.findall(r'"(\w+)": ', plugin))
+    assert f"{asked['Url']} {{" in caddy
+    assert asked["Peer"] == peer["name"]
+    make_peer(peer, protocols=load_protocols())
 
 
 def test_what_compose_asks_for_is_in_the_example_of_its_environment() -> None:
@@ -151,7 +166,7 @@ def test_what_compose_asks_for_is_in_the_example_of_its_environment() -> None:
     example = dict(re.findall(r"^(\w+)=(.*)$", (DEPLOY / "compose/environment.example").read_text("utf-8"), re.MULTILINE))
 
     assert asked == set(example)
-    assert not [name for name in example if name.endswith("PASSWORD") and example[name]]
+    assert not [name for name in example if name.endswith(("PASSWORD", "TOKEN")) and example[name]]
 
 
 def test_the_configuration_of_the_containers_is_a_good_one() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Self
 
 import structlog
@@ -16,10 +17,10 @@ from gateway import audit, engine, hosts, migrations, rulebook
 from gateway.audit import Act
 from gateway.breaker import Breaker
 from gateway.commit import resume
-from gateway.db import Database, durability, open_database
+from gateway.db import Database, check_durable, open_database
 from gateway.doorman import Doorman
 from gateway.engine import Queues, Worker
-from gateway.errors import ConfigError, GatewayError
+from gateway.errors import GatewayError
 from gateway.filing import Books
 from gateway.follow import Follower
 from gateway.ingest._stow import Terms
@@ -34,6 +35,7 @@ from gateway.plan import Plan
 from gateway.prove import told
 from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
 from gateway.rehearsal import Rehearsal
+from gateway.reread import Reread
 from gateway.restored import refuse_older
 from gateway.roles import Role
 from gateway.roster import Roster
@@ -62,7 +64,7 @@ def now() -> datetime:
 class Gateway:
     """A gateway that serves while it is entered: listener, worker, embedded Triton. `port` is the listener's."""
 
-    def __init__(self, ready: Plan, roles: frozenset[Role] = frozenset(Role)) -> None:
+    def __init__(self, ready: Plan, roles: frozenset[Role] = frozenset(Role), *, file: Path | None = None) -> None:
         self._plan, self._roles, config = ready, roles, ready.config
         self._has_others = not config.database_url.startswith("sqlite")
         self.store = Store(config.store_folder, keep_free_bytes=config.store.keep_free_bytes)
@@ -84,6 +86,7 @@ class Gateway:
         self.watches = Watches(self.roster, self._surroundings())
         away = partial(self._breaker.away, [one.model for one in ready.pipelines.values()])
         self.meter = Meter(self.db, store=config.store_folder, doors=lambda: self.doorman, away=away, clock=now)
+        self._reread = Reread(file, config, roster=self.roster, db=self.db, clock=now, executor=self.worker.executor)
         self._close = ExitStack()
 
     def __enter__(self) -> Self:
@@ -93,7 +96,7 @@ class Gateway:
             stack.callback(self.queues.close)
             upgrade(config.database_url, self.db)
             refuse_older(config, db=self.db)
-            self._check_durable()
+            check_durable(self.db, served_unsafe=config.database.unsafe)
             self.roster.refresh()
             names = {"pipelines": self._plan.pipelines, "peers": self.roster.names}
             rulebook.begin(self.db, config.rules.file, **names, now=now())
@@ -132,14 +135,6 @@ class Gateway:
             stack.callback(self.watches.stop)
             self.watches.start()
 
-    def _check_durable(self) -> None:
-        problems = durability(self.db.kw["bind"])
-        if problems and not self._plan.config.database.unsafe:
-            unless = "expected on, or unsafe = true in [database] where losing what was acknowledged does not matter"
-            raise ConfigError([f"database: {problem}: {unless}" for problem in problems])
-        for problem in problems:
-            _logger.warning("database.unsafe", reason=problem)
-
     def _start_work(self, stack: ExitStack) -> None:
         """The worker; or, where another process works, what tells it that we live."""
         if Role.WORK not in self._roles:
@@ -155,7 +150,7 @@ class Gateway:
 
     def _look(self) -> None:
         """For what a person changed elsewhere."""
-        if self.roster.refresh():
+        if self._reread.look() or self.roster.refresh():
             _logger.info("peers.changed", count=len(self.roster))
             if Role.WORK in self._roles:
                 self.worker.add(self._stages().peer_lanes())

@@ -69,6 +69,8 @@ class Act(StrEnum):
     RULES_WRITTEN = "rules.written"  # 110113, 110131 Software Configuration: a version is kept
     RULES_APPROVED = "rules.approved"  # 110113, 110131
     RULES_ACTIVATED = "rules.activated"  # 110113, 110131: the version in force is another one
+    CONFIG_READ = "config.read"  # 110113, 110131: gateway.toml was read again; it says what needs a start
+    CONFIG_REFUSED = "config.refused"  # 110113, 110131, outcome 4: with what is wrong in it; what was read before stays
     PEER_ADDED = "peer.added"  # 110113 Security Alert, 110128 Network Configuration
     PEER_CHANGED = "peer.changed"  # 110113, 110128
     PEER_DISABLED = "peer.disabled"  # 110113, 110128

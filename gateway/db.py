@@ -4,13 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
+import structlog
 from sqlalchemy import Engine, create_engine, event, update
 from sqlalchemy import Table as Rows
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
 from gateway.columns import Table
+from gateway.errors import ConfigError
 from gateway.liveness import GIVES_UP, PATIENCE
+
+_logger = structlog.get_logger()
 
 Database = sessionmaker[Session]
 Row = TypeVar("Row", bound=Table)
@@ -61,6 +65,16 @@ def durability(engine: Engine) -> list[str]:
     with engine.connect() as connection:
         found = {name: connection.exec_driver_sql(f"SHOW {name}").scalar_one() for name in _DURABLE}
     return [f"{name} is off: {_DURABLE[name]}" for name, value in found.items() if value == "off"]
+
+
+def check_durable(db: Database, *, served_unsafe: bool) -> None:
+    """Raise ConfigError where that is so, unless it is wanted."""
+    problems = durability(db.kw["bind"])
+    if problems and not served_unsafe:
+        unless = "expected on, or unsafe = true in [database] where losing what was acknowledged does not matter"
+        raise ConfigError([f"database: {problem}: {unless}" for problem in problems])
+    for problem in problems:
+        _logger.warning("database.unsafe", reason=problem)
 
 
 def open_database(url: str) -> Database:

@@ -116,6 +116,7 @@ _ROWS: tuple[tuple[_Kind, str, tuple[Code, ...], tuple[Act, ...]], ...] = (
     (_SECURITY_ALERT, "E", (_NETWORK,), (Act.PEER_REMOVED, Act.PEER_PROBED)),
     (_SECURITY_ALERT, "E", (Code("110133", "Audit Recording Stopped"),), (Act.COLLECTOR_DOWN,)),
     (_SECURITY_ALERT, "E", (Code("110134", "Audit Recording Started"),), (Act.COLLECTOR_UP,)),
+    (_SECURITY_ALERT, "E", (_SOFTWARE,), (Act.CONFIG_READ, Act.CONFIG_REFUSED)),
     (_SECURITY_ALERT, "E", (_SOFTWARE,), (Act.RULES_WRITTEN, Act.RULES_APPROVED, Act.RULES_ACTIVATED)),
     (_SECURITY_ALERT, "E", (), (Act.DOOR_CLOSED, Act.DOOR_OPENED, Act.INSTANCE_VERSION, Act.INSTANCE_STRAY)),
     (_SECURITY_ALERT, "E", (), (Act.INSTANCE_ALARMING, Act.DELIVERY_LOST, Act.DELIVERY_HELD, Act.DELIVERY_LATE)),

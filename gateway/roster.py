@@ -77,7 +77,8 @@ class Roster(Mapping[str, Peer]):
         self._db, self._protocols, self._lock = db, load_protocols(), threading.Lock()
         self._rows: tuple[tuple[Any, ...], ...] = ()
         self._entries: Mapping[str, Entry] = {}
-        self.adopt(config)
+        self._config = config
+        self._make([])
 
     def __getitem__(self, name: str) -> Peer:
         peer = self._entries[name].peer
@@ -125,32 +126,34 @@ class Roster(Mapping[str, Peer]):
         return entry is not None and entry.is_active
 
     def adopt(self, config: Config) -> None:
-        """The peers of this configuration from now on, and those that were added."""
+        """The peers of this configuration from now on, and those that were added: no peer is missed in between."""
         with self._lock:
+            rows = self._read()
             self._config = config
-            self._make([])
-            self._rows = ()
+            self._make(rows)
 
     def refresh(self) -> bool:
         """Read what was added; whether anything has changed."""
         with self._lock:  # who read earlier must not write later
-            with self._db() as session:
-                rows = session.scalars(select(Contact).order_by(Contact.name)).all()
-            seen = tuple((row.name, row.changed_at, row.settings, row.disabled) for row in rows)
-            if seen == self._rows:
-                return False
-            self._make(rows)
-            self._rows = seen
-            return True
+            rows = self._read()
+            is_new = _seen(rows) != self._rows
+            if is_new:
+                self._make(rows)
+            return is_new
 
     def make(self, table: Mapping[str, Any]) -> Peer:
         """As `make_peer`, also by what the rest of the configuration says. Raises ConfigError with all that is wrong."""
         return made(table, config=self._config, protocols=self._protocols)
 
-    def _make(self, rows: Iterable[Contact]) -> None:
+    def _read(self) -> Sequence[Contact]:
+        with self._db() as session:
+            return session.scalars(select(Contact).order_by(Contact.name)).all()
+
+    def _make(self, rows: Sequence[Contact]) -> None:
         entries = [self._entry(str(table.get("name")), table) for table in self._config.peers]
         taken = {entry.name for entry in entries}
         added = [self._entry(row.name, {"name": row.name, **row.settings}, row) for row in rows if row.name not in taken]
+        self._rows = _seen(rows)
         self._entries = MappingProxyType({entry.name: entry for entry in (*entries, *added)})
         for entry in (one for one in added if one.problems):
             _logger.warning("peer.unusable", peer=entry.name, reason="; ".join(entry.problems))
@@ -160,6 +163,10 @@ class Roster(Mapping[str, Peer]):
             return Entry(name, table, self.make(table), (), row)
         except ConfigError as error:
             return Entry(name, table, None, error.problems, row)
+
+
+def _seen(rows: Iterable[Contact]) -> tuple[tuple[Any, ...], ...]:
+    return tuple((row.name, row.changed_at, row.settings, row.disabled) for row in rows)
 
 
 def made(table: Mapping[str, Any], *, config: Config, protocols: Mapping[str, MakePeer]) -> Peer:

@@ -76,7 +76,7 @@ def serve(
     reach(settings, patience=timedelta(seconds=_DATABASE_SECONDS))
     ready = plan(settings, with_rules=False)
     stop = Stop()
-    with Gateway(ready, chosen) as running, ExitStack() as console:
+    with Gateway(ready, chosen, file=found(config)) as running, ExitStack() as console:
         running.start_models_aside()
         if Role.WEB in chosen:
             opened = console.enter_context(_console(running))

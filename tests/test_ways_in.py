@@ -62,11 +62,15 @@ def test_the_same_instance_ten_times_at_once_is_one_instance(database_url: str, 
             thread.start()
         for thread in threads:
             thread.join()
-        one.wait_until(lambda: len(acts(one)) == 11)
+        one.wait_until(lambda: len(acts_of_instances(one)) == 10)
 
         assert statuses == [0x0000] * 10
-        assert sorted(acts(one)) == ["gateway.started", "instance.received"] + ["instance.repeated"] * 9
+        assert sorted(acts_of_instances(one)) == ["instance.received"] + ["instance.repeated"] * 9
         assert counted(one, Instance) == 1
+
+
+def acts_of_instances(one: World) -> list[str]:
+    return [act for act in acts(one) if act.startswith("instance.")]
 
 
 def test_a_scanner_sends_by_tls_with_a_certificate_that_fits_its_ae_title(tmp_path: Path) -> None:
@@ -140,7 +144,7 @@ def test_files_that_are_laid_into_a_watched_folder_are_taken_and_what_is_no_inst
 def test_a_database_that_is_away_closes_the_doors_and_they_open_by_themselves(tmp_path: Path) -> None:
     database = tmp_path / "gateway.db"
     series = ct_series(4)
-    with world(tmp_path, f"sqlite:///{database}", store={"behind_seconds": 1.0}) as one:
+    with world(tmp_path, f"sqlite:///{database}", store={"behind_seconds": 5.0}) as one:
         one.start()
         assert send(series[:1], one.port) == [0x0000]
         one.wait_until(lambda: one.held(series[0]))

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
@@ -65,6 +66,16 @@ class Keep:
             return decoded(self.path(series_instance_uid, revision).read_bytes())
         except (OSError, ValueError, zlib.error):
             return None
+
+    def forget(self, before: datetime, now: datetime) -> int:
+        """Remove what was written before then, in one of the 256 folders: each has its turn as the minutes go."""
+        turn, gone = f"{int(now.timestamp() // 60) % 256:02x}", 0
+        for path in (self._folder / turn).glob("*"):
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < before.timestamp():
+                    path.unlink()
+                    gone += 1
+        return gone
 
     def path(self, series_instance_uid: str, revision: int) -> Path:
         name = sha256(series_instance_uid.encode()).hexdigest()[:40]

@@ -22,6 +22,7 @@ from gateway import audit
 from gateway.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
+from gateway.kept import Keep
 from gateway.returned import hold_files
 from gateway.sections import RetentionSection
 from gateway.store import Store
@@ -48,6 +49,8 @@ def retain(now: datetime, *, settings: RetentionSection, unproving: Collection[s
         objects = _outputs_that_may_go(now - timedelta(days=settings.outputs_days))
         for job, uids in _by_job(db, objects.limit(_OUTPUTS)):
             _take_outputs(job, uids, objects, "their days are over", now, store, db)
+    if settings.headers_days is not None:
+        Keep(store.headers).forget(now - timedelta(days=settings.headers_days), now)
     if store.free_bytes() < settings.pressure_free_bytes:
         _relieve(now, settings.pressure_free_bytes, unproving, store, db)
 

@@ -163,6 +163,8 @@ class RetentionSection(Section):
     """Instances whose series has come to its end: every result of it is proved, or there is none to wait for."""
     outputs_days: float | None = Field(default=None, ge=0)
     """Our objects that every peer of theirs has proved to hold."""
+    headers_days: float | None = Field(default=None, ge=0)
+    """What rules saw of a series, which a replay of rules reads."""
     pressure_free_bytes: int = Field(default=0, ge=0)
     """Below so much free space what may go does, the oldest first, before its days are over."""
 

@@ -1,5 +1,6 @@
 """What rules saw of a series is kept, and says of later rules what the headers themselves would."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -148,6 +149,19 @@ def test_what_was_damaged_counts_as_not_kept(tmp_path: Path) -> None:
 
     assert keep.get("1.2", 1) is None
     assert keep.get("1.2", 2) is None
+
+
+def test_what_was_kept_is_forgotten_when_its_days_are_over(tmp_path: Path) -> None:
+    keep, now = Keep(tmp_path), datetime.now(UTC)
+    for number in range(3):
+        keep.put(f"1.2.{number}", 1, ct_series(1), {})
+    old = keep.path("1.2.0", 1)
+    os.utime(old, (0, 0))
+
+    gone = sum(keep.forget(now - timedelta(days=30), now + timedelta(minutes=turn)) for turn in range(256))
+
+    assert gone == 1
+    assert [keep.get(f"1.2.{number}", 1) is None for number in range(3)] == [True, False, False]
 
 
 def test_a_folder_that_cannot_be_written_holds_up_nothing(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ class Gateway:
         with ExitStack() as stack:
             config = self._plan.config
             stack.enter_context(only_one(config.gateway.data_dir))
+            stack.callback(self.db.kw["bind"].dispose)
             stack.callback(self.queues.close)
             upgrade(config.database_url, self.db)
             refuse_older(config, db=self.db)

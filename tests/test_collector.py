@@ -62,7 +62,7 @@ def collectors(authority: Authority, db: Database):
     def make(url: str, clock: Clock | None = None, **section: object) -> Collector:
         settings = AuditSection(syslog=url, authorities=authority.certificate, source="gw1", **section)
         peers = [{"name": "pacs", "protocol": "dimse", "ae_title": "PACS", "host": "pacs.example"}]
-        made.append(Collector(db, settings, clock=clock or Clock(), ae_title="AIGATEWAY", peers=peers))
+        made.append(Collector(db, settings, clock=clock or Clock(), ae_title="AIGATEWAY", peers=lambda: peers))
         return made[-1]
 
     yield make

@@ -65,6 +65,7 @@ def test_an_administrator_writes_a_rule_from_a_dropped_file(world: ConsolePlace,
 
         page.goto(world.url + "/rules/edit")
         box = page.get_by_label("Rules (YAML)")
+        box.fill("")  # it opens with the version in force, where there is one
         box.press_sequentially("rules: [")
         expect(page.locator("#problems")).to_contain_text("line 1: expected YAML")
         box.fill(text)

@@ -21,7 +21,7 @@ def instances(tmp_path):
 
 
 def test_the_built_in_protocols_are_the_files_of_the_package():
-    assert sorted(PROTOCOLS) == ["dicomweb", "dimse", "folder"]
+    assert sorted(PROTOCOLS) == ["dicomweb", "dimse", "folder", "orthanc"]
 
 
 def test_a_file_dropped_into_a_folder_is_a_protocol(tmp_path, instances):

@@ -165,7 +165,7 @@ def test_a_protocol_file_is_all_that_a_new_protocol_takes(tmp_path: Path) -> Non
     settings = {"name": "notes", "protocol": "diary", "path": str(tmp_path / "diary.txt")}
     peer: Peer = make_peer(settings, protocols=protocols)
 
-    assert {"dimse", "dicomweb", "folder", "diary"} == set(protocols)
+    assert {"dimse", "dicomweb", "folder", "orthanc", "diary"} == set(protocols)
     assert peer.send(instance) == Sent(0x0000, "written down")
     assert (tmp_path / "diary.txt").read_text() == "instance.dcm\n"
 

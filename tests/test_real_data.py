@@ -88,7 +88,8 @@ def test_a_real_chest_ct_comes_back_from_orthanc_with_a_right_and_valid_result(
 
 def test_no_other_series_gets_a_result_and_each_says_why(real_data: Path, triton: str, tmp_path: Path) -> None:
     folders = [name for name in REFUSED if (real_data / name).is_dir()]
-    with World(tmp_path / "world", f"sqlite:///{tmp_path}/g.db", triton, rules=RULES) as world:
+    taken = {"completeness": {"deadline_seconds": 1, "at_deadline": "partial"}}  # what lacks something would wait for it
+    with World(tmp_path / "world", f"sqlite:///{tmp_path}/g.db", triton, rules=RULES, settings=taken) as world:
         world.start()
         for name in folders:
             shutil.copytree(real_data / name, tmp_path / "in" / name)

@@ -174,6 +174,7 @@ def test_what_ingest_processes_did_is_told_by_their_gateway(tmp_path: Path) -> N
             assert set(world.send(ct_series(slices, seed=seed))) == {0x0000}
         with pytest.raises(ConnectionError):
             world.send(ct_series(2), calling="STRANGER")
+        world.wait_until(lambda: world.logged("web.started"))  # after the doors
         found = told(httpx2.get(f"http://127.0.0.1:{web}/metrics").content)
 
     assert found["instances_total",] == 5

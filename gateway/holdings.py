@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, dcmread
-from sqlalchemy import Select, Subquery, func, select, union_all
+from sqlalchemy import Select, Subquery, exists, func, select, union_all
 from sqlalchemy.orm import Session
 
 from gateway.db import Database
@@ -181,13 +181,15 @@ def _narrowed(some: Select[Any], rows: Subquery, query: Query) -> Select[Any]:
 
 
 def _held() -> Subquery:
+    """A result of ours that came back in is held twice, and told once."""
+    ours = exists().where(OutputInstance.sop_instance_uid == Instance.sop_instance_uid, OutputInstance.gone_at.is_(None))
     sources = (
         select(
             Series.study_instance_uid.label("study"), Instance.series_instance_uid.label("series"),
             Instance.sop_instance_uid.label("instance"), Instance.sop_class_uid.label("sop_class"),
             Series.modality.label("modality"), Instance.sha256.label("sha256"), Instance.size.label("size"),
             Instance.received_at.label("at"),
-        ).join(Series, Series.series_instance_uid == Instance.series_instance_uid).where(Instance.gone_at.is_(None))
+        ).join(Series, Series.series_instance_uid == Instance.series_instance_uid).where(Instance.gone_at.is_(None), ~ours)
     )  # fmt: skip
     results = select(
         OutputInstance.study_instance_uid, OutputInstance.series_instance_uid, OutputInstance.sop_instance_uid,

@@ -27,7 +27,7 @@ def archive(database_url, tmp_path):
     def search(level: str, **wanted: str) -> list[Dataset]:
         return holdings.search(db, level, parse(wanted.items()), store.path)
 
-    search.db = db
+    search.db, search.store = db, store
     yield search
     db.kw["bind"].dispose()
 
@@ -95,6 +95,17 @@ def test_what_retention_took_is_not_found(archive) -> None:
     (study,) = archive("studies")
 
     assert study.ModalitiesInStudy == "SEG"
+
+
+def test_a_result_that_came_back_in_is_told_once(archive) -> None:
+    (result,) = archive("series", Modality="SEG")
+    came_back = result_of(ct_series(3)[0])
+    hold(archive.db, archive.store, [came_back])
+
+    (series,) = archive("series", SeriesInstanceUID=result.SeriesInstanceUID)
+
+    assert series.NumberOfSeriesRelatedInstances == 1
+    assert len(holdings.held(archive.db, came_back.StudyInstanceUID, instance=came_back.SOPInstanceUID)) == 1
 
 
 def test_a_search_that_would_read_too_much_says_so(archive, monkeypatch: pytest.MonkeyPatch) -> None:

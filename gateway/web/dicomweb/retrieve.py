@@ -96,12 +96,10 @@ def bulk_data(request: Request, study: str, series: str, instance: str, tag: str
 
 def _instances(request: Request, here: Here, found: Sequence[Held], *, is_one: bool = False) -> Response:
     paths = [here.store.path(one.sha256) for one in _some(found)]
-    syntax = _syntax(paths[0])
-    taken = _taken(request, [_DICOM], syntax)
+    taken = _taken(request, [_DICOM], *{_syntax(path) for path in paths})
     if is_one and not taken.is_multipart and taken.name == _DICOM:
         return StreamingResponse(_bytes(paths[0]), media_type=_DICOM)
-    fitting = (path for path in paths if taken.takes(_DICOM, _syntax(path)))
-    return _multipart(((_DICOM, _bytes(path)) for path in fitting), _DICOM)
+    return _multipart(((_DICOM, _bytes(path)) for path in paths), _DICOM)
 
 
 def _metadata(request: Request, here: Here, found: Sequence[Held]) -> Response:
@@ -154,11 +152,13 @@ def _accepts(request: Request) -> list[MediaType]:
     return accepted(request.headers.get("accept", ""), request.query_params.getlist("accept"))
 
 
-def _taken(request: Request, names: Sequence[str], syntax: str) -> MediaType:
+def _taken(request: Request, names: Sequence[str], *syntaxes: str) -> MediaType:
+    """What is accepted of everything that is there: of some of it would be taken for the whole."""
     for one in _accepts(request):
-        if any(one.takes(name, syntax) for name in names):
+        if any(all(one.takes(name, syntax) for syntax in syntaxes) for name in names):
             return one
-    raise HTTPException(406, f"expected {' or '.join(names)} to be accepted, in transfer syntax {syntax or 'any'} or *")
+    wanted = " and ".join(sorted(filter(None, syntaxes))) or "any"
+    raise HTTPException(406, f"expected {' or '.join(names)} to be accepted, in transfer syntax {wanted} or *")
 
 
 def _syntax(path: Path) -> str:

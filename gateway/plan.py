@@ -60,7 +60,7 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
     if config.tls.certificate:
         _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
     problems += _web_problems(config.web)
-    names = [*(str(table.get("name")) for table in config.peers), *added]
+    names = [*dict.fromkeys((*(str(table.get("name")) for table in config.peers), *added))]
     problems += _unknown_sources(config, names)
     rehearsed = _collected(problems, partial(synthetic.rules, config, pipelines=pipelines, peers=names))
     rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names)) if with_rules else RuleSet("", ())

@@ -1,6 +1,7 @@
 """Peers that a person adds while the gateway serves: every process takes them up, the trail tells of them, no secret gets out."""
 
 import json
+import re
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -260,6 +261,19 @@ def test_rules_may_name_a_peer_that_was_added(tmp_path: Path, database_url: str,
         plan(config)
 
     assert plan(config, added=known(config)).rules.rules[0].send_to == ("late",)
+
+
+def test_a_rule_for_nobody_is_told_the_peers_each_once(tmp_path: Path, database_url: str, db) -> None:
+    world = World(tmp_path / "world", database_url, "127.0.0.1:1", ({"name": "disk", "protocol": "folder", "path": "y"},))
+    rules = world.folder / "rules.yaml"
+    rules.write_text(re.sub(r"send_to: .*", "send_to: [nobody]", rules.read_text()))
+    config = known_config(world)
+    add_peer(db, Roster(config, db), {"name": "late", "protocol": "folder", "path": "x"}, **ANN)
+
+    with pytest.raises(ConfigError, match="expected send_to: one of ") as raised:
+        plan(config, added=known(config))
+
+    assert [str(raised.value).count(name) for name in ("disk", "late")] == [1, 1]
 
 
 def known_config(world: World):

@@ -1,15 +1,15 @@
 """What a person may ask and do of rows. Every act is audited with who did it.
 
-Acts and questions that are more than rows have files of their own, beside this one: provenance, resend, retract, restored, seal.
+Lists are lists.py; acts and questions that are more than rows have files of their own, beside this one: provenance, resend,
+retract, restored, seal.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import func, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
@@ -36,15 +36,6 @@ from gateway.tables import (
 )
 from gateway.trail import AuditEvent
 from gateway.verdicts import SeriesVerdict
-
-
-@dataclass(frozen=True)
-class SeriesLine:
-    """One series in a list."""
-
-    series: Series
-    instances: int
-    jobs: Sequence[Job]
 
 
 @dataclass(frozen=True)
@@ -88,12 +79,6 @@ class DeliveryStory:
     events: Sequence[AuditEvent]
 
 
-def list_series(db: Database, *, limit: int = 50) -> list[SeriesLine]:
-    with db() as session:
-        found = session.scalars(select(Series).order_by(Series.last_received_at.desc()).limit(limit)).all()
-        return [_line(session, series) for series in found]
-
-
 def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
     """Raises ConfigError where there is no such series."""
     with db() as session:
@@ -120,23 +105,9 @@ def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
         )
 
 
-def list_jobs(db: Database, *, state: str | None = None, limit: int = 50) -> list[Job]:
-    """The latest jobs. Raises ConfigError where no job can be in that state."""
-    query = _in_state(select(Job).order_by(Job.id.desc()).limit(limit), Job.state, state, JobState)
-    with db() as session:
-        return list(session.scalars(query))
-
-
 def show_job(db: Database, job_id: int) -> JobStory:
     with db() as session:
         return _story(session, _known(session, Job, job_id))
-
-
-def list_deliveries(db: Database, *, state: str | None = None, limit: int = 50) -> list[Delivery]:
-    """The latest deliveries. Raises ConfigError where no delivery can be in that state."""
-    query = _in_state(select(Delivery).order_by(Delivery.id.desc()).limit(limit), Delivery.state, state, DeliveryState)
-    with db() as session:
-        return list(session.scalars(query))
 
 
 def show_delivery(db: Database, delivery_id: int) -> DeliveryStory:
@@ -237,12 +208,6 @@ def _check_not_retracted(session: Session, delivery: Delivery) -> None:
         raise ConfigError([f"delivery {delivery.id}: its result was retracted"])
 
 
-def _line(session: Session, series: Series) -> SeriesLine:
-    uid = series.series_instance_uid
-    count = select(func.count()).select_from(Instance).where(Instance.series_instance_uid == uid)
-    return SeriesLine(series, session.scalar(count) or 0, session.scalars(_jobs_of(uid)).all())
-
-
 def _jobs_of(series_instance_uid: str) -> Any:
     return select(Job).where(Job.series_instance_uid == series_instance_uid).order_by(Job.id)
 
@@ -264,14 +229,6 @@ def _gone(session: Session, job: Job) -> int:
         Instance, (Instance.sop_instance_uid == JobInstance.sop_instance_uid) & (Instance.sha256 == JobInstance.sha256)
     )  # fmt: skip
     return session.scalar(gone.where(JobInstance.job == job.id, Instance.gone_at.is_not(None))) or 0
-
-
-def _in_state(query: Select[Any], column: Any, state: str | None, states: type[StrEnum]) -> Select[Any]:
-    if state is None:
-        return query
-    if state not in list(states):
-        raise ConfigError([f"expected one of the states {', '.join(states)}"])
-    return query.where(column == state)
 
 
 def _known(session: Session, table: Any, key: object, *, to_change: bool = False) -> Any:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import admin, app, audit, migrations, restored, seal
+from gateway import admin, app, audit, lists, migrations, restored, seal
 from gateway.audit import Act
 from gateway.chain import Entry, canonical
 from gateway.db import Database, open_database, open_engine, snapshot
@@ -35,6 +35,7 @@ from gateway.sections import Config
 from gateway.shadow import release_job
 from gateway.stages import equipment
 from gateway.store import Store
+from gateway.wanted import Wanted
 
 _AGAIN_SECONDS = 0.5
 _UNREADY = {
@@ -59,7 +60,7 @@ class Desk:
         self._db.kw["bind"].dispose()
 
     def series_list(self, limit: int) -> None:
-        self._screen.series_list(admin.list_series(self._db, limit=limit))
+        self._screen.series_list(lists.series(self._db, Wanted(), limit=limit).rows)
 
     def series_show(self, series_instance_uid: str) -> None:
         self._screen.series_story(admin.show_series(self._db, series_instance_uid))
@@ -85,7 +86,7 @@ class Desk:
         self._act(lambda queues: release_job(self._db, queues, job, **self._by))
 
     def jobs_list(self, state: str | None, limit: int) -> None:
-        self._screen.jobs(admin.list_jobs(self._db, state=state, limit=limit))
+        self._screen.jobs(row.job for row in lists.jobs(self._db, Wanted(state=state or ""), limit=limit).rows)
 
     def jobs_show(self, job: int) -> None:
         self._screen.job_story(admin.show_job(self._db, job))
@@ -109,7 +110,7 @@ class Desk:
         self._act(lambda _: admin.cancel_job(self._db, job, actor=_actor(), now=_now()))
 
     def deliveries_list(self, state: str | None, limit: int) -> None:
-        self._screen.deliveries(admin.list_deliveries(self._db, state=state, limit=limit))
+        self._screen.deliveries(row.delivery for row in lists.deliveries(self._db, Wanted(state=state or ""), limit=limit).rows)
 
     def deliveries_show(self, delivery: int) -> None:
         self._screen.delivery_story(admin.show_delivery(self._db, delivery))

@@ -7,8 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.admin import DeliveryStory, JobStory, SeriesLine, SeriesStory
+from gateway.admin import DeliveryStory, JobStory, SeriesStory
 from gateway.chain import Finding
+from gateway.lists import SeriesRow
 from gateway.provenance import Came, Made, Provenance, Result
 from gateway.seal import Heads
 from gateway.tables import Delivery, DeliveryState, Job, Series
@@ -45,7 +46,7 @@ class Screen:
             for text in filter(None, more):
                 self.line(escape(text), depth=depth + 2)
 
-    def series_list(self, lines: Iterable[SeriesLine]) -> None:
+    def series_list(self, lines: Iterable[SeriesRow]) -> None:
         rows: list[Row] = [
             (
                 (at(line.series.last_received_at), line.series.modality, str(line.instances), line.series.state),

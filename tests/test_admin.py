@@ -6,10 +6,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from gateway import admin
+from gateway import admin, lists
 from gateway.db import open_database
 from gateway.engine import DELIVER, RUN, Queues, workflow_id
 from gateway.errors import ConfigError
+from gateway.wanted import Wanted
 from tests.rows_fixture import NOW, OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
 
 LATER = NOW + timedelta(minutes=1)
@@ -55,22 +56,22 @@ def test_a_series_is_told_with_its_rules_jobs_and_deliveries(db) -> None:
     assert [(outcome.rule, outcome.matched) for outcome in story.outcomes] == [("chest CT", False)]
     assert [(one.job.id, list(one.inputs)) for one in story.jobs] == [(job, ["5" * 64])]
     assert [one.sop_instance_uid for one in story.jobs[0].outputs] == [OUTPUT]
-    assert [line.instances for line in admin.list_series(db)] == [1]
+    assert [row.instances for row in lists.series(db, Wanted()).rows] == [1]
 
 
 def test_lists_show_the_latest_and_only_those_in_a_state(db) -> None:
     jobs = [a_job(db, input_key=f"{n:064}", state=state) for n, state in enumerate(("done", "failed", "done"))]
 
-    assert [job.id for job in admin.list_jobs(db)] == jobs[::-1]
-    assert [job.id for job in admin.list_jobs(db, state="done", limit=1)] == [jobs[2]]
-    assert admin.list_deliveries(db, state="sent") == []
+    assert [row.job.id for row in lists.jobs(db, Wanted()).rows] == jobs[::-1]
+    assert [row.job.id for row in lists.jobs(db, Wanted(state="done"), limit=1).rows] == [jobs[2]]
+    assert lists.deliveries(db, Wanted(state="sent")).rows == []
 
 
 def test_a_state_that_does_not_exist_is_refused_with_those_that_do(db) -> None:
     with pytest.raises(ConfigError, match="queued, running, done, failed, cancelled"):
-        admin.list_jobs(db, state="finished")
+        lists.jobs(db, Wanted(state="finished"))
     with pytest.raises(ConfigError, match="queued, sending, sent, proved, held, failed, cancelled"):
-        admin.list_deliveries(db, state="done")
+        lists.deliveries(db, Wanted(state="done"))
 
 
 def test_a_delivery_is_told_with_the_events_of_its_own_peer(db) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import admin, app, audit
+from gateway import admin, app, audit, lists, wanted
 from gateway.audit import Act
 from gateway.commitment import Outcome
 from gateway.db import Database, open_database
@@ -105,7 +105,7 @@ class Lane:
 
     @property
     def rows(self) -> list[Delivery]:
-        return admin.list_deliveries(self.db)[::-1]
+        return [row.delivery for row in lists.deliveries(self.db, wanted.Wanted()).rows][::-1]
 
     def row(self, delivery: int) -> Delivery:
         return admin.show_delivery(self.db, delivery).delivery

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from gateway import admin
+from gateway import admin, lists
 from gateway.candidates import Candidate
 from gateway.completeness import Policy
 from gateway.elect import elect
@@ -26,6 +26,7 @@ from gateway.settle import settle
 from gateway.sweep import sweep
 from gateway.tables import Job, Study
 from gateway.trail import AuditEvent
+from gateway.wanted import Wanted
 from tests.door_fixture import Place
 from tests.synthetic import ct_series
 from tests.test_late import EQUIPMENT, PIPELINES, RULES, come
@@ -128,7 +129,7 @@ def decide(place: Place, series: list[Dataset], *, after: float = 61) -> None:
 
 
 def jobs(place: Place) -> list[Job]:
-    return admin.list_jobs(place.db)[::-1]
+    return [row.job for row in lists.jobs(place.db, Wanted()).rows][::-1]
 
 
 def candidates(place: Place) -> dict[str, tuple[str, str]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
-from gateway import admin, forced
+from gateway import admin, forced, lists
 from gateway.completeness import Counted, Decision, Evidence, Policy, Says, Signal, Where, verdict
 from gateway.engine import SETTLE, settle_attempt
 from gateway.errors import ConfigError
@@ -21,6 +21,7 @@ from gateway.rules import load as load_rules
 from gateway.settle import settle
 from gateway.tables import Job, Series
 from gateway.trail import AuditEvent
+from gateway.wanted import Wanted
 from tests.door_fixture import NOW, Place, scanner
 from tests.synthetic import ct_series
 from tests.test_late import EQUIPMENT, PIPELINES, RULES, come, work
@@ -258,7 +259,7 @@ def look(place: Place, series: list[Dataset], *, after: float = 0, policy: Polic
 
 
 def jobs(place: Place) -> list[Job]:
-    return admin.list_jobs(place.db)[::-1]
+    return [row.job for row in lists.jobs(place.db, Wanted()).rows][::-1]
 
 
 def test_a_series_that_is_whole_has_its_job_a_second_after_its_last_instance(place: Place) -> None:

@@ -16,7 +16,7 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from gateway import admin
+from gateway import admin, lists, wanted
 from gateway.completeness import Policy
 from gateway.deliver import deliver
 from gateway.delivery import Pace
@@ -110,7 +110,7 @@ def work(place: Place, job: int, models: Models | None = None) -> None:
 
 
 def jobs(place: Place) -> list[Job]:
-    return admin.list_jobs(place.db)[::-1]
+    return [row.job for row in lists.jobs(place.db, wanted.Wanted()).rows][::-1]
 
 
 def acts(place: Place, *which: str) -> list[str]:

@@ -24,10 +24,11 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 
-from gateway import admin
+from gateway import admin, lists
 from gateway.db import Database, open_database
 from gateway.store import Store
 from gateway.tables import DeliveryState, Instance, JobState, SeriesState
+from gateway.wanted import Wanted
 from tests.scp_fixture import ScriptedScp, add_contexts
 
 HERE = Path(__file__).parent
@@ -192,16 +193,16 @@ class World:
 
     def jobs(self) -> list[Any]:
         with self.database() as db:
-            return admin.list_jobs(db)
+            return [row.job for row in lists.jobs(db, Wanted()).rows]
 
     def deliveries(self) -> list[Any]:
         with self.database() as db:
-            return admin.list_deliveries(db)
+            return [row.delivery for row in lists.deliveries(db, Wanted()).rows]
 
     def settled(self, series: int = 1) -> bool:
         """So many series have arrived, each was settled, and everything that followed has ended."""
         with self.database() as db:
-            lines = admin.list_series(db)
+            lines = lists.series(db, Wanted()).rows
             return len(lines) >= series and all(_ended(admin.show_series(db, line.series.series_instance_uid)) for line in lines)
 
     def wait_settled(self, series: int = 1, seconds: float = 90) -> None:
@@ -214,7 +215,7 @@ class World:
 
         def ended() -> bool:
             with self.database() as db:
-                if uid not in {line.series.series_instance_uid for line in admin.list_series(db, limit=1000)}:
+                if uid not in {line.series.series_instance_uid for line in lists.series(db, Wanted(), limit=1000).rows}:
                     return False
                 story = admin.show_series(db, uid)
                 return _ended(story) and story.instances == expected

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -426,7 +427,8 @@ def test_a_report_that_was_acknowledged_is_filed_once_whenever_the_gateway_is_ki
 ) -> None:
     with make_world(tmp_path / "world", database_url, free_port(), "PACS") as world:
         an_output(world)
-        a_waiting_delivery(world, state="sent", sent_at=NOW, transaction_uid=TRANSACTION)
+        later = datetime.now(UTC) + timedelta(hours=1)  # nobody asks again meanwhile, under another transaction
+        a_waiting_delivery(world, state="sent", sent_at=NOW, due_at=later, transaction_uid=TRANSACTION)
         world.start(crash_at=crash_at)
         assert report(world.port, information(committed=[KNOWN])) == 0x0000
         world.wait_for_death()

@@ -88,6 +88,7 @@ class Gateway:
         self.meter = Meter(self.db, store=config.store_folder, doors=lambda: self.doorman, away=away, clock=now)
         self._reread = Reread(file, config, roster=self.roster, db=self.db, clock=now, executor=self.worker.executor)
         self._close = ExitStack()
+        self._followed = 0
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -99,6 +100,7 @@ class Gateway:
             refuse_older(config, db=self.db)
             check_durable(self.db, served_unsafe=config.database.unsafe)
             self.roster.refresh()
+            self._followed = self.roster.generation
             names = {"pipelines": self._plan.pipelines, "peers": self.roster.names}
             rulebook.begin(self.db, config.rules.file, **names, now=now())
             hosts.share(config.store_folder, db=self.db)
@@ -151,7 +153,10 @@ class Gateway:
 
     def _look(self) -> None:
         """For what a person changed elsewhere."""
-        if self._reread.look() or self.roster.refresh():
+        self._reread.look()
+        self.roster.refresh()
+        if self._followed != (generation := self.roster.generation):  # also where a page of this process has read it already
+            self._followed = generation
             _logger.info("peers.changed", count=len(self.roster))
             if Role.WORK in self._roles:
                 self.worker.add(self._stages().peer_lanes())

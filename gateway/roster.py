@@ -78,6 +78,8 @@ class Roster(Mapping[str, Peer]):
         self._rows: tuple[tuple[Any, ...], ...] = ()
         self._entries: Mapping[str, Entry] = {}
         self._config = config
+        self.generation = 0
+        """Another one after every change, whoever read it."""
         self._make([])
 
     def __getitem__(self, name: str) -> Peer:
@@ -155,6 +157,7 @@ class Roster(Mapping[str, Peer]):
         added = [self._entry(row.name, {"name": row.name, **row.settings}, row) for row in rows if row.name not in taken]
         self._rows = _seen(rows)
         self._entries = MappingProxyType({entry.name: entry for entry in (*entries, *added)})
+        self.generation += 1
         for entry in (one for one in added if one.problems):
             _logger.warning("peer.unusable", peer=entry.name, reason="; ".join(entry.problems))
 

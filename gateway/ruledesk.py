@@ -148,7 +148,7 @@ def try_files(
     rules = _chosen(config, file, number, {"pipelines": tuple(ready.pipelines), "peers": peers})
     found, others = samples(files_of(path))
     came = arrival(at_time, zone=ZoneInfo(config.gateway.time_zone), caller="")
-    takes = {name: pipeline.needs.modality for name, pipeline in ready.pipelines.items()}
+    takes = {name: pipeline.needs for name, pipeline in ready.pipelines.items()}
     more = {"equipment": equipment(), "pipelines": takes, "peers": peers, "arrival": came}
     return [tried(sample, rules, **titles, **more) for sample in found], others  # type: ignore[arg-type]
 

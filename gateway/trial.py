@@ -1,7 +1,7 @@
 """Trial: what rules say of files that somebody has at hand, condition by condition, and a rule that would take them."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,6 +10,7 @@ from pydicom import Dataset, dcmread
 
 from gateway import facts
 from gateway.outputs import Equipment
+from gateway.pipeline import Needs
 from gateway.rules import Outcome, RuleSet, match
 from gateway.values import texts
 
@@ -66,23 +67,28 @@ def tried(
     rules: RuleSet,
     *,
     equipment: Equipment,
-    pipelines: Mapping[str, str],
+    pipelines: Mapping[str, Needs],
     peers: Iterable[str],
     calling_ae_title: str = "",
     called_ae_title: str = "",
     arrival: Mapping[str, object],
 ) -> Tried:
-    """`pipelines` says of each which modality it takes. `arrival` (arrival.py) and AE titles are as if it came so."""
+    """`pipelines` says of each what it takes. `arrival` (arrival.py) and AE titles are as if it came so."""
     titles = {"calling_ae_title": calling_ae_title, "called_ae_title": called_ae_title}
     known = facts.facts(sample.headers, equipment=equipment, ingest="dimse", **titles) | dict(arrival)
     attributes = facts.attributes(sample.headers, rules.keywords | set(_ASKED))
-    return Tried(sample, match(rules, attributes, known), suggestion(attributes, known, pipelines, tuple(peers)))
+    taken = {rule.name for rule in rules.rules}
+    return Tried(sample, match(rules, attributes, known), suggestion(attributes, known, pipelines, tuple(peers), taken))
 
 
 def suggestion(
-    attributes: Mapping[str, object], known: Mapping[str, object], pipelines: Mapping[str, str], peers: Sequence[str]
+    attributes: Mapping[str, object],
+    known: Mapping[str, object],
+    pipelines: Mapping[str, Needs],
+    peers: Sequence[str],
+    taken: Collection[str] = (),
 ) -> str:
-    """A rules.yaml of what the machine says of the series, nothing of the patient or of free text."""
+    """A rules.yaml of what the machine says of the series, nothing of the patient or of free text, by a name not in `taken`."""
     modality, part = attributes.get("Modality"), attributes.get("BodyPartExamined")
     rows = [_row("attribute", "Modality", "is", modality), _row("attribute", "BodyPartExamined", "is", part)]
     kinds = attributes.get("ImageType")
@@ -90,11 +96,16 @@ def suggestion(
         rows.append(_row("attribute", "ImageType", "is", kinds[2]))
     rows.append(_row("attribute", "SliceThickness", "at_most", attributes.get("SliceThickness")))
     rows.append(_row("fact", "orientation", "is", known.get("orientation")))
-    slices = known.get("slices")
-    if isinstance(slices, int) and slices > 1:
-        rows.append(_row("fact", "slices", "at_least", max(2, slices // 2)))
+    found = known.get("slices")
+    slices = found if isinstance(found, int) else 0
+    takers = [pipeline for pipeline, needs in pipelines.items() if needs.modality == modality] or [*pipelines]
+    enough = [pipeline for pipeline in takers if pipelines[pipeline].slices_at_least <= slices]
+    if slices > 1:
+        fewest = pipelines[enough[0]].slices_at_least if enough else 2
+        rows.append(_row("fact", "slices", "at_least", max(2, slices // 2, fewest)))
     name = " ".join(str(word) for word in (modality, part) if isinstance(word, str)) or "a new rule"
-    fitting = next((pipeline for pipeline, takes in pipelines.items() if takes == modality), next(iter(pipelines), "PIPELINE"))
+    name = next(one for one in (name, *(f"{name} {number}" for number in range(2, len(taken) + 3))) if one not in taken)
+    fitting = next(iter(enough or takers), "PIPELINE")
     lines = ["rules:", f"  - name: {json.dumps(name)}", "    when:", "      all:", *(f"        - {row}" for row in rows if row)]
     return "\n".join([*lines, f"    pipeline: {fitting}", f"    send_to: [{peers[0] if peers else 'PEER'}]", ""])
 

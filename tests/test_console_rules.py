@@ -59,8 +59,8 @@ def test_an_administrator_writes_a_rule_from_a_dropped_file(world: ConsolePlace,
         page.goto(world.url + "/rules")
         assert_accessible(page)
         page.get_by_label("Drop DICOM files here").set_input_files(file)
-        page.get_by_text("A rule that would take this series").click()
-        text = page.locator("#tried pre").inner_text()
+        expect(page.get_by_text("A rule that would take this series")).to_be_visible()
+        text = page.locator("#tried pre").text_content()
         assert "CANARY" not in page.content()
 
         page.goto(world.url + "/rules/edit")

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from gateway import rulebook
 from gateway.errors import ModelUnavailable
 from gateway.overview import COUNTED, Overview, overview
 from gateway.web.found import Navigation
@@ -55,7 +56,7 @@ def _find_out(here: Here) -> dict[str, Any]:
     concerns = [*_concerns(told), *_of_the_machine(here, disk.free, models)]
     return {
         "glance": told, "now": now, "counted": COUNTED, "disk": disk, "concerns": concerns, "peers": here.peers,
-        "models": models, "models_problem": models_problem,
+        "models": models, "models_problem": models_problem, "has_rules": rulebook.active(here.db) is not None,
         "highest": max([1, *(max(one.series, one.deliveries) for one in told.hours)]),
     }  # fmt: skip
 

@@ -42,6 +42,17 @@ def edit(request: Request, _person: Administrator, here: Here, number: Number = 
     return page(request, "rules_edit.html", text=text, problems=(), note="", **_words(here))
 
 
+@router.post("/rules/edit")
+def begin(
+    request: Request, _person: Administrator, here: Here, rule: Text, number: Annotated[int | None, Form(ge=1)] = None
+) -> Response:
+    """The editor, with a suggested rule after those of a version (or of the one in force); nothing is kept yet."""
+    rule = rule.replace("\r\n", "\n")
+    if number is not None or rulebook.active(here.db):
+        rule = f"{rulebook.text_of(here.db, number).rstrip()}\n{rule.removeprefix('rules:').lstrip(chr(10))}"
+    return page(request, "rules_edit.html", text=rule, problems=_problems(here, rule), note="", **_words(here))
+
+
 @router.post("/rules/check")
 def check(request: Request, _person: Administrator, here: Here, text: Text = "") -> Response:
     return page(request, "rules_problems.html", problems=_problems(here, text), count=len(text.splitlines()))
@@ -102,9 +113,9 @@ def try_files(
     rules = _in_force(here) if number is None else load_taken(rulebook.text_of(here.db, number), **_names(here), version=number)
     found, others = samples(one.file for one in files)
     came = arrival(here.clock(), zone=ZoneInfo(here.config.gateway.time_zone), caller="")
-    takes = {name: pipeline.needs.modality for name, pipeline in here.plan.pipelines.items()}
+    takes = {name: pipeline.needs for name, pipeline in here.plan.pipelines.items()}
     said = [tried(one, rules, equipment=equipment(), pipelines=takes, peers=here.peers, arrival=came) for one in found]
-    return page(request, "rules_tried.html", said=said, others=others, version=rules.version)
+    return page(request, "rules_tried.html", said=said, others=others, number=number)
 
 
 def _in_force(here: Site) -> RuleSet:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pydicom import Dataset
 
+from gateway.enhanced import unfolded
 from gateway.errors import Unsuitable
 from gateway.split import Part, parts, positions
 from gateway.values import numbers, texts
@@ -33,6 +34,7 @@ def choose(headers: Sequence[Dataset], which: Which, pixels_of: PixelsOf) -> Cho
 
     Raises Unsuitable: IDENTITY, and VOLUMES where the series has several and `which` does not name exactly one.
     """
+    headers = unfolded(headers)
     check_identity(headers)
     found = parts(headers)
     if len(found) < 2:

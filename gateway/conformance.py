@@ -12,6 +12,7 @@ from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStorage, SegmentationStorage
 
+from gateway.enhanced import frame_number
 from gateway.header import CHECKED, UNICODE, is_legal
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, Output
 from gateway.outputs.modules import FIRST_SERIES_NUMBER
@@ -133,7 +134,8 @@ def _is_valid(element: DataElement) -> bool:
 def _segmentation(made: Dataset, encoding: Encoding) -> Iterator[str]:
     first, frames = encoding.source[0], made.PerFrameFunctionalGroupsSequence
     sources = {str(source.SOPInstanceUID) for source in encoding.source}
-    images = [{str(image.ReferencedSOPInstanceUID) for image in _source_images(frame)} for frame in frames]
+    slices = {(str(source.SOPInstanceUID), frame_number(source)) for source in encoding.source}
+    images = [{_referred(image) for image in _source_images(frame)} for frame in frames]
     numbers = [int(item.SegmentNumber) for item in made.SegmentSequence]
     size = -(-made.NumberOfFrames * made.Rows * made.Columns // 8)
     lossy = any(source.get("LossyImageCompression") == "01" for source in encoding.source)
@@ -145,7 +147,7 @@ def _segmentation(made: Dataset, encoding: Encoding) -> Iterator[str]:
         (len(frames) == made.NumberOfFrames, "one item of Per-Frame Functional Groups for each frame"),
         (len(made.PixelData) == size + size % 2, "Pixel Data of Number of Frames x Rows x Columns bits"),
         (set(frame_segments(made)) <= set(numbers), "each frame in a described segment"),
-        (all(image and image <= sources for image in images), "source instances for each frame"),
+        (all(image and image <= slices for image in images), "source instances, and their frames, for each frame"),
         (
             _referenced_series(made) == {str(first.SeriesInstanceUID): sources},
             "exactly the source instances in Referenced Series",
@@ -254,6 +256,11 @@ def _referenced_series(made: Dataset) -> dict[str, set[str]]:
 
 def _source_images(frame: Dataset) -> list[Dataset]:
     return [image for derivation in frame.get("DerivationImageSequence", []) for image in derivation.SourceImageSequence]
+
+
+def _referred(image: Dataset) -> tuple[str, int | None]:
+    number = image.get("ReferencedFrameNumber")
+    return str(image.ReferencedSOPInstanceUID), None if number is None else int(number)
 
 
 def _algorithm(encoding: Encoding) -> list[str]:

@@ -11,7 +11,7 @@ from pydicom import Dataset
 
 from gateway.completeness import Says, Signal
 from gateway.errors import Unsuitable
-from gateway.split import Part, parts, positions
+from gateway.split import Part, images_of, parts, positions
 from gateway.values import each, numbers, texts, values, whole
 from gateway.volume import arrange
 
@@ -22,7 +22,7 @@ def signals(headers: Sequence[Dataset]) -> tuple[Signal, ...]:
     """Geometry, declared counts and instance numbers, of the headers of all instances that are there."""
     found = parts(headers)
     geometry = _geometry(found)
-    images = [image for part in found for image in part.headers]
+    images = images_of(headers)
     return (geometry, _declared(images, found, is_sound=geometry.says is not Says.SHORT), _numbers(headers, images))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from pydicom import Dataset
 
 from gateway.choose import regular
+from gateway.enhanced import unfolded
 from gateway.errors import Unsuitable
 from gateway.outputs import Equipment
 from gateway.split import parts
@@ -19,6 +20,7 @@ from gateway.volume import arrange, is_localizer
 _RESULT_MODALITIES = frozenset(("SEG", "SR", "KO", "PR"))
 # PS3.4 B.5: all SR and Key Object documents, all presentation states, segmentations and label maps.
 _RESULT_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{root}" for root in ("88.", "11.", "66.4", "66.7"))
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
 _PLANES = ("sagittal", "coronal", "axial")
 _NEAR_PLANE = math.cos(math.radians(25))
 
@@ -29,7 +31,8 @@ def attributes(headers: Sequence[Dataset], keywords: Iterable[str]) -> dict[str,
     Text is str without padding, numbers are int or float, always finite; several values (VM > 1, or a path) are a list. What
     is not the same in all instances is a Varying. What cannot be read, or is several where PS3.6 has one, is missing.
     """
-    return {path: _over_series(headers, attribute(path)) for path in keywords}
+    frames = unfolded(headers)
+    return {path: _over_series(headers if path.startswith(_GROUPS) else frames, attribute(path)) for path in keywords}
 
 
 def facts(
@@ -63,8 +66,9 @@ def facts(
         "called_ae_title": called_ae_title,
         "ingest": ingest,
     }
-    geometry = _geometry(headers)
-    return known | geometry | _volumes(headers, geometry)
+    frames = unfolded(headers)
+    geometry = _geometry(frames)
+    return known | geometry | _volumes(frames, geometry)
 
 
 def _over_series(headers: Sequence[Dataset], subject: Subject) -> object:

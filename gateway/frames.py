@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from pydicom.encaps import get_frame
+from pydicom.encaps import get_frame, parse_basic_offsets, parse_fragments
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from gateway.errors import Unsuitable
@@ -35,6 +35,7 @@ MEDIA_TYPES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Of encapsulated frames (PS3.18 8.7.3.3.2)."""
+_NOT_IN_FRAGMENTS = "expected encapsulated frames in fragments (PS3.5 A.4)"
 _PIXEL_DATA = b"\xe0\x7f\x10\x00"
 _ATTRIBUTES = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "NumberOfFrames", "ExtendedOffsetTable",
                "ExtendedOffsetTableLengths")  # fmt: skip
@@ -110,10 +111,29 @@ def _encapsulated(file: BinaryIO, header: Dataset, numbers: Sequence[int], count
     if "ExtendedOffsetTable" in header and "ExtendedOffsetTableLengths" in header:
         table = (header.ExtendedOffsetTable, header.ExtendedOffsetTableLengths)
     at = file.tell()
+    table = table or _table(file, count)
     for number in numbers:
         file.seek(at)
         try:
             content = get_frame(file, number - 1, extended_offsets=table, number_of_frames=count)
         except Exception as error:  # fragments and offsets are foreign bytes
-            raise Unsuitable("DECODE", "expected encapsulated frames in fragments (PS3.5 A.4)") from error
+            raise Unsuitable("DECODE", _NOT_IN_FRAGMENTS) from error
         yield Frame(content, MEDIA_TYPES.get(syntax, OCTETS), syntax)
+
+
+def _table(file: BinaryIO, count: int) -> tuple[list[int], list[int]] | None:
+    """Where frames of one fragment each begin and how long they are, where no table of the file says so: looked for once."""
+    at = file.tell()
+    try:
+        if parse_basic_offsets(file):
+            return None
+        begin, (fragments, places) = file.tell(), parse_fragments(file)
+        if fragments != count or count == 1:
+            return None
+        file.seek(places[-1] + 4)
+        ends = [*places[1:], places[-1] + 8 + int.from_bytes(file.read(4), "little")]
+    except Exception as error:  # foreign bytes
+        raise Unsuitable("DECODE", _NOT_IN_FRAGMENTS) from error
+    finally:
+        file.seek(at)
+    return [place - begin for place in places], [end - place - 8 for place, end in zip(places, ends, strict=True)]

@@ -21,6 +21,7 @@ from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.tag import BaseTag
 
 from gateway import facts
+from gateway.enhanced import unfolded
 from gateway.values import values
 from gateway.vocabulary import OTHER, Varying, attribute
 
@@ -83,7 +84,8 @@ class Keep:
 
 
 def encoded(headers: Sequence[Dataset], known: Mapping[str, object]) -> bytes:
-    found = facts.attributes(headers, paths(headers))
+    frames = unfolded(headers)
+    found = facts.attributes(headers, dict.fromkeys([*paths(headers), *paths(frames)]))
     lines = [json.dumps({"format": _FORMAT, "facts": dict(known)})]
     lines += [f"{path}\t{_written(value)}" for path, value in found.items() if value is not None]
     return zlib.compress("\n".join(lines).encode("utf-8", "replace"), _LEVEL)

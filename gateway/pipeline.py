@@ -47,7 +47,7 @@ class Study:
 
     `volume` is (slices, rows, columns) float32 (int16 where the pipeline needs whole numbers) after the modality LUT,
     Hounsfield units for CT; its affine is mm in LPS (PS3.3 C.7.6.2). `source` are the headers of the slices, in the
-    volume's order, without pixels.
+    volume's order, without pixels; each frame of an enhanced object has one of its own (enhanced.py).
     """
 
     volume: hd.Volume

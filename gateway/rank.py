@@ -12,6 +12,7 @@ from functools import partial
 from pydicom import Dataset
 
 from gateway.choose import regular
+from gateway.enhanced import unfolded
 from gateway.split import parts
 from gateway.values import texts, whole
 
@@ -43,10 +44,11 @@ class Traits:
 
 def traits(headers: Sequence[Dataset]) -> Traits:
     """Of the largest regular volume of the series; spacing_mm is None where it has none."""
-    found = parts(headers)
+    frames = unfolded(headers)
+    found = parts(frames)
     fit = [(len(part.headers), spacing) for part in found if (spacing := regular(part)) is not None]
     slices, spacing_mm = max(fit, default=(max((len(part.headers) for part in found), default=0), None), key=lambda one: one[0])
-    first = headers[0]
+    first = frames[0]
     return Traits(
         series_instance_uid="".join(texts(first, "SeriesInstanceUID")),
         slices=slices,

@@ -5,39 +5,32 @@ again before that makes the same UIDs, because they come from the job key.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from io import BytesIO
 from typing import Any, Protocol
 
-import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from gateway import audit, conformance, delivery, shadow
 from gateway.audit import Act
-from gateway.choose import choose
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import RUN, Queues, backoff, model_lane, rank
-from gateway.errors import BadOutput, JobError, NoRoom, OutOfResources, Unsuitable
-from gateway.header import clean_series
+from gateway.errors import BadOutput, JobError, NoRoom, OutOfResources
+from gateway.load import Inputs, load
 from gateway.outputs import Algorithm, Encoding, Equipment
-from gateway.pipeline import Infer, Needs, Pipeline, Study
-from gateway.pixels import pixels
+from gateway.pipeline import Infer, Pipeline
 from gateway.store import Store, Stored
 from gateway.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.uids import job_key
-from gateway.volume import Stack, arrange, volume
 
 CRASHES_AT_MOST = 3
-_DEFERRED_BYTES = 64 * 1024
 _RETRY_FIRST, _RETRY_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
 
 Clock = Callable[[], datetime]
-Inputs = Sequence[tuple[str, str]]
 
 
 class Models(Protocol):
@@ -133,7 +126,7 @@ def _work(
     algorithm = Algorithm(
         job.pipeline, pipeline.version, equipment.manufacturer, pipeline.model, identity.version, identity.weights
     )
-    study, notes = _study(inputs, pipeline.needs, store)
+    study, notes = load(inputs, pipeline.needs, store)
     started_at = clock()
     outputs = tuple(pipeline.run(study, models.infer(pipeline.model)))
     inferred_at = clock()
@@ -150,36 +143,6 @@ def _work(
         raise BadOutput("; ".join(problems))
     lacking = [f"the series lacks something: {job.partial}"] if job.partial else []
     return _Result(objects, encoding, [*lacking, *notes], inferred_at, clock())
-
-
-def _study(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
-    """Every file's digest is checked and its header parsed once; pixels are loaded when their slice is filled."""
-    with ThreadPoolExecutor(2) as pool:  # digests are made beside the reading: they need no interpreter
-        headers = [dcmread(path, defer_size=_DEFERRED_BYTES) for path in pool.map(store.check, dict(inputs).values())]
-    if any(header.get("Modality") != needs.modality for header in headers):
-        raise Unsuitable("IMAGE", f"expected modality {needs.modality}")
-    chosen = choose(headers, needs.volume, lambda header: bytes(header.get("PixelData") or b""))
-    stack = arrange(chosen.headers)
-    _check_needs(stack, needs)
-    filled = volume(stack, map(_take_pixels, stack.headers), whole_numbers=needs.whole_numbers)
-    source, notes = clean_series(stack.headers)
-    return Study(filled, source), [*chosen.notes, *stack.notes, *notes]
-
-
-def _take_pixels(header: Dataset) -> np.ndarray:
-    """Load the pixels of one slice; its header goes on without them."""
-    frame = pixels(header)
-    del header.PixelData
-    return frame
-
-
-def _check_needs(stack: Stack, needs: Needs) -> None:
-    if len(stack.headers) < needs.slices_at_least:
-        raise Unsuitable("INCOMPLETE", f"expected at least {needs.slices_at_least} slices, there are {len(stack.headers)}")
-    if stack.spacing_mm > needs.spacing_at_most_mm:
-        raise Unsuitable(
-            "GEOMETRY", f"expected slices at most {needs.spacing_at_most_mm:g} mm apart, they are {stack.spacing_mm:g}"
-        )
 
 
 def _part10(dataset: Dataset) -> bytes:

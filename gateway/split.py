@@ -1,4 +1,4 @@
-"""The volumes of a series of single-frame images: phases, echoes, b-values and time points apart, before any geometry.
+"""The volumes of a series of images or frames: phases, echoes, b-values and time points apart, before any geometry.
 
 What must be one thing in a volume always sets images apart (_ALWAYS, and their planes); what may differ from slice to slice
 does so only where positions repeat (_PHASES). Nothing is guessed: images that nothing sets apart stay together, and the geometry
@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 from pydicom import Dataset
 
+from gateway.enhanced import unfolded
 from gateway.values import each, numbers, texts, whole
 from gateway.volume import is_localizer
 
@@ -32,7 +33,8 @@ _ALWAYS = (
 _PLANES = ("ImageOrientationPatient", "PixelSpacing")
 _PHASES = (
     "TemporalPositionIdentifier", "TemporalPositionIndex", "TriggerTime", "NominalCardiacTriggerDelayTime",
-    "DiffusionGradientOrientation", "AcquisitionNumber", "ConvolutionKernel", "SeriesTime", "AcquisitionTime", "ContentTime",
+    "DiffusionGradientOrientation", "DimensionIndexValues", "AcquisitionNumber", "ConvolutionKernel", "SeriesTime",
+    "AcquisitionTime", "AcquisitionDateTime", "ContentTime",
 )  # fmt: skip
 _UNSPOKEN = frozenset(("FrameOfReferenceUID",))
 """Sets apart, and is never told: it identifies."""
@@ -60,8 +62,7 @@ class Part:
 
 def parts(headers: Sequence[Dataset]) -> tuple[Part, ...]:
     """In the order of their first image; localizers, and what is no image, are in none."""
-    is_image = each(headers, ("Rows", "ImageType"), lambda header: whole(header, "Rows") > 0 and not is_localizer(header))
-    images = [header for header, one in zip(headers, is_image, strict=True) if one]
+    images = images_of(unfolded(headers))
     found: list[Part] = []
     groups = _grouped(images, _keys(images))
     apart = [name for name in (*_ALWAYS, *_PLANES) if len({texts(group[0], name) for group in groups.values()}) > 1]
@@ -70,6 +71,12 @@ def parts(headers: Sequence[Dataset]) -> tuple[Part, ...]:
         kind = (tuple(value for name, value in zip(_ALWAYS, always, strict=True) if name not in _VARIANTS), planes)
         found += [Part(tuple(phase), MappingProxyType({**own, **name}), kind) for phase, name in _phases(group)]
     return tuple(found)
+
+
+def images_of(headers: Sequence[Dataset]) -> list[Dataset]:
+    """Those of `headers` that are images and no localizers."""
+    is_image = each(headers, ("Rows", "ImageType"), lambda header: whole(header, "Rows") > 0 and not is_localizer(header))
+    return [header for header, one in zip(headers, is_image, strict=True) if one]
 
 
 def positions(images: Sequence[Dataset]) -> list[Position]:

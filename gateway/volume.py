@@ -1,4 +1,4 @@
-"""A series of single-frame images as one volume in patient coordinates: the geometry gate (PS3.3 C.7.6.2).
+"""A series of images, or of frames of enhanced ones, as one volume in patient coordinates: the geometry gate (PS3.3 C.7.6.2).
 
 What is not one regular stack of slices is refused, with the reason in words; nothing is guessed, resampled or sheared
 back. Positions in reasons are mm along the normal of the slices.
@@ -13,6 +13,7 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 
+from gateway.enhanced import problem, unfolded
 from gateway.errors import Unsuitable
 from gateway.lookup import KEYWORDS, Lookup, lookup
 from gateway.pixels import FORMAT, check_format
@@ -57,6 +58,7 @@ def arrange(headers: Sequence[Dataset]) -> Stack:
     Raises Unsuitable: IDENTITY (more than one patient, study or series), IMAGE (not such images), GEOMETRY (not one regular
     stack), INCOMPLETE (slices are missing; the reason says between which positions).
     """
+    headers = unfolded(headers)
     check_identity(headers)
     localizer = each(headers, ("ImageType",), is_localizer)
     images = [header for header, left_out in zip(headers, localizer, strict=True) if not left_out]
@@ -122,7 +124,7 @@ def is_localizer(header: Dataset) -> bool:
 
 
 def _check_images(images: Sequence[Dataset]) -> None:
-    each(images, ("NumberOfFrames", "ImageType", *FORMAT), _check_image)
+    each(images, ("NumberOfFrames", "PerFrameFunctionalGroupsSequence", "ImageType", *FORMAT), _check_image)
     _check_same(images, _ONE_VOLUME, "GEOMETRY", "one volume in the series")
     if len(images) < 2:
         raise Unsuitable("GEOMETRY", f"expected at least 2 slices that are not localizers; there are {len(images)}")
@@ -134,8 +136,10 @@ def _check_image(image: Dataset) -> None:
     frames = whole(image, "NumberOfFrames") if "NumberOfFrames" in image else 1
     if frames < 1:
         raise Unsuitable("GEOMETRY", "expected NumberOfFrames to be a whole number from 1")
+    if "PerFrameFunctionalGroupsSequence" in image and (why := problem(image)):
+        raise Unsuitable("GEOMETRY", why)
     if frames > 1:
-        raise Unsuitable("IMAGE", "expected one slice per instance; objects of many frames are not read as volumes")
+        raise Unsuitable("IMAGE", "expected one slice per instance, or an enhanced image with functional groups for its frames")
     if "MOSAIC" in texts(image, "ImageType"):
         raise Unsuitable("IMAGE", "expected one slice per instance, not a mosaic of slices")
     check_format(image)

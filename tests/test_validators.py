@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 
-import highdicom as hd
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -148,25 +147,6 @@ def test_results_on_a_real_chest_are_accepted(folder, name):
     assert [finding for path in files for finding in dciodvfy(path)] == []
     assert dcentvfy([*written(folder, series, f"{name}-source"), *files]) == []
     assert dcmqi_seg(files[0]) == {n: int((job.outputs[0].labels.array == n).sum()) for n in (1, 2)}
-
-
-@pytest.mark.parametrize("number", [1, 2])
-def test_enhanced_source_is_referred_to_by_frame(folder, number):
-    (instance,) = real("mr_t1_enhanced_siemens_xa30_96frames")
-    source = headers([instance])
-    image = hd.Image.from_dataset(instance).get_volume()
-    labels = np.zeros(image.spatial_shape, np.uint8)
-    labels[20:40, 50:70, 60:100] = number
-    (seg,) = encoded(encoding(source, (Segmentation(image.with_array(labels), SEGMENTS, "BRAIN", "Box"),)))
-    (path,) = written(folder, [seg], "enhanced")
-
-    assert dciodvfy(path) == []
-    assert dcmqi_seg(path)[number] == 20 * 20 * 40
-    assert all("ReferencedFrameNumber" in images(frame)[0] for frame in seg.PerFrameFunctionalGroupsSequence)
-
-
-def images(frame: Dataset) -> list[Dataset]:
-    return frame.DerivationImageSequence[0].SourceImageSequence
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)

@@ -453,7 +453,7 @@ def test_pixels_that_do_not_fill_the_volume_are_refused(arrays):
 
 # What the gate says of every series of real data, reviewed by hand: the shape, or code and reason.
 NO_IMAGE = "IMAGE: expected images with Rows and Columns of 1 to 65535"
-FRAMES = "IMAGE: expected one slice per instance; objects of many frames are not read as volumes"
+FRAMES = "IMAGE: expected one slice per instance, or an enhanced image with functional groups for its frames"
 GRAY = "IMAGE: expected one sample per pixel, PhotometricInterpretation MONOCHROME2"
 ALONE = "GEOMETRY: expected at least 2 slices that are not localizers; there are 1"
 REAL = {
@@ -466,7 +466,7 @@ REAL = {
     "ct_scout_and_dose_screens_philips": [ALONE.replace("are 1", "are 0"), GRAY],
     "rtstruct_with_ct": [(2, 512, 512), NO_IMAGE, NO_IMAGE],
     "seg_liver_with_source_ct": [(3, 512, 512), FRAMES, FRAMES],
-    "seg_labelmap_and_legacy_enhanced_ct": [FRAMES, FRAMES, FRAMES, "IMAGE: expected Hounsfield units (RescaleType HU)"],
+    "seg_labelmap_and_legacy_enhanced_ct": [FRAMES, FRAMES, *["IMAGE: expected Hounsfield units (RescaleType HU)"] * 2],
     "transfer_syntaxes_ct_chest_slice": [
         "GEOMETRY: expected one volume in the series; ImageType is not the same in all instances"
     ],
@@ -474,14 +474,13 @@ REAL = {
     "mr_mosaic_siemens_ep2d": ["IMAGE: expected one slice per instance, not a mosaic of slices"],
     "mr_dti_uih_mosaic": [ALONE],
     "mr_multiecho_siemens_phantom": ["GEOMETRY: expected one volume in the series; EchoTime is not the same in all instances"],
-    "mr_enhanced_philips_b0map": [FRAMES],
-    "mr_t1_enhanced_siemens_xa30_96frames": [FRAMES],
+    "mr_enhanced_philips_b0map": ["GEOMETRY: expected one volume in the series; ImageType is not the same in all instances"],
     "pt_acrin_flt_2slices_suv": [ALONE, ALONE],
     "cr_chest_fuji_mono1_no_preamble": [GRAY],
     "cr_chest_rsna_jpeg_as_sc": [GRAY],
     "dx_chest_dog": [GRAY],
     "mg_siemens_overlay_out_of_bounds": [ALONE],
-    "mg_tomosynthesis_j2k_header": [FRAMES],
+    "mg_tomosynthesis_j2k_header": ["GEOMETRY: expected as many items of Per-Frame Functional Groups as NumberOfFrames says"],
     "nm_gated_heart_13frames": [FRAMES],
     "us_multiframe_ybr_sonosite": [FRAMES],
     "us_palette_rle_2frame": [FRAMES],

@@ -55,7 +55,8 @@ class Output(Protocol):
 class Encoding:
     """What all objects of one job share.
 
-    `source` are the headers of the instances that the model saw, in slice order, cleaned (header.py), without pixels.
+    `source` are the headers of what the model saw, in slice order, cleaned (header.py), without pixels: of instances, or of
+    the frames of enhanced ones (enhanced.py).
     `outputs` is everything that the job yields, so that one object can refer to another. `key` is the job key; the same
     key gives the same UIDs. `started_at` is the start of inference, aware. `partial` is what the series lacks that the model
     saw; every object says that it does.

@@ -84,21 +84,13 @@ def _arguments(encoding: Encoding, output: Output) -> dict[str, Any]:
 
 
 def _palatable(images: Sequence[Dataset]) -> list[Dataset]:
-    """`images` with a first one that highdicom can take, a shallow copy: it reads patient, study and shared groups there.
+    """`images` with a first one that highdicom can take, a shallow copy: it reads patient and study there.
 
-    It prints a name without a caret in a Python warning, and warnings end in logs. Of an enhanced image it wants the
-    geometry among the shared functional groups, while several manufacturers repeat it in each frame.
+    It prints a name without a caret in a Python warning, and warnings end in logs.
     """
     first = Dataset()
     first.update(images[0])
     first["PatientName"] = DataElement("PatientName", "PN", "")  # an element of its own: setattr would change the source's
-    if "PerFrameFunctionalGroupsSequence" in first:
-        shared, frame = Dataset(), first.PerFrameFunctionalGroupsSequence[0]
-        shared.update(first.SharedFunctionalGroupsSequence[0])
-        for keyword in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
-            if keyword not in shared and keyword in frame:
-                shared[keyword] = frame[keyword]
-        first["SharedFunctionalGroupsSequence"] = DataElement("SharedFunctionalGroupsSequence", "SQ", [shared])
     return [first, *images[1:]]
 
 

@@ -2,17 +2,21 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.uid import CTImageStorage
 
+from gateway.enhanced import frame_number
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
+from gateway.uids import derived_uid
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,13 @@ class Segmentation:
         SEG without frames), or where `labels` are not on the grid of `encoding.source`.
         """
         self._check(encoding)
-        # Pixel for pixel with single-frame sources, so that positions are the source's own decimal strings.
-        multiframe = "NumberOfFrames" in encoding.source[0]
+        slices = [_single(instance, number) for number, instance in enumerate(encoding.source)]
         made = modules.make(
             hd.seg.Segmentation,
             encoding=encoding,
             output=self,
-            images=encoding.source,
-            pixel_array=self.labels if multiframe else self.labels.array,
+            images=slices,
+            pixel_array=self.labels.array,  # slice by slice, so that positions are the source's own decimal strings
             segmentation_type="BINARY",
             segment_descriptions=[self._segment(number, encoding) for number in range(1, len(self.segments) + 1)],
             content_label=self.label,
@@ -64,6 +67,7 @@ class Segmentation:
         dimensions = encoding.uid(self, "dimension organization")
         for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
             item.DimensionOrganizationUID = dimensions
+        _refer(made, dict(zip((one.SOPInstanceUID for one in slices), encoding.source, strict=True)))
         _copy_lossy(made, encoding)
         _pad(made)
         return made
@@ -78,8 +82,6 @@ class Segmentation:
             raise BadOutput("expected labels of type uint8")
         if not labels.array.any():
             raise BadOutput("expected at least one labelled voxel: where there is none, yield a report without segmentation")
-        if "NumberOfFrames" in source[0]:
-            return
         if labels.spatial_shape != (len(source), source[0].Rows, source[0].Columns):
             raise BadOutput("expected labels of the shape (source instances, Rows, Columns)")
         origins = labels.affine[:3, 3] + np.arange(len(source))[:, None] * labels.affine[:3, 0]
@@ -133,6 +135,36 @@ def frame_segments(made: Dataset) -> list[int]:
     frames = made.PerFrameFunctionalGroupsSequence
     groups = [shared] * len(frames) if "SegmentIdentificationSequence" in shared else frames
     return [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
+
+
+def _single(source: Dataset, number: int) -> Dataset:
+    """As a classic instance with a UID of its own, also where it is one frame of many: highdicom tells slices apart by it."""
+    single = Dataset()
+    single.update(source)
+    if frame_number(source) is not None:
+        single["SOPInstanceUID"] = DataElement("SOPInstanceUID", "UI", derived_uid(source.SOPInstanceUID, number))
+        single["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
+    return single
+
+
+def _refer(made: Dataset, sources: Mapping[str, Dataset]) -> None:
+    """Put the instances and their frames where highdicom referred to slices (PS3.3 C.7.6.16.2.6, C.12.2)."""
+    groups = made.PerFrameFunctionalGroupsSequence
+    images = [image for group in groups for image in group.DerivationImageSequence[0].SourceImageSequence]
+    for image in {id(one): one for one in images}.values():  # the segments of a slice share an item
+        source = sources[image.ReferencedSOPInstanceUID]
+        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+        if (frame := frame_number(source)) is not None:
+            image.ReferencedFrameNumber = frame
+    instances = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in sources.values()}
+    for above, keyword in ((made, "SourceImageSequence"), (made.ReferencedSeriesSequence[0], "ReferencedInstanceSequence")):
+        setattr(above, keyword, [_reference(uid, sop_class) for uid, sop_class in instances.items()])
+
+
+def _reference(sop_instance_uid: str, sop_class_uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return item
 
 
 def _algorithm(encoding: Encoding) -> hd.AlgorithmIdentificationSequence:

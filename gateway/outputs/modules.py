@@ -21,8 +21,9 @@ from gateway.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # Viewers open the series of the lowest number first, and that has to stay the scanner's.
 FIRST_SERIES_NUMBER = 9000
-# Of the study module: a modality's references to instances of retired classes, often with half of their attributes.
-DROPPED = ("ReferencedStudySequence", "ReferencedPatientSequence")
+# Of the study module: a modality's references to instances of retired classes, often with half of their attributes; and what
+# no object of ours may have.
+DROPPED = ("ReferencedStudySequence", "ReferencedPatientSequence", "RequestingService")
 COPIED = ("PatientName", "IssuerOfPatientID", "TimezoneOffsetFromUTC")
 COPIED_BY_IMAGES = ("BodyPartExamined", "Laterality")
 

@@ -90,6 +90,14 @@ class Act(StrEnum):
     COMMITMENT_REPORTED = "commitment.reported"  # 110103, R: outcome 4 where one was not there, 8 where one is damaged
     COMMITMENT_RETRIED = "commitment.retried"  # 110103, outcome 4: the peer did not take the report yet
     COMMITMENT_FAILED = "commitment.failed"  # 110103, outcome 8: it does not take it
+    WORKITEM_CREATED = "workitem.created"  # 110103 Instances Accessed, C: UPS-RS, as the next ones
+    WORKITEM_UPDATED = "workitem.updated"  # 110103, U
+    WORKITEM_CLAIMED = "workitem.claimed"  # 110103, U: somebody, or this gateway, performs it
+    WORKITEM_COMPLETED = "workitem.completed"  # 110103, U
+    WORKITEM_CANCELED = "workitem.canceled"  # 110103, U, outcome 4
+    WORKITEM_UNWANTED = "workitem.unwanted"  # 110103, R: who performs it is asked not to
+    WORKITEM_FOLLOWED = "workitem.followed"  # 110103, R: an AE title subscribes, or does no more
+    WORKITEM_REMOVED = "workitem.removed"  # 110103, D: its days were over
     PERSON_SIGNED_IN = "person.signed_in"  # 110114 User Authentication, 110122
     PERSON_NOT_SIGNED_IN = "person.not_signed_in"  # 110114, 110122, outcome 4
     PERSON_SIGNED_OUT = "person.signed_out"  # 110114, 110123

@@ -39,6 +39,8 @@ POINTS = (
     "fetch.wanted",
     "fetch.done",
     "notice.told",
+    "workitem.stored",
+    "perform.committed",
 )
 
 

@@ -39,6 +39,7 @@ _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PATIENCE = {"stat": None, "routine": timedelta(0), "background": timedelta(hours=4)}
 _ALIVE = ["ENQUEUED", "DELAYED", "PENDING"]
 SETTLE, ELECT, RUN, DELIVER, PROVE, COMMIT, SWEEP = "settle", "elect", "run", "deliver", "prove", "commit", "sweep"
+PERFORM = "perform"
 
 _logger = structlog.get_logger()
 

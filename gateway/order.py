@@ -46,6 +46,27 @@ def order(
     now: datetime,
 ) -> Ordered:
     """Make the job, in one transaction with what tells who asked for it. Raises ConfigError with everything that is wrong."""
+    with db.begin() as session:
+        return place(
+            session, queues, series_instance_uid, pipeline=pipeline, pipelines=pipelines, send_to=send_to, peers=peers,
+            priority=priority, actor=actor, now=now,
+        )  # fmt: skip
+
+
+def place(
+    session: Session,
+    queues: Queues,
+    series_instance_uid: str,
+    *,
+    pipeline: str,
+    pipelines: Mapping[str, Pipeline],
+    send_to: Sequence[str],
+    peers: Collection[str],
+    priority: str,
+    actor: str,
+    now: datetime,
+) -> Ordered:
+    """As `order`, within a transaction; where it raises nothing was written in it."""
     problems = [f"expected one of the pipelines {', '.join(sorted(pipelines))}"] * (pipeline not in pipelines)
     problems += [f"expected peers among {', '.join(sorted(peers)) or 'none: there is no peer'}"] * (
         not set(send_to) <= set(peers)
@@ -53,22 +74,21 @@ def order(
     problems += [f"expected a priority: {', '.join(PRIORITIES)}"] * (priority not in PRIORITIES)
     if problems:
         raise ConfigError(problems)
-    with db.begin() as session:
-        series = _orderable(session, series_instance_uid)
-        instances = _instances(session, series_instance_uid)
-        key = jobs.input_key(pipeline, pipelines[pipeline], instances)
-        is_new = _job(session, key) is None
-        found = session.get(SeriesVerdict, (series_instance_uid, series.revision))
-        wanted = jobs.Order(
-            pipeline, [f"ordered by {actor}"], list(dict.fromkeys(send_to)), priority, "order", found.missing if found else ""
-        )
-        jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues)
-        job = _job(session, key)
-        assert job is not None
-        audit.record(
-            session, Act.JOB_ORDERED, at=now, actor=actor, study=series.study_instance_uid, series=series_instance_uid, job=job,
-            pipeline=pipeline, peers=list(send_to), priority=priority, is_new=is_new,
-        )  # fmt: skip
+    series = _orderable(session, series_instance_uid)
+    instances = _instances(session, series_instance_uid)
+    key = jobs.input_key(pipeline, pipelines[pipeline], instances)
+    is_new = _job(session, key) is None
+    found = session.get(SeriesVerdict, (series_instance_uid, series.revision))
+    wanted = jobs.Order(
+        pipeline, [f"ordered by {actor}"], list(dict.fromkeys(send_to)), priority, "order", found.missing if found else ""
+    )
+    jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues)
+    job = _job(session, key)
+    assert job is not None
+    audit.record(
+        session, Act.JOB_ORDERED, at=now, actor=actor, study=series.study_instance_uid, series=series_instance_uid, job=job,
+        pipeline=pipeline, peers=list(send_to), priority=priority, is_new=is_new,
+    )  # fmt: skip
     return Ordered(job, is_new)
 
 

@@ -18,6 +18,7 @@ from gateway.values import texts
 
 LIMIT, LIMIT_AT_MOST = 100, 1000
 _LENGTH_AT_MOST, _PAIRS_AT_MOST, _OFFSET_AT_MOST = 8192, 50, 10_000_000
+_DEEP = 4
 _TAG = re.compile(r"[0-9A-Fa-f]{8}")
 _RANGE = re.compile(r"(\d{1,14}(?:\.\d{1,6})?)?-(\d{1,14}(?:\.\d{1,6})?)?")
 _RANGED = frozenset(("DA", "TM", "DT"))
@@ -60,6 +61,29 @@ def parse(pairs: Iterable[tuple[str, str]]) -> Query:
         elif key not in _WORDS:
             wanted[_keyword(key)] = _value(_keyword(key), value)
     return Query(MappingProxyType(wanted), tuple(dict.fromkeys(include)), page["limit"], page["offset"])
+
+
+def paths(pairs: Iterable[tuple[str, str]]) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Those that go through sequences (`ScheduledWorkitemCodeSequence.CodeValue`) apart from the others. Raises BadQuery."""
+    plain, found = [], {}
+    for key, value in pairs:
+        if "." not in key:
+            plain.append((key, value))
+            continue
+        words = key.split(".")
+        keywords = [keyword_for_tag(int(word, 16)) if _TAG.fullmatch(word) else word for word in words[:-1]]
+        if not all(word in keyword_dict and dictionary_VR(word) == "SQ" for word in keywords) or len(words) > _DEEP:
+            raise BadQuery(f"expected keywords or tags of at most {_DEEP - 1} sequences before the last one of a path")
+        found[".".join([*keywords, _keyword(words[-1])])] = _value(_keyword(words[-1]), value)
+    return plain, found
+
+
+def fits_within(found: Dataset, path: str, wanted: str) -> bool:
+    """As `fits`, of any item of the sequences on the way."""
+    keyword, _, rest = path.partition(".")
+    if not rest:
+        return fits(found, keyword, wanted)
+    return any(fits_within(item, rest, wanted) for item in found.get(keyword) or ())
 
 
 def fits(found: Dataset, keyword: str, wanted: str) -> bool:

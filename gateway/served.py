@@ -13,6 +13,7 @@ from functools import partial
 from socket import IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any, Self, cast
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -20,6 +21,8 @@ from gateway.tls import names
 
 MAXIMUM_HEAD_BYTES = 16 * 1024
 _BACKLOG = 512
+_CHANNEL_BYTES = 4096
+"""Of a message that somebody sends into a websocket: there is nothing to be said."""
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -34,7 +37,7 @@ class Bounds:
 
 
 class Served:
-    """`application` on a listening socket until closed."""
+    """`application` on a listening socket until closed. `channels`: it takes websockets too."""
 
     def __init__(
         self,
@@ -44,12 +47,14 @@ class Served:
         tls: Callable[[], ssl.SSLContext] | None,
         *,
         name: str = "dicomweb",
+        channels: bool = False,
     ) -> None:
         config = uvicorn.Config(
             cast("Any", application),
             loop="asyncio",
             http=cast("Any", partial(Connection, bounds)),
-            ws="none",
+            ws="websockets-sansio" if channels else "none",
+            ws_max_size=_CHANNEL_BYTES,
             lifespan="off",
             interface="asgi3",
             log_config=None,
@@ -140,6 +145,11 @@ class Connection(H11Protocol):
         if self.transport.get_write_buffer_size():
             self._disarm()
             self._arm(self._unread)
+
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """From here on another protocol has the connection, with pings of its own."""
+        self._disarm()
+        super().handle_websocket_upgrade(event)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()

@@ -15,11 +15,12 @@ from gateway.db import Database
 from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
 from gateway.elect import elect
-from gateway.engine import COMMIT, DELIVER, ELECT, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
+from gateway.engine import COMMIT, DELIVER, ELECT, PERFORM, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
 from gateway.kept import Keep
 from gateway.lookout import look_out
 from gateway.outputs import Equipment
 from gateway.peers import Proof
+from gateway.perform import Place, perform
 from gateway.plan import Plan
 from gateway.prove import prove, prove_failed
 from gateway.retention import retain
@@ -34,6 +35,7 @@ from gateway.sweep import sweep
 from gateway.tables import Association, Series
 from gateway.traces import Traces
 from gateway.trail import Rehearsed
+from gateway.ups import tidy
 from gateway.worklist import Worklist
 
 _SETTLE_SLOTS, _COMMIT_SLOTS, _STAT_SLOTS = 2, 2, 1
@@ -64,6 +66,7 @@ class Stages:
         yield self._traced(DELIVER, self._deliver, self._deliver_failed)
         yield self._traced(PROVE, self._prove, self._prove_failed)
         yield Stage(COMMIT, self._commit, self._commit_failed)
+        yield Stage(PERFORM, self._perform, lambda _key, _error: None)
         yield Stage(SWEEP, self._sweep, lambda _key, _error: None)
 
     def _traced(self, name: str, act: Callable[[str], None], failed: Callable[[str, Exception], None]) -> Stage:
@@ -83,6 +86,7 @@ class Stages:
         return [
             Lane(SETTLE, _SETTLE_SLOTS),
             Lane(COMMIT, _COMMIT_SLOTS),
+            Lane(PERFORM, 1),
             Lane(SWEEP, 1),
             *(Lane(model_lane(model), slots, ready=answers) for model, answers in models.items()),
             *(Lane(model_lane(model, "stat"), _STAT_SLOTS, ready=answers) for model, answers in models.items()),
@@ -161,6 +165,16 @@ class Stages:
     def _commit_failed(self, key: str, error: Exception) -> None:
         commit_failed(int(key), error, self.clock(), db=self.db, queues=self.queues, retry=self.pace.retry_at_most)
 
+    def _perform(self, key: str) -> None:
+        config = self.plan.config
+        perform(
+            key, self.clock(),
+            here=Place(
+                db=self.db, store=self.store, queues=self.queues, pipelines=self.plan.pipelines, peers=self.peers,
+                ae_title=config.dimse.ae_title, url=config.web.known_as,
+            ),
+        )  # fmt: skip
+
     def _sweep(self, _key: str) -> None:
         sweep(self.clock(), db=self.db, queues=self.queues)
         config = self.plan.config
@@ -170,6 +184,7 @@ class Stages:
         )  # fmt: skip
         unproving = [name for name, peer in self.peers.items() if peer.proof is Proof.NONE]
         retain(self.clock(), settings=config.retention, unproving=unproving, store=self.store, db=self.db)
+        tidy(self.clock(), db=self.db, store=self.store)
 
 
 def equipment() -> Equipment:

@@ -11,11 +11,26 @@ import structlog
 from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
-from gateway.db import Database
+from gateway.db import Database, lock
 from gateway.delivery import OPEN, enqueue, enqueue_proof, follow
-from gateway.engine import COMMIT, DELIVER, PROVE, RUN, SETTLE, SWEEP, Queues, model_lane, peer_lane, rank, settle_attempt, ticket
+from gateway.engine import (
+    COMMIT,
+    DELIVER,
+    PERFORM,
+    PROVE,
+    RUN,
+    SETTLE,
+    SWEEP,
+    Queues,
+    model_lane,
+    peer_lane,
+    rank,
+    settle_attempt,
+    ticket,
+)
 from gateway.nominate import late_studies, look_again
 from gateway.tables import Commitment, CommitmentState, Delivery, DeliveryState, Instance, Job, JobState, Series, SeriesState
+from gateway.workitems import Workitem
 
 PERIOD = timedelta(seconds=60)
 _OVERDUE = timedelta(minutes=2)
@@ -31,7 +46,7 @@ def sweep(now: datetime, *, db: Database, queues: Queues) -> None:
     """One round; it enqueues the next one first, so that a round that fails is not the last."""
     schedule(now + PERIOD, PERIOD, db=db, queues=queues)
     with db.begin() as session:
-        again = sum(look(session, now, queues) for look in (_series, _studies, _jobs, _deliveries, _proofs, _commitments))
+        again = sum(look(session, now, queues) for look in _LOOKS)
     if again:
         _logger.warning("work.enqueued_again", count=again)
     queues.prune(now - _ENGINE_KEEPS)
@@ -103,6 +118,19 @@ def _commitments(session: Session, now: datetime, queues: Queues) -> int:
         lane = COMMIT if commitment.state == CommitmentState.ASKED else peer_lane(commitment.peer)
         queues.enqueue(session, COMMIT, str(commitment.id), attempt=commitment.ticket, lane=lane)
     return len(lost)
+
+
+def _workitems(session: Session, now: datetime, queues: Queues) -> int:
+    due = select(Workitem.sop_instance_uid, Workitem.ticket).where(Workitem.due_at < now - _OVERDUE).limit(_AT_ONCE)
+    lost = queues.lost(PERFORM, {row.sop_instance_uid: row.ticket for row in session.execute(due)})
+    for uid in lost:
+        row = lock(session, Workitem, uid)
+        row.due_at, row.ticket = now, ticket(row.looks, now)
+        queues.enqueue(session, PERFORM, uid, attempt=row.ticket, lane=PERFORM)
+    return len(lost)
+
+
+_LOOKS = (_series, _studies, _jobs, _deliveries, _proofs, _commitments, _workitems)
 
 
 def _lost(session: Session, table: type[Row], overdue: ColumnElement[bool], stage: str, queues: Queues) -> list[Row]:

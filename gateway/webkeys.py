@@ -75,3 +75,10 @@ class WebSection(Section):
                 " network could read passwords and patients' names"
             )
         return self
+
+    @property
+    def known_as(self) -> str:
+        """Where others reach it."""
+        scheme = "https" if self.certificate else "http"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return self.url or f"{scheme}://{host}:{self.port}"

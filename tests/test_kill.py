@@ -129,10 +129,12 @@ ELSEWHERE = (
     "seal.appended",
     "collector.sent",
     "notice.told",
+    "workitem.stored",
+    "perform.committed",
     *RETAINING,
     *RETRACTING,
 )
-"""See below, test_commit, test_elect, test_told, test_chain, test_collector and test_orthanc."""
+"""See below, test_commit, test_elect, test_told, test_chain, test_collector, test_orthanc and test_perform."""
 
 
 @pytest.mark.parametrize("point", [point for point in crash.POINTS if point not in ELSEWHERE])

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from gateway import accounts, candidates, contacts, indices, retrieval, ruleset, tables, trail, verdicts
+from gateway import accounts, candidates, contacts, indices, retrieval, ruleset, tables, trail, verdicts, workitems
 from gateway.columns import PREFIX, Table, UtcDateTime
 from gateway.migrations import VERSION_TABLE
 
@@ -16,6 +16,7 @@ __all__ = (
     "tables",
     "trail",
     "verdicts",
+    "workitems",
 )  # their import makes their tables known
 
 connection = context.config.attributes["connection"]

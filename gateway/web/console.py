@@ -95,7 +95,7 @@ class Console:
             why = "the port is taken" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0).lower()
             _logger.error("web.not_listening", host=web.host, port=web.port, reason=why)
             return
-        self._served = Served(self._application, self._listening, _BOUNDS, self._tls, name="web")
+        self._served = Served(self._application, self._listening, _BOUNDS, self._tls, name="web", channels=True)
         _logger.info("web.started", url=self.url)
 
     def _forget(self) -> None:

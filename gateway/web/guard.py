@@ -33,9 +33,11 @@ class Guard:
         self._application, self._site = application, site
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        refused = self._refused(scope) if scope["type"] in ("http", "websocket") else None
+        if scope["type"] == "websocket":
+            await (_closed if refused else self._application)(scope, receive, send)
         if scope["type"] != "http":
             return
-        refused = self._refused(scope)
 
         async def send_guarded(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
@@ -75,9 +77,14 @@ class Guard:
         return name in {web.host, *LOOPBACK} or not (web.host in LOOPBACK or web.behind_proxy)
 
 
+async def _closed(_scope: Any, _receive: Any, send: Any) -> None:
+    """Answered with 403: there is no other way before a websocket is open."""
+    await send({"type": "websocket.close", "code": 1008})
+
+
 def _believe_proxy(scope: Any, headers: Headers) -> None:
     """The last address is the one that the proxy itself has seen; those before it are anybody's words."""
     seen = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
     if seen:
         scope["client"] = (seen, 0)
-    scope["scheme"] = "https"
+    scope["scheme"] = "https" if scope["type"] == "http" else "wss"

@@ -1,0 +1,356 @@
+"""The gateway as the performer of workitems: claimed, ordered, followed and ended, each step once (PS3.4 CC, IHE AIW-I)."""
+
+import signal
+from collections import Counter
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import httpx2
+import pytest
+from pydicom import Dataset
+from sqlalchemy import select, update
+
+from gateway import people, ups
+from gateway.audit import Act
+from gateway.db import open_database
+from gateway.engine import PERFORM, RUN, Queues
+from gateway.perform import Place, perform
+from gateway.pipeline import Needs, Pipeline
+from gateway.procedure import parse
+from gateway.store import Store
+from gateway.subscriptions import subscribe, waiting
+from gateway.sweep import sweep
+from gateway.tables import Delivery, Job, OutputInstance, Series
+from gateway.trail import AuditEvent
+from gateway.workitems import Workitem, WorkitemDocument
+from tests.rows_fixture import NOW, SERIES, STUDY, a_delivery, a_series
+from tests.synthetic import ct_series
+from tests.workitem_fixture import item, json_of, order
+from tests.world import World, free_port
+
+PIPELINES = {name: Pipeline("1", name, Needs("CT"), lambda *_: ()) for name in ("bright", "lungs")}
+UID = "2.25.77"
+NOBODYS = """\
+rules:
+  - {name: magnetic resonance, when: {all: [{attribute: Modality, is: MR}]}, pipeline: bright, send_to: [PEERS]}
+"""
+
+
+class Pacs:
+    ae_title = "PACS"
+
+
+class Here:
+    """A gateway's rows and store, and a look at the one workitem whenever the test says so."""
+
+    def __init__(self, database_url: str, folder: Path) -> None:
+        self.db, self.store, self.queues = open_database(database_url), Store(folder), Queues(database_url)
+        self.place = Place(
+            db=self.db, store=self.store, queues=self.queues, pipelines=PIPELINES, peers={"pacs": Pacs()},
+            ae_title="AIGATEWAY", url="https://ai",
+        )  # fmt: skip
+        self.now = NOW
+        a_series(self.db)
+
+    def order(self, pipeline: str = "bright", series: str = SERIES, **more: object) -> None:
+        asked = parse(_bytes(order(pipeline, series, STUDY, **more)))
+        ups.create(self.db, self.store, self.queues, asked, UID, actor="ann", now=self.now)
+
+    def look(self) -> Dataset:
+        """Later than the next look is due."""
+        self.now += timedelta(minutes=1)
+        perform(UID, self.now, here=self.place)
+        return ups.retrieve(self.db, self.store, UID)
+
+    def row(self) -> Workitem:
+        with self.db() as session:
+            return session.get_one(Workitem, UID)
+
+    def set_job(self, **values: object) -> None:
+        with self.db.begin() as session:
+            session.execute(update(Job).values(**values))
+
+    def finish_job(self) -> None:
+        """With a result that is in the store, on its way to the peer."""
+        kept = self.store.put([b"segmentation"])
+        a_delivery(self.db, self.row().job or 0)
+        with self.db.begin() as session:
+            session.execute(update(OutputInstance).values(sha256=kept.sha256))
+            session.execute(update(Job).values(state="done", started_at=self.now))
+
+    def acts(self) -> list[str]:
+        with self.db() as session:
+            mine = select(AuditEvent.act).where(AuditEvent.sop_instance_uid == UID).order_by(AuditEvent.id)
+            return [act for act in session.scalars(mine) if act.startswith("workitem.")]
+
+
+def _bytes(asked: list[dict[str, object]]) -> bytes:
+    return httpx2.Request("POST", "http://x", json=asked).read()
+
+
+def progress(workitem: Dataset) -> Dataset:
+    return workitem.ProcedureStepProgressInformationSequence[0]
+
+
+@pytest.fixture
+def here(database_url: str, tmp_path: Path):
+    made = Here(database_url, tmp_path / "store")
+    yield made
+    made.queues.close()
+    made.db.kw["bind"].dispose()
+
+
+def test_a_workitem_that_names_a_pipeline_is_claimed_with_its_job_in_one_step(here) -> None:
+    here.order(ScheduledProcedureStepPriority="HIGH")
+
+    workitem = here.look()
+
+    with here.db() as session:
+        job = session.scalars(select(Job)).one()
+    row = here.row()
+    assert (row.state, row.is_ours, row.job, row.made_job) == ("IN PROGRESS", True, job.id, True)
+    assert row.transaction_uid
+    assert row.transaction_uid not in workitem.to_json()
+    assert (job.pipeline, job.priority, job.send_to, job.rules) == ("bright", "stat", [], ["ordered by ann"])
+    assert progress(workitem).ProcedureStepProgressDescription == f"job {job.id} is ordered"
+    assert here.queues.is_alive(RUN, str(job.id), "0")
+    assert here.queues.is_alive(PERFORM, UID, row.ticket)
+    assert here.acts() == [Act.WORKITEM_CREATED, Act.WORKITEM_CLAIMED]
+
+
+def test_it_is_completed_when_the_results_are_here_and_the_peer_has_proved_to_hold_them(here) -> None:
+    here.order(OutputDestinationSequence=[item(DICOMStorageSequence=[item(DestinationAE="PACS")])])
+    here.look()
+    here.finish_job()
+
+    on_the_way = here.look()
+    with here.db.begin() as session:
+        session.execute(update(Delivery).values(state="proved"))
+    done = here.look()
+
+    assert on_the_way.ProcedureStepState == "IN PROGRESS"
+    assert progress(on_the_way).ProcedureStepProgressDescription.endswith("is done; pacs: 1 queued")
+    assert "DICOMRetrievalSequence" not in output(on_the_way)
+    assert done.ProcedureStepState == "COMPLETED"
+    assert (progress(done).ProcedureStepProgress, output(done).DICOMRetrievalSequence[0].RetrieveAETitle) == (100, "PACS")
+    assert output(done).WADORSRetrievalSequence[0].RetrieveURL == f"https://ai/dicom-web/studies/{STUDY}/series/{SERIES}"
+    assert output(done).ReferencedSOPSequence[0].ReferencedSOPInstanceUID == "2.25." + "3" * 59
+    assert here.row().due_at is None
+    assert here.acts()[-1] == Act.WORKITEM_COMPLETED
+
+
+def output(workitem: Dataset) -> Dataset:
+    return workitem.UnifiedProcedureStepPerformedProcedureSequence[0].OutputInformationSequence[0]
+
+
+def test_results_that_are_not_there_are_not_claimed(here) -> None:
+    here.order()
+    here.look()
+    here.finish_job()
+    with here.db.begin() as session:
+        session.execute(update(OutputInstance).values(sha256="9" * 64))
+
+    workitem = here.look()
+
+    assert workitem.ProcedureStepState == "CANCELED"
+    assert progress(workitem).ReasonForCancellation.endswith("its results are not here any more")
+
+
+@pytest.mark.parametrize(("state", "reason"), [("failed", "no lungs in it"), ("cancelled", "cancelled by bob")])
+def test_a_job_that_does_not_come_to_its_end_cancels_it_with_the_reason(here, state: str, reason: str) -> None:
+    here.order()
+    here.look()
+    here.set_job(state=state, reason=reason)
+
+    workitem = here.look()
+
+    assert workitem.ProcedureStepState == "CANCELED"
+    assert progress(workitem).ReasonForCancellation.endswith(f"is {state}: {reason}")
+    assert progress(workitem).ProcedureStepDiscontinuationReasonCodeSequence[0].CodeValue == "110513"
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"InputInformationSequence": []}, "expected one series"),
+        ({"OutputDestinationSequence": [item(DICOMStorageSequence=[item(DestinationAE="NOBODY")])]}, "expected AE titles"),
+    ],
+)
+def test_what_cannot_be_done_is_canceled_and_says_why(here, more: dict[str, object], reason: str) -> None:
+    here.order(**more)
+
+    workitem = here.look()
+
+    assert workitem.ProcedureStepState == "CANCELED"
+    assert reason in progress(workitem).ReasonForCancellation
+    assert here.acts() == [Act.WORKITEM_CREATED, Act.WORKITEM_CLAIMED, Act.WORKITEM_CANCELED]
+
+
+def test_it_waits_for_a_series_that_is_not_complete_and_for_inputs_that_are_not_ready(here) -> None:
+    with here.db.begin() as session:
+        session.execute(update(Series).values(state="receiving"))
+    here.order(InputReadinessState="INCOMPLETE")
+
+    first = here.look()
+    with here.db.begin() as session:
+        session.execute(update(Series).values(state="complete"))
+    second = here.look()
+    ready = parse(_bytes(json_of(InputReadinessState="READY")))
+    ups.change(here.db, here.store, here.queues, UID, ready, "", actor="ann", now=here.now)
+    third = here.look()
+
+    assert [one.ProcedureStepState for one in (first, second, third)] == ["SCHEDULED", "SCHEDULED", "IN PROGRESS"]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"pipeline": "no such pipeline"},
+        {"ScheduledStationNameCodeSequence": [item(CodeValue="OTHER", CodingSchemeDesignator="99X", CodeMeaning="x")]},
+    ],
+)
+def test_one_of_another_performer_is_left_alone(here, more: dict[str, str]) -> None:
+    here.order(**more)
+
+    assert here.look().ProcedureStepState == "SCHEDULED"
+    assert here.row().due_at is None
+
+
+def test_a_look_before_its_time_does_nothing(here) -> None:
+    here.order()
+    here.look()
+    ticket = here.row().ticket
+
+    perform(UID, here.now, here=here.place)
+
+    assert here.row().ticket == ticket
+
+
+def test_a_cancel_request_takes_the_job_along_while_that_waits(here) -> None:
+    here.order()
+    here.look()
+
+    ups.request_cancel(here.db, here.store, UID, Dataset(), actor="bob", now=here.now)
+
+    with here.db() as session:
+        job = session.scalars(select(Job)).one()
+    assert (job.state, here.row().state, here.row().due_at) == ("cancelled", "CANCELED", None)
+
+
+def test_a_cancel_request_is_refused_while_the_job_runs(here) -> None:
+    here.order()
+    here.look()
+    here.set_job(state="running")
+
+    with pytest.raises(ups.Conflict, match="chooses not to cancel"):
+        ups.request_cancel(here.db, here.store, UID, Dataset(), actor="bob", now=here.now)
+    assert here.row().state == "IN PROGRESS"
+
+
+def test_the_job_of_somebody_else_goes_on_when_the_workitem_is_canceled(here) -> None:
+    here.order()
+    here.look()
+    with here.db.begin() as session:
+        session.execute(update(Workitem).values(made_job=False))
+
+    ups.request_cancel(here.db, here.store, UID, Dataset(), actor="bob", now=here.now)
+
+    with here.db() as session:
+        assert session.scalars(select(Job.state)).one() == "queued"
+
+
+def test_who_follows_is_told_once_of_each_thing_that_happens(here) -> None:
+    here.order()
+    subscribe(here.db, "WATCH", UID, [], read=lambda key: ups.read(here.store, key), actor="ann", now=here.now)
+
+    here.look()
+    here.set_job(state="running")
+    for _ in range(3):
+        here.look()
+    here.set_job(state="failed")
+    here.look()
+
+    assert [(one.kind, one.state) for one in waiting(here.db, "WATCH")] == [
+        (1, "SCHEDULED"), (1, "IN PROGRESS"), (3, "IN PROGRESS"), (1, "CANCELED"),
+    ]  # fmt: skip
+
+
+def test_a_workitem_that_the_engine_forgot_is_looked_at_again(here) -> None:
+    with here.db.begin() as session:
+        here.order()
+        session.execute(update(Workitem).values(ticket="lost"))
+    later = here.now + timedelta(hours=1)
+
+    sweep(later, db=here.db, queues=here.queues)
+
+    assert here.row().ticket != "lost"
+    assert here.queues.is_alive(PERFORM, UID, here.row().ticket)
+
+
+def test_what_has_ended_goes_after_its_days_with_all_its_data_sets(here) -> None:
+    here.order()
+    ups.request_cancel(here.db, here.store, UID, Dataset(), actor="bob", now=here.now)
+    with here.db() as session:
+        documents = session.scalars(select(WorkitemDocument.sha256)).all()
+
+    ups.tidy(here.now + timedelta(hours=1), db=here.db, store=here.store)
+    left = [here.store.path(one).is_file() for one in documents]
+    ups.tidy(here.now + timedelta(days=31), db=here.db, store=here.store)
+
+    assert sorted(left) == [False, True]
+    assert not any(here.store.path(one).is_file() for one in documents)
+    with pytest.raises(ups.GoneWorkitem):
+        ups.retrieve(here.db, here.store, UID)
+
+
+# --- A whole gateway ---
+
+
+@pytest.mark.parametrize("point", ["workitem.stored", "perform.committed"])
+def test_after_a_death_a_workitem_is_performed_once(point: str, tmp_path: Path, triton: str) -> None:
+    series, port = ct_series(4), free_port()
+    with World(tmp_path / "world", f"sqlite:///{tmp_path / 'gateway.db'}", triton, rules=NOBODYS) as world:
+        world.settings = {"web": {"port": port}}
+        world.config.write_text(world.toml())
+        world.start()
+        assert world.send(series) == [0x0000] * 4
+        world.wait_until(lambda: world.story(series).series.state == "complete")
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}/dicom-web", headers=_token(world), timeout=30)
+        asked = order("bright", series[0].SeriesInstanceUID, series[0].StudyInstanceUID)
+        assert world.stop() == 0
+
+        world.start(crash_at=point)
+        died = False
+        try:
+            client.post(f"/workitems?workitem={UID}", json=asked)
+        except httpx2.HTTPError:
+            died = True
+        assert world.wait_for_death() == -signal.SIGKILL
+        world.start()
+        again = client.post(f"/workitems?workitem={UID}", json=asked).status_code
+        world.wait_until(lambda: _state(client) == "COMPLETED")
+
+        (workitem,) = client.get(f"/workitems/{UID}").json()
+        found = output(Dataset.from_json(workitem))
+        held = client.get(f"/studies/{found.StudyInstanceUID}/series/{found.SeriesInstanceUID}/instances").json()
+        with world.database() as db, db() as session:
+            acts = Counter(session.scalars(select(AuditEvent.act)))
+        assert (again, died) == ((201, True) if point == "workitem.stored" else (409, died))
+        assert len(world.jobs()) == 1
+        assert {one["00080018"]["Value"][0] for one in held} == {
+            one.ReferencedSOPInstanceUID for one in found.ReferencedSOPSequence
+        }
+        assert [acts[act] for act in (Act.WORKITEM_CREATED, Act.WORKITEM_CLAIMED, Act.WORKITEM_COMPLETED)] == [1, 1, 1]
+
+
+def _token(world: World) -> dict[str, str]:
+    now = datetime.now(NOW.tzinfo)
+    with world.database() as db:
+        people.add_person(db, "manager", role="operator", password="correct horse battery", actor="tests", now=now)
+        made = people.make_token(db, "manager", label="x", role="operator", days=1, actor="tests", now=now)
+    return {"Authorization": f"Bearer {made.secret}", "Content-Type": "application/dicom+json"}
+
+
+def _state(client: httpx2.Client) -> str:
+    found = client.get(f"/workitems/{UID}")
+    return str(found.json()[0]["00741000"]["Value"][0]) if found.status_code == 200 else ""

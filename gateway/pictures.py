@@ -75,6 +75,11 @@ class Pictures:
         with self._slot():
             return plane.image(self._store.path(one.sha256), one.frame, window=window)
 
+    def rendered(self, sha256: str, frame: int, look: plane.Look) -> bytes:
+        """A frame (from 0) of the object with this key. Raises Unsuitable."""
+        with self._slot():
+            return plane.rendered(self._store.path(sha256), frame, look)
+
     def drawn(self, segmentation: str) -> Drawn:
         """Of the SEG with this key. Raises Unsuitable."""
         return self._indexed(segmentation)

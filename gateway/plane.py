@@ -1,9 +1,10 @@
-"""One plane as people look at it: a frame through its lookup tables and a window as a PNG, and the segments on it as another.
+"""One plane as people look at it: a frame through its lookup tables and a window as a picture, and the segments on it as another.
 
 Frames are read one by one, whatever the size of the object that they are in. What cannot be drawn is Unsuitable, with the reason.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -45,16 +46,35 @@ _COLOURS = (
 _INSIDE, _BORDER = 70, 255
 
 
+@dataclass(frozen=True)
+class Look:
+    """How a frame is drawn. `window`: centre and width, in the units that the rescaling gives; None: that of the image itself.
+
+    `quality` is of a JPEG, from 1 to 100. `viewport`: width and height that it is scaled to fit in; None: its own.
+    """
+
+    window: tuple[float, float] | None = None
+    media_type: str = "image/png"
+    quality: int = 90
+    viewport: tuple[int, int] | None = None
+
+
 def image(path: Path, frame: int, *, window: str = "") -> bytes:
     """PNG of a frame (from 0); `window` is one of WINDOWS, or "" for that of the image itself. Raises Unsuitable."""
+    return rendered(path, frame, Look(WINDOWS.get(window)))
+
+
+def rendered(path: Path, frame: int, look: Look) -> bytes:
+    """A frame (from 0) with square pixels. Raises Unsuitable."""
     header, stored = _read(path, frame)
     if stored.ndim == 3:
         shown = Image.fromarray(_eight_bits(stored))
     elif texts(header, "PhotometricInterpretation") == ("PALETTE COLOR",):
         shown = Image.fromarray(_eight_bits(apply_color_lut(stored, header)))
     else:
-        shown = Image.fromarray(_grey(stored, header, frame, window))
-    return _png(shown.resize(_size(header, frame), Image.Resampling.BILINEAR))
+        shown = Image.fromarray(_grey(stored, header, frame, look.window))
+    shown = shown.resize(_fitting(_size(header, frame), look.viewport), Image.Resampling.BILINEAR)
+    return _jpeg(shown, look.quality) if look.media_type == "image/jpeg" else _png(shown)
 
 
 def overlay(path: Path, frames: Sequence[tuple[int, int]], colours: Mapping[int, tuple[int, int, int]]) -> bytes:
@@ -150,7 +170,7 @@ def _frames(header: Dataset) -> int:
     return max(1, whole(header, "NumberOfFrames"))
 
 
-def _grey(stored: np.ndarray, header: Dataset, frame: int, window: str) -> np.ndarray:
+def _grey(stored: np.ndarray, header: Dataset, frame: int, window: tuple[float, float] | None) -> np.ndarray:
     """(rows, columns) uint8, by PS3.3 C.11.1 and C.11.2.1.2 (taken as linear over the whole width)."""
     slope, intercept = (
         (_functional(header, frame, "PixelValueTransformationSequence", keyword) or (default,))[0]
@@ -159,8 +179,8 @@ def _grey(stored: np.ndarray, header: Dataset, frame: int, window: str) -> np.nd
     shown = stored.astype(np.float32) * slope + intercept
     centre = _functional(header, frame, "FrameVOILUTSequence", "WindowCenter")
     width = _functional(header, frame, "FrameVOILUTSequence", "WindowWidth")
-    if window in WINDOWS:
-        low, high = _ends(*WINDOWS[window])
+    if window is not None:
+        low, high = _ends(*window)
     elif centre and width and width[0] >= 1:
         low, high = _ends(centre[0], width[0])
     else:
@@ -195,6 +215,19 @@ def _size(header: Dataset, frame: int) -> tuple[int, int]:
         height *= min(max(spacing[0] / spacing[1], 0.1), 10)
     shrunk = min(1.0, _LONGEST / max(height, width))
     return max(1, round(width * shrunk)), max(1, round(height * shrunk))
+
+
+def _fitting(size: tuple[int, int], viewport: tuple[int, int] | None) -> tuple[int, int]:
+    if viewport is None:
+        return size
+    scale = min(viewport[0] / size[0], viewport[1] / size[1])
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _jpeg(picture: Image.Image, quality: int) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
 
 
 def _png(picture: Image.Image) -> bytes:

@@ -7,6 +7,7 @@ import httpx2
 import numpy as np
 import pytest
 from dicomweb_client import DICOMwebClient
+from PIL import Image
 from pydicom import dcmread
 from requests import Session
 
@@ -147,3 +148,66 @@ def test_a_file_is_readable_by_others(archive) -> None:
     answer = archive.client().get(path, headers=archive.bearer | {"Accept": "application/dicom"})
 
     assert dcmread(BytesIO(answer.content)).PatientName == "CANARY^NAME"
+
+
+# --- Rendered ---
+
+
+def instance_path(place: int = 0) -> str:
+    one = CHEST[place]
+    return f"/dicom-web/studies/{one.StudyInstanceUID}/series/{one.SeriesInstanceUID}/instances/{one.SOPInstanceUID}"
+
+
+def test_an_instance_is_rendered_for_a_browser(archive, client: DICOMwebClient) -> None:
+    one = CHEST[0]
+    uids = (one.StudyInstanceUID, one.SeriesInstanceUID, one.SOPInstanceUID)
+
+    rendered = client.retrieve_instance_rendered(*uids, media_types=("image/png",))
+    frame = client.retrieve_instance_frames_rendered(*uids, [1], media_types=("image/jpeg",), params={"quality": 50})
+
+    assert Image.open(BytesIO(rendered)).size == Image.open(BytesIO(frame)).size == (64, 64)
+    assert (rendered[:4], frame[:2]) == (b"\x89PNG", b"\xff\xd8")
+
+
+def test_the_window_and_the_viewport_are_those_that_are_asked_for(archive) -> None:
+    def grey(query: str) -> np.ndarray:
+        answer = archive.client().get(f"{instance_path()}/rendered?{query}", headers=archive.bearer | {"Accept": "image/png"})
+        assert answer.status_code == 200
+        return np.array(Image.open(BytesIO(answer.content)))
+
+    dark, bright, small = grey("window=30000,10"), grey("window=-30000,10"), grey("viewport=32,20")
+
+    assert (dark.max(), bright.min()) == (0, 255)
+    assert small.shape == (20, 20)
+
+
+@pytest.mark.parametrize("what", ["INSTANCE/thumbnail", "INSTANCE/frames/1/thumbnail", "SERIES/thumbnail"])
+def test_a_thumbnail_is_a_small_jpeg(archive, what: str) -> None:
+    path = what.replace("INSTANCE", instance_path()).replace("SERIES", instance_path().partition("/instances")[0])
+
+    answer = archive.client().get(path, headers=archive.bearer)
+
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert Image.open(BytesIO(answer.content)).size == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("what", "accept", "expected"),
+    [
+        ("rendered", "video/mp4", 406),
+        ("rendered?quality=0", "*/*", 400),
+        ("rendered?quality=many", "*/*", 400),
+        ("rendered?window=1", "*/*", 400),
+        ("rendered?window=40,nan", "*/*", 400),
+        ("rendered?window=40,400,sigmoid", "*/*", 400),
+        ("rendered?viewport=100000,100000", "*/*", 400),
+        ("frames/2/rendered", "*/*", 404),
+        ("frames/0/rendered", "*/*", 404),
+        ("frames/1,x/rendered", "*/*", 400),
+        ("frames/1,1/thumbnail", "*/*", 400),
+    ],
+)
+def test_what_cannot_be_rendered_says_what_was_expected(archive, what: str, accept: str, expected: int) -> None:
+    answer = archive.client().get(f"{instance_path()}/{what}", headers=archive.bearer | {"Accept": accept})
+
+    assert (answer.status_code, answer.headers["content-type"]) == (expected, "application/problem+json")

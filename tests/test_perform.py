@@ -312,14 +312,14 @@ def test_after_a_death_a_workitem_is_performed_once(point: str, tmp_path: Path, 
     with World(tmp_path / "world", f"sqlite:///{tmp_path / 'gateway.db'}", triton, rules=NOBODYS) as world:
         world.settings = {"web": {"port": port}}
         world.config.write_text(world.toml())
-        world.start()
-        assert world.send(series) == [0x0000] * 4
-        world.wait_until(lambda: world.story(series).series.state == "complete")
-        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}/dicom-web", headers=_token(world), timeout=30)
-        asked = order("bright", series[0].SeriesInstanceUID, series[0].StudyInstanceUID)
-        assert world.stop() == 0
-
         world.start(crash_at=point)
+        assert world.send(series) == [0x0000] * 4
+        world.wait_until(lambda: all(map(world.held, series)))
+        world.wait_until(lambda: world.story(series).series.state == "complete")
+        client = httpx2.Client(base_url=f"http://127.0.0.1:{port}/dicom-web", headers=_token(world), timeout=60)
+        asked = order("bright", series[0].SeriesInstanceUID, series[0].StudyInstanceUID)
+        world.wait_until(lambda: _answers(client))
+
         died = False
         try:
             client.post(f"/workitems?workitem={UID}", json=asked)
@@ -327,6 +327,7 @@ def test_after_a_death_a_workitem_is_performed_once(point: str, tmp_path: Path, 
             died = True
         assert world.wait_for_death() == -signal.SIGKILL
         world.start()
+        world.wait_until(lambda: _answers(client))
         again = client.post(f"/workitems?workitem={UID}", json=asked).status_code
         world.wait_until(lambda: _state(client) == "COMPLETED")
 
@@ -349,6 +350,13 @@ def _token(world: World) -> dict[str, str]:
         people.add_person(db, "manager", role="operator", password="correct horse battery", actor="tests", now=now)
         made = people.make_token(db, "manager", label="x", role="operator", days=1, actor="tests", now=now)
     return {"Authorization": f"Bearer {made.secret}", "Content-Type": "application/dicom+json"}
+
+
+def _answers(client: httpx2.Client) -> bool:
+    try:
+        return client.get("/workitems/2.25.1").status_code == 404
+    except httpx2.HTTPError:
+        return False
 
 
 def _state(client: httpx2.Client) -> str:

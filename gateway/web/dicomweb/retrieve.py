@@ -26,8 +26,8 @@ _CHUNK = 256 * 1024
 _INLINE_BYTES = 4096
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _FRAMES_AT_MOST = 1000
-_SERIES = "/studies/{study}/series/{series}"
-_INSTANCE = f"{_SERIES}/instances/{{instance}}"
+SERIES = "/studies/{study}/series/{series}"
+INSTANCE = f"{SERIES}/instances/{{instance}}"
 
 
 @router.get("/studies/{study}")
@@ -35,12 +35,12 @@ def study(request: Request, study: str, _person: Viewer, here: Here) -> Response
     return _instances(request, here, held(here.db, study))
 
 
-@router.get(_SERIES)
+@router.get(SERIES)
 def series(request: Request, study: str, series: str, _person: Viewer, here: Here) -> Response:
     return _instances(request, here, held(here.db, study, series))
 
 
-@router.get(_INSTANCE)
+@router.get(INSTANCE)
 def instance(request: Request, study: str, series: str, instance: str, _person: Viewer, here: Here) -> Response:
     return _instances(request, here, held(here.db, study, series, instance), is_one=True)
 
@@ -50,63 +50,63 @@ def study_metadata(request: Request, study: str, _person: Viewer, here: Here) ->
     return _metadata(request, here, held(here.db, study))
 
 
-@router.get(f"{_SERIES}/metadata")
+@router.get(f"{SERIES}/metadata")
 def series_metadata(request: Request, study: str, series: str, _person: Viewer, here: Here) -> Response:
     return _metadata(request, here, held(here.db, study, series))
 
 
-@router.get(f"{_INSTANCE}/metadata")
+@router.get(f"{INSTANCE}/metadata")
 def instance_metadata(request: Request, study: str, series: str, instance: str, _person: Viewer, here: Here) -> Response:
     return _metadata(request, here, held(here.db, study, series, instance))
 
 
-@router.get(f"{_INSTANCE}/frames/{{numbers}}")
+@router.get(f"{INSTANCE}/frames/{{frame_numbers}}")
 def some_frames(
-    request: Request, study: str, series: str, instance: str, numbers: str, _person: Viewer, here: Here
+    request: Request, study: str, series: str, instance: str, frame_numbers: str, _person: Viewer, here: Here
 ) -> Response:  # fmt: skip
-    (one,) = _some(held(here.db, study, series, instance))
-    wanted = _numbers(numbers)
+    (one,) = some(held(here.db, study, series, instance))
+    wanted = numbers(frame_numbers)
     try:
         found = frames.frames(here.store.path(one.sha256), wanted)
         first = next(found)
     except Unsuitable as error:
         raise HTTPException(404, str(error)) from error
-    taken = _taken(request, [first.media_type, frames.OCTETS], first.transfer_syntax_uid)
+    chosen = taken(request, [first.media_type, frames.OCTETS], first.transfer_syntax_uid)
     kind = f"{first.media_type}; transfer-syntax={first.transfer_syntax_uid}"
-    if not taken.is_multipart and len(wanted) == 1:
+    if not chosen.is_multipart and len(wanted) == 1:
         return Response(first.content, media_type=kind)
     parts = ((kind, [frame.content]) for frame in _again(first, found))
-    return _multipart(parts, first.media_type)
+    return multipart(parts, first.media_type)
 
 
-@router.get(f"{_INSTANCE}/bulkdata/{{tag}}")
+@router.get(f"{INSTANCE}/bulkdata/{{tag}}")
 def bulk_data(request: Request, study: str, series: str, instance: str, tag: str, _person: Viewer, here: Here) -> Response:
     """A large value of the data set itself, as its metadata name it; bytes little endian."""
-    (one,) = _some(held(here.db, study, series, instance))
+    (one,) = some(held(here.db, study, series, instance))
     keyword = tag if len(tag) == 8 and all(character in "0123456789ABCDEF" for character in tag) else ""
     header = dcmread(here.store.path(one.sha256), stop_before_pixels=True) if keyword else Dataset()
     value = header[tag].value if keyword and tag in header else None
     if not isinstance(value, bytes):
         raise HTTPException(404)
-    taken = _taken(request, [frames.OCTETS], "")
+    chosen = taken(request, [frames.OCTETS], "")
     return (
-        _multipart([(frames.OCTETS, [value])], frames.OCTETS) if taken.is_multipart else Response(value, media_type=frames.OCTETS)
+        multipart([(frames.OCTETS, [value])], frames.OCTETS) if chosen.is_multipart else Response(value, media_type=frames.OCTETS)
     )
 
 
 def _instances(request: Request, here: Here, found: Sequence[Held], *, is_one: bool = False) -> Response:
-    paths = [here.store.path(one.sha256) for one in _some(found)]
-    taken = _taken(request, [_DICOM], *{_syntax(path) for path in paths})
-    if is_one and not taken.is_multipart and taken.name == _DICOM:
+    paths = [here.store.path(one.sha256) for one in some(found)]
+    chosen = taken(request, [_DICOM], *{_syntax(path) for path in paths})
+    if is_one and not chosen.is_multipart and chosen.name == _DICOM:
         return StreamingResponse(_bytes(paths[0]), media_type=_DICOM)
-    return _multipart(((_DICOM, _bytes(path)) for path in paths), _DICOM)
+    return multipart(((_DICOM, _bytes(path)) for path in paths), _DICOM)
 
 
 def _metadata(request: Request, here: Here, found: Sequence[Held]) -> Response:
     if not any(one.name in (_JSON, "application/json", "application/*", "*/*") for one in _accepts(request)):
         raise HTTPException(406, f"expected {_JSON} to be accepted")
     root = str(request.base_url).rstrip("/")
-    return JSONResponse([_json(one, here.store.path(one.sha256), root) for one in _some(found)], media_type=_JSON)
+    return JSONResponse([_json(one, here.store.path(one.sha256), root) for one in some(found)], media_type=_JSON)
 
 
 def _json(one: Held, path: Path, root: str) -> dict[str, Any]:
@@ -135,16 +135,17 @@ def _is_large(element: DataElement) -> bool:
     return element.VR in _BINARY and isinstance(element.value, bytes) and len(element.value) > _INLINE_BYTES
 
 
-def _some(found: Sequence[Held]) -> Sequence[Held]:
+def some(found: Sequence[Held]) -> Sequence[Held]:
     if not found:
         raise HTTPException(404)
     return found
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str, at_most: int = _FRAMES_AT_MOST) -> list[int]:
+    """Of frames, as a path names them."""
     words = text.split(",")
-    if len(words) > _FRAMES_AT_MOST or not all(word.isdecimal() and len(word) < 8 for word in words):
-        raise HTTPException(400, f"expected at most {_FRAMES_AT_MOST} numbers of frames, separated by commas")
+    if len(words) > at_most or not all(word.isdecimal() and len(word) < 8 for word in words):
+        raise HTTPException(400, f"expected at most {at_most} numbers of frames, separated by commas")
     return [int(word) for word in words]
 
 
@@ -152,7 +153,7 @@ def _accepts(request: Request) -> list[MediaType]:
     return accepted(request.headers.get("accept", ""), request.query_params.getlist("accept"))
 
 
-def _taken(request: Request, names: Sequence[str], *syntaxes: str) -> MediaType:
+def taken(request: Request, names: Sequence[str], *syntaxes: str) -> MediaType:
     """What is accepted of everything that is there: of some of it would be taken for the whole."""
     for one in _accepts(request):
         if any(all(one.takes(name, syntax) for syntax in syntaxes) for name in names):
@@ -176,7 +177,7 @@ def _bytes(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _multipart(parts: Iterable[tuple[str, Iterable[bytes]]], kind: str) -> Response:
+def multipart(parts: Iterable[tuple[str, Iterable[bytes]]], kind: str) -> Response:
     boundary = secrets.token_hex(16)
 
     def body() -> Iterator[bytes]:

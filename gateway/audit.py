@@ -98,6 +98,7 @@ class Act(StrEnum):
     WORKITEM_UNWANTED = "workitem.unwanted"  # 110103, R: who performs it is asked not to
     WORKITEM_FOLLOWED = "workitem.followed"  # 110103, R: an AE title subscribes, or does no more
     WORKITEM_REMOVED = "workitem.removed"  # 110103, D: its days were over
+    STEP_PERFORMED = "step.performed"  # 110103, U: a modality told of a procedure step, and what it made
     PERSON_SIGNED_IN = "person.signed_in"  # 110114 User Authentication, 110122
     PERSON_NOT_SIGNED_IN = "person.not_signed_in"  # 110114, 110122, outcome 4
     PERSON_SIGNED_OUT = "person.signed_out"  # 110114, 110123

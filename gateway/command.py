@@ -3,13 +3,15 @@
 import struct
 from dataclasses import dataclass
 
-C_STORE, C_FIND, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_ACTION = 0x0001, 0x0020, 0x0030, 0x0FFF, 0x0100, 0x0130
+C_STORE, C_FIND, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_SET, N_ACTION, N_CREATE = (
+    0x0001, 0x0020, 0x0030, 0x0FFF, 0x0100, 0x0120, 0x0130, 0x0140,
+)  # fmt: skip
 RESPONSE = 0x8000
 SUCCESS, UNRECOGNIZED_OPERATION = 0x0000, 0x0211
 _NO_DATA_SET, _MEDIUM = 0x0101, 0
 _SOP_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
-_PRIORITY, _DATA_SET_TYPE, _STATUS, _COMMENT, _INSTANCE, _REQUESTED_INSTANCE, _EVENT, _ACTION = (
-    0x0700, 0x0800, 0x0900, 0x0902, 0x1000, 0x1001, 0x1002, 0x1008,
+_PRIORITY, _DATA_SET_TYPE, _STATUS, _COMMENT, _ERROR_ID, _INSTANCE, _REQUESTED_INSTANCE, _EVENT, _ACTION = (
+    0x0700, 0x0800, 0x0900, 0x0902, 0x0903, 0x1000, 0x1001, 0x1002, 0x1008,
 )  # fmt: skip
 
 
@@ -57,12 +59,13 @@ def read(data: bytes | bytearray) -> Command:
     )
 
 
-def respond(command: Command, status: int, comment: str = "") -> bytes:
+def respond(command: Command, status: int, comment: str = "", error_id: int = 0) -> bytes:
     """The command set of the response; `comment` is cut to the 64 characters of an LO."""
     return _set(
         (_SOP_CLASS, _padded(command.sop_class_uid, 0)), (_FIELD, _us(command.field | RESPONSE)),
         (_RESPONDED, _us(command.message_id)), (_DATA_SET_TYPE, _us(_NO_DATA_SET)), (_STATUS, _us(status)),
-        (_COMMENT, _padded(comment[:64], 32)), (_INSTANCE, _padded(command.sop_instance_uid, 0)),
+        (_COMMENT, _padded(comment[:64], 32)), (_ERROR_ID, _us(error_id) if error_id else b""),
+        (_INSTANCE, _padded(command.sop_instance_uid, 0)),
         (_EVENT, _us(command.type_id) if command.field == N_EVENT_REPORT else b""),
         (_ACTION, _us(command.type_id) if command.field == N_ACTION else b""),
     )  # fmt: skip

@@ -60,9 +60,9 @@ def encoded_request(transaction_uid: str, instances: Iterable[Reference]) -> byt
 
 def read_request(data: bytes, transfer_syntax_uid: str) -> tuple[str, tuple[Reference, ...]]:
     """Transaction UID and instances of an action information (PS3.4 table J.3-1); raises InvalidArgument."""
-    with _foreign("expected a Transaction UID and a Referenced SOP Sequence"):
-        ds = _decoded(data, transfer_syntax_uid)
-        transaction_uid, instances = _uid(ds, "TransactionUID"), tuple(map(_reference, _items(ds, "ReferencedSOPSequence")))
+    with foreign("expected a Transaction UID and a Referenced SOP Sequence"):
+        ds = decoded(data, transfer_syntax_uid)
+        transaction_uid, instances = uid_of(ds, "TransactionUID"), tuple(map(_reference, items(ds, "ReferencedSOPSequence")))
         if not instances:
             raise InvalidArgument("expected a Referenced SOP Sequence with at least one item")
         _check_once(uid for _, uid in instances)
@@ -74,11 +74,11 @@ def read_outcome(event_type: int, data: bytes, transfer_syntax_uid: str) -> Outc
 
     One that says two things at once is refused: it would prove nothing.
     """
-    with _foreign("expected a Transaction UID and a Referenced or Failed SOP Sequence"):
-        ds = _decoded(data, transfer_syntax_uid)
-        committed = tuple(map(_reference, _items(ds, "ReferencedSOPSequence")))
-        failed = tuple((*_reference(item), _number(item, "FailureReason")) for item in _items(ds, "FailedSOPSequence"))
-        outcome = Outcome(_uid(ds, "TransactionUID"), committed, failed)
+    with foreign("expected a Transaction UID and a Referenced or Failed SOP Sequence"):
+        ds = decoded(data, transfer_syntax_uid)
+        committed = tuple(map(_reference, items(ds, "ReferencedSOPSequence")))
+        failed = tuple((*_reference(item), _number(item, "FailureReason")) for item in items(ds, "FailedSOPSequence"))
+        outcome = Outcome(uid_of(ds, "TransactionUID"), committed, failed)
         if not committed and not failed:
             raise InvalidArgument("expected a Referenced or Failed SOP Sequence with at least one item")
         if outcome.event_type != event_type:
@@ -88,7 +88,7 @@ def read_outcome(event_type: int, data: bytes, transfer_syntax_uid: str) -> Outc
 
 
 @contextmanager
-def _foreign(expected: str) -> Iterator[None]:
+def foreign(expected: str) -> Iterator[None]:
     """What is raised while foreign bytes are read becomes an InvalidArgument."""
     try:
         yield
@@ -98,18 +98,18 @@ def _foreign(expected: str) -> Iterator[None]:
         raise InvalidArgument(expected) from error
 
 
-def _decoded(data: bytes, transfer_syntax_uid: str) -> Dataset:
+def decoded(data: bytes, transfer_syntax_uid: str) -> Dataset:
     """The walk of `scan` goes first: what is torn, nested too deep or too long never comes to pydicom."""
     scan(in_memory(data), len(data), transfer_syntax_uid)
     return decode(BytesIO(data), transfer_syntax_uid == ImplicitVRLittleEndian, is_little_endian=True)
 
 
-def _items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
+def items(ds: Dataset, keyword: str) -> Sequence[Dataset]:
     return ds.get(keyword) or ()
 
 
 def _reference(item: Dataset) -> Reference:
-    return _uid(item, "ReferencedSOPClassUID"), _uid(item, "ReferencedSOPInstanceUID")
+    return uid_of(item, "ReferencedSOPClassUID"), uid_of(item, "ReferencedSOPInstanceUID")
 
 
 def _check_once(uids: Iterable[str]) -> None:
@@ -126,7 +126,7 @@ def _item(sop_class: str, instance: str, failure: int | None = None) -> Dataset:
     return item
 
 
-def _uid(ds: Dataset, keyword: str) -> str:
+def uid_of(ds: Dataset, keyword: str) -> str:
     """As it stands in the bytes, unpadded; pydicom's conversion would warn and quote it. Raises InvalidArgument."""
     value = ds.get_item(keyword).value if keyword in ds else b""
     uid = value.removesuffix(b"\0").decode("latin-1") if isinstance(value, bytes) else str(value)

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 CONFIRM_SECONDS = 0.5
 """A source that counts as many instances as there are is asked twice, so far apart: it may still be receiving itself."""
-_ORDER = ("source", "geometry", "declared", "numbers", "association")
+_ORDER = ("performed", "source", "geometry", "declared", "numbers", "association")
 _PAUSES = 3
 
 
@@ -96,6 +96,18 @@ class Counted:
 
 
 @dataclass(frozen=True)
+class Performed:
+    """What the modality says that it made of the series in steps that have ended (PS3.4 F.7), and how much of that is `here`.
+
+    `is_open`: a procedure step of the study is in progress.
+    """
+
+    made: int
+    here: int
+    is_open: bool
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known of a series: its instances, the associations that carried any of them, what was found in its headers.
 
@@ -112,6 +124,7 @@ class Evidence:
     source: Counted | None = None
     whole_associations: int = 0
     forced_by: str = ""
+    performed: Performed | None = None
 
     @property
     def spread(self) -> timedelta:
@@ -163,6 +176,8 @@ def verdict(evidence: Evidence, *, now: datetime, policy: Policy) -> Verdict:
     ]
     if not is_due:
         return Verdict(Decision.WAIT, ", ".join(parts), due, signals)
+    if decisive is None and decision is Decision.COMPLETE:
+        parts.append("nothing says how many there should be")
     return Verdict(decision, ", ".join(parts), None, signals, missing if decision is not Decision.LOOK else "")
 
 
@@ -173,7 +188,8 @@ def _wait(evidence: Evidence, policy: Policy, decisive: Signal | None) -> tuple[
         return (_short(evidence, policy) if ended else quiet), Decision.LOOK
     longest = max(quiet, policy.deadline_seconds)
     if decisive is None:
-        return (quiet if ended else longest), Decision.COMPLETE
+        is_made = evidence.performed is not None and evidence.performed.is_open
+        return (quiet if ended and not is_made else longest), Decision.COMPLETE
     if decisive.says is Says.WHOLE:
         return (_short(evidence, policy) if ended else quiet), Decision.COMPLETE
     return longest, AT_DEADLINE[policy.at_deadline]
@@ -186,13 +202,27 @@ def _short(evidence: Evidence, policy: Policy) -> float:
 
 
 def _signals(evidence: Evidence, policy: Policy) -> tuple[Signal, ...]:
-    own = (_source(evidence), _association(evidence, policy))
+    own = (_performed(evidence), _source(evidence), _association(evidence, policy))
     return tuple(signal for signal in (*own, *(evidence.signals or ())) if signal)
 
 
 def _decisive(signals: Collection[Signal], policy: Policy) -> Signal | None:
     known = {signal.name: signal for signal in signals if signal.says is not Says.NOTHING and signal.name not in policy.ignore}
     return next((known[name] for name in _ORDER if name in known), None)
+
+
+def _performed(evidence: Evidence) -> Signal | None:
+    """One in which more is here than was told of comes of other steps as well: those may not have ended."""
+    told = evidence.performed
+    if told is None:
+        return None
+    if not told.made:
+        return Signal("performed", Says.NOTHING, "the modality is at work on the study") if told.is_open else None
+    if told.here < told.made:
+        return Signal("performed", Says.SHORT, f"{told.here} of {_count(told.made, 'instance')} that the modality made")
+    if evidence.instances > told.made:
+        return Signal("performed", Says.NOTHING, f"more instances than the {told.made} that the modality told of")
+    return Signal("performed", Says.WHOLE, f"{told.here} of {_count(told.made, 'instance')} that the modality made")
 
 
 def _source(evidence: Evidence) -> Signal | None:

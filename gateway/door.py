@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Self
@@ -18,10 +18,26 @@ import structlog
 
 from gateway import scan
 from gateway.commitment import Outcome
-from gateway.entry import Alarming, Asked, Declined, Ended, Full, Kept, Promise, Reported, TurnedAway, identifying, record
+from gateway.crash import crash_point
+from gateway.entry import (
+    Alarming,
+    Asked,
+    Declined,
+    Ended,
+    Full,
+    Kept,
+    Performed,
+    Promise,
+    Reported,
+    TurnedAway,
+    identifying,
+    record,
+)
 from gateway.errors import GatewayError, NotUnderstood, OutOfResources, ResourceLimitation
 from gateway.instance import Incoming, Origin, check, part10_header
 from gateway.journal import Segment, new_segment
+from gateway.modality import Step
+from gateway.steps import Steps
 from gateway.tally import Tally
 
 _FEWEST_FREE_FILES = 1000
@@ -45,7 +61,10 @@ class Door:
         keep_free_bytes: int,
         wake: Callable[[], None] = lambda: None,
         tally: Tally | None = None,
+        steps: Path | None = None,
     ) -> None:
+        """`steps` is the folder of procedure steps that all doors share."""
+        self._steps = Steps(steps or folder / "steps")
         self.tally = tally or Tally()
         self._folder, self._clock, self._keep_free, self._wake = folder, clock, keep_free_bytes, wake
         self._segments: dict[str, Segment] = {}
@@ -77,7 +96,7 @@ class Door:
             self._looked_at = now
         return self._room
 
-    def promise(self, origin: Origin, entry: Asked | Reported) -> None:
+    def promise(self, origin: Origin, entry: Asked | Reported | Performed) -> None:
         """Durable when this returns; raise OutOfResources where it cannot be made so."""
         self._segment(origin.association).commit(record(entry))
         self._wake()
@@ -99,7 +118,25 @@ class Door:
         committed, failed = tuple(outcome.committed), tuple(outcome.failed)
         self._hear(origin, Reported(self._clock(), origin, outcome.transaction_uid, committed, failed))
 
-    def _hear(self, origin: Origin, entry: Asked | Reported) -> None:
+    def begin_step(self, origin: Origin, sop_instance_uid: str, step: Step) -> None:
+        """A procedure step, kept before it is answered; raise DuplicateInstance, or ResourceLimitation as above."""
+        self._keep_step(self._steps.begin(sop_instance_uid), origin, sop_instance_uid, step)
+
+    def change_step(self, origin: Origin, sop_instance_uid: str, step: Step) -> None:
+        """As above; raise NoSuchInstance where it was not begun, NotChangeable where it has ended."""
+        self._keep_step(self._steps.change(sop_instance_uid, step.state), origin, sop_instance_uid, step)
+
+    def _keep_step(self, kept: AbstractContextManager[None], origin: Origin, sop_instance_uid: str, step: Step) -> None:
+        """First in the journal: what a crash then leaves unanswered comes again, and is the same."""
+        entry = Performed(self._clock(), origin, sop_instance_uid, step.state, step.study_instance_uid, step.instances)
+        try:
+            with kept:
+                self._hear(origin, entry)
+                crash_point("step.promised")
+        except OSError as error:
+            raise ResourceLimitation("the store cannot be written") from error
+
+    def _hear(self, origin: Origin, entry: Asked | Reported | Performed) -> None:
         try:
             self.promise(origin, entry)
         except (OSError, OutOfResources) as error:

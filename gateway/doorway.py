@@ -48,7 +48,7 @@ def main() -> None:
         tally = Tally(numbers, process=given["process"], processes=config.dimse.processes)
         door = Door(
             Path(given["folder"]), clock=lambda: datetime.now(UTC), keep_free_bytes=config.store.keep_free_bytes, wake=_wake,
-            tally=tally,
+            tally=tally, steps=config.store_folder / "steps",
         )  # fmt: skip
         stack.callback(door.close)
         for ingest in _ingests(config, door, given):

@@ -104,9 +104,22 @@ class Reported:
     failed: tuple[tuple[str, str, int], ...] = field(default=())
 
 
-Promise = Kept | Declined | TurnedAway | Alarming | Full | Ended | Asked | Reported
+@dataclass(frozen=True)
+class Performed:
+    """A modality has begun a procedure step, or changed it (modality.Step)."""
+
+    kind: ClassVar[str] = "performed"
+    at: datetime
+    origin: Origin
+    sop_instance_uid: str
+    state: str
+    study_instance_uid: str
+    instances: tuple[tuple[str, str], ...] | None
+
+
+Promise = Kept | Declined | TurnedAway | Alarming | Full | Ended | Asked | Reported | Performed
 _KINDS: Mapping[str, type[Promise]] = {
-    kind.kind: kind for kind in (Kept, Declined, TurnedAway, Alarming, Full, Ended, Asked, Reported)
+    kind.kind: kind for kind in (Kept, Declined, TurnedAway, Alarming, Full, Ended, Asked, Reported, Performed)
 }
 _REFERENCES = ("instances", "committed", "failed")
 
@@ -131,6 +144,6 @@ def promise(found: Mapping[str, Any]) -> Promise:
     if "incoming" in values:
         values["incoming"] = Incoming(**values["incoming"])
     for name in _REFERENCES:
-        if name in values:
+        if values.get(name) is not None:
             values[name] = tuple(tuple(one) for one in values[name])
     return kind(**values)

@@ -12,6 +12,10 @@ GatewayError
 |  +- NoSuchAction         0x0123  an action type that the SOP class does not have
 |  +- NoSuchEvent          0x0113  an event type that the SOP class does not have (PS3.7 10.1.1.1.8)
 |  +- InvalidArgument      0x0115  an action or event information that is not what PS3.4 J.3 says
+|  +- InvalidAttribute     0x0106  an attribute of a procedure step that is not as in PS3.4 F.7 (as the next three: PS3.7 C)
+|  +- MissingAttribute     0x0120  one that a procedure step must have
+|  +- DuplicateInstance    0x0111  a procedure step under a UID that another one has
+|  +- NotChangeable        0x0110  a procedure step that has ended (PS3.4 F.7.2.2.2, Error ID 0xA710)
 |  +- ResourceLimitation   0x0213  an action or event that cannot be kept: disk full
 +- JobError                what keeps a job from its end
 |  +- Unsuitable           the series is not what the pipeline needs (final); `code` names the reason
@@ -41,6 +45,8 @@ class GatewayError(Exception):
 
     dimse_status: ClassVar[int] = 0x0110
     retryable: ClassVar[bool] = False
+    error_id: ClassVar[int] = 0
+    """Error ID (0000,0903) of the answer, where the standard has one."""
 
 
 class Refused(GatewayError):
@@ -86,6 +92,23 @@ class NoSuchEvent(Refused):
 
 class InvalidArgument(Refused):
     dimse_status = 0x0115
+
+
+class InvalidAttribute(Refused):
+    dimse_status = 0x0106
+
+
+class MissingAttribute(Refused):
+    dimse_status = 0x0120
+
+
+class DuplicateInstance(Refused):
+    dimse_status = 0x0111
+
+
+class NotChangeable(Refused):
+    dimse_status = 0x0110
+    error_id = 0xA710
 
 
 class ResourceLimitation(Refused):

@@ -19,7 +19,7 @@ class CompletenessWhere(Section):
     deadline_seconds: float | None = Field(default=None, gt=0)
     at_deadline: Literal["partial", "hold", "fail"] | None = None
     source: str | None = None
-    ignore: tuple[Literal["source", "geometry", "declared", "numbers"], ...] | None = None
+    ignore: tuple[Literal["performed", "source", "geometry", "declared", "numbers"], ...] | None = None
     one_association: bool | None = None
 
 
@@ -34,7 +34,7 @@ class CompletenessSection(Section):
     """What becomes then of one that lacks something and that a rule wants: it runs and says so, waits for a person, or fails."""
     source: str = ""
     """The peer that series come from: it is asked how many instances they have."""
-    ignore: tuple[Literal["source", "geometry", "declared", "numbers"], ...] = ()
+    ignore: tuple[Literal["performed", "source", "geometry", "declared", "numbers"], ...] = ()
     """Evidence that is not believed."""
     one_association: bool = False
     """Whoever sends a series sends it over one association: when that was released, the series is whole."""

@@ -16,10 +16,13 @@ Network = IPv4Network | IPv6Network
 
 AE_TITLE = re.compile(r"(?!.*\.\./)[\x21-\x5B\x5D-\x7E]([\x20-\x5B\x5D-\x7E]{0,14}[\x21-\x5B\x5D-\x7E])?")
 """PS3.5 6.2 without what would be a path: 1 to 16 printable ASCII characters, no backslash, no space at an end, no "../"."""
-Service = Literal["echo", "store", "commitment"]
+Service = Literal["echo", "store", "commitment", "procedure_step"]
 SERVICES: tuple[Service, ...] = get_args(Service)
-# Verification, and Storage Commitment Push Model both ways: who may ask us may report what we asked. Others are of Storage.
-_SERVICE_OF: Mapping[str, Service] = {"1.2.840.10008.1.1": "echo", "1.2.840.10008.1.20.1": "commitment"}
+# Verification; Storage Commitment Push Model both ways: who may ask us may report what we asked; Modality Performed Procedure
+# Step. Others are of Storage.
+_SERVICE_OF: Mapping[str, Service] = {
+    "1.2.840.10008.1.1": "echo", "1.2.840.10008.1.20.1": "commitment", "1.2.840.10008.3.1.2.3.3": "procedure_step",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Caller:
     certificate_names: frozenset[str] | None = None
     """Subject CN or SAN DNS names, compared letter by letter; only over TLS."""
     sop_classes: frozenset[str] | None = None
-    """UIDs of Storage; Verification and Storage Commitment go by `services`."""
+    """UIDs of Storage; the other services go by `services`."""
     services: frozenset[Service] = frozenset(SERVICES)
     associations_per_minute: int | None = None
     megabytes_per_second: float | None = None

@@ -18,15 +18,16 @@ from gateway.ask import ask
 from gateway.audit import Act
 from gateway.commitment import Outcome
 from gateway.crash import crash_point
-from gateway.db import Database, insert_once, lock
-from gateway.engine import SETTLE, Queues, settle_attempt
-from gateway.entry import Alarming, Asked, Declined, Ended, Kept, Promise, Reported, TurnedAway
+from gateway.db import Database, insert_once
+from gateway.engine import Queues
+from gateway.entry import Alarming, Asked, Declined, Ended, Kept, Performed, Promise, Reported, TurnedAway
+from gateway.heed import heed, look_soon
 from gateway.index import Known, index
 from gateway.instance import identity
 from gateway.journal import Entry
 from gateway.returned import check_filed, take_back
 from gateway.store import Store
-from gateway.tables import Association, Instance, Segment, Series, SeriesState
+from gateway.tables import Association, Instance, Segment
 
 Found = tuple[Entry, Promise]
 """What was promised, and where it lies."""
@@ -69,6 +70,8 @@ def receive(
                 elif isinstance(one, Reported):
                     outcome = Outcome(one.transaction_uid, one.committed, one.failed)
                     told(session, outcome, one.origin.calling_ae_title, now)
+                elif isinstance(one, Performed):
+                    heed(session, one, now=now, queues=queues, quiet=quiet)
             ended = [one for _, one in found if isinstance(one, Ended)]
             whole = Association.id.in_([one.origin.association for one in ended if one.whole])
             session.execute(update(Association).where(whole).values(whole=True))
@@ -152,21 +155,11 @@ def _missing(session: Session, kept: Kept, reason: str) -> None:
 
 
 def _end(session: Session, these: ColumnElement[bool], now: datetime, queues: Queues, quiet: timedelta) -> None:
-    """What came over them need not wait for more: settle looks as soon as it is quiet, not at the deadline.
-
-    The series are locked here and in settle: so either settle sees that the associations have ended, or this sees when
-    settle wants to come back.
-    """
+    """What came over them need not wait for more."""
     open_ones = update(Association).where(these, Association.ended_at.is_(None)).values(ended_at=now)
     ended = session.scalars(open_ones.returning(Association.id)).all()
     if not ended:
         return
     mine = select(Instance.series_instance_uid).where(Instance.association.in_(ended)).distinct()
     for uid in sorted(session.scalars(mine)):
-        series = lock(session, Series, uid)
-        due_at = max(now, series.last_received_at + quiet)
-        if series.state == SeriesState.RECEIVING and due_at < series.due_at:
-            series.due_at = due_at
-            queues.enqueue(
-                session, SETTLE, uid, attempt=settle_attempt(series.revision, due_at), lane=SETTLE, delay=due_at - now
-            )  # fmt: skip
+        look_soon(session, uid, now, queues, quiet)

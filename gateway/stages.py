@@ -16,6 +16,7 @@ from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
 from gateway.elect import elect
 from gateway.engine import COMMIT, DELIVER, ELECT, PERFORM, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
+from gateway.heed import forget
 from gateway.kept import Keep
 from gateway.lookout import look_out
 from gateway.outputs import Equipment
@@ -30,6 +31,7 @@ from gateway.rules import RuleSet
 from gateway.run import run, run_failed
 from gateway.settle import settle, settle_failed
 from gateway.sources import Sources
+from gateway.steps import Steps
 from gateway.store import Store
 from gateway.sweep import sweep
 from gateway.tables import Association, Series
@@ -185,6 +187,7 @@ class Stages:
         unproving = [name for name, peer in self.peers.items() if peer.proof is Proof.NONE]
         retain(self.clock(), settings=config.retention, unproving=unproving, store=self.store, db=self.db)
         tidy(self.clock(), db=self.db, store=self.store)
+        forget(self.clock(), db=self.db, steps=Steps(config.store_folder / "steps"))
 
 
 def equipment() -> Equipment:

@@ -10,13 +10,15 @@ from typing import NamedTuple
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from gateway.completeness import Counted, Evidence, Says, Signal, Verdict
+from gateway.completeness import Counted, Evidence, Performed, Says, Signal, Verdict
 from gateway.db import insert_once
+from gateway.modality import FINAL, StepState
+from gateway.performed import PerformedSeries, ProcedureStep
 from gateway.retrieval import Retrieval
 from gateway.tables import Association, Instance, Series
 from gateway.verdicts import SeriesVerdict
 
-_OWN = frozenset(("source", "association"))
+_OWN = frozenset(("performed", "source", "association"))
 """Signals that come from rows."""
 
 
@@ -47,6 +49,7 @@ def gather(session: Session, series: Series) -> Evidence:
         signals=None,
         whole_associations=session.scalar(count.where(Association.whole)) or 0,
         source=_announced(session, series),
+        performed=_performed(session, series),
     )
     found = session.get(SeriesVerdict, (series.series_instance_uid, series.revision))
     return known if found is None else _remembered(known, found)
@@ -78,6 +81,17 @@ def _remembered(known: Evidence, found: SeriesVerdict) -> Evidence:
     told = [Signal(one["name"], Says(one["says"]), one["why"]) for one in found.signals]
     source = Counted(found.source, found.source_count, found.source_since) if found.source and found.source_since else None
     return replace(known, signals=tuple(one for one in told if one.name not in _OWN), source=known.source or source)
+
+
+def _performed(session: Session, series: Series) -> Performed | None:
+    of_study = select(ProcedureStep.state).where(ProcedureStep.study_instance_uid == series.study_instance_uid)
+    is_open = StepState.IN_PROGRESS in session.scalars(of_study)
+    told = select(PerformedSeries.instances).join(ProcedureStep).where(ProcedureStep.state.in_(FINAL))
+    made = {uid for uids in session.scalars(told.filter_by(series_instance_uid=series.series_instance_uid)) for uid in uids}
+    if not made:
+        return Performed(0, 0, is_open) if is_open else None
+    mine = select(Instance.sop_instance_uid).where(Instance.series_instance_uid == series.series_instance_uid)
+    return Performed(len(made), len(made.intersection(session.scalars(mine))), is_open)
 
 
 def _announced(session: Session, series: Series) -> Counted | None:

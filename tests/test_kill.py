@@ -117,12 +117,14 @@ def test_every_crash_point_stands_once_in_the_source_and_has_its_test() -> None:
     assert len(set(calls)) == len(calls)
 
 
+PERFORMING = ("step.promised",)
 RETAINING = ("retain.written", "retain.removed")
 RETRACTING = ("retract.stored", "retract.committed")
 FETCHING = ("fetch.wanted", "fetch.done")
 ELSEWHERE = (
     "elect.committed",
     *FETCHING,
+    *PERFORMING,
     "commit.reported",
     "prove.recorded",
     "prove.asked",
@@ -134,7 +136,7 @@ ELSEWHERE = (
     *RETAINING,
     *RETRACTING,
 )
-"""See below, test_commit, test_elect, test_told, test_chain, test_collector, test_orthanc and test_perform."""
+"""See below, test_commit, test_elect, test_told, test_chain, test_collector, test_orthanc, test_perform and test_performed."""
 
 
 @pytest.mark.parametrize("point", [point for point in crash.POINTS if point not in ELSEWHERE])

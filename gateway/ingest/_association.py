@@ -23,7 +23,7 @@ from gateway.command import C_CANCEL, C_ECHO, C_STORE, Command
 from gateway.door import Arrival, Door
 from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood
 from gateway.ingest import _acse
-from gateway.ingest._commitment import COMMITMENT, NOTICES, take
+from gateway.ingest._notices import COMMITMENT, NOTICES, take
 from gateway.ingest._wire import Closed, Late, Wire
 from gateway.instance import Incoming, Origin
 from gateway.policy import Caller, Policy, Rejection
@@ -230,7 +230,7 @@ class Message:
         self.write = self._write_data_set
 
     def _collect(self, piece: memoryview) -> None:
-        """Of a command set, or of the data set of an N-ACTION or N-EVENT-REPORT."""
+        """Of a command set, or of the data set of a notice."""
         longest = _LONGEST_COMMAND if self._command is None else _LONGEST_NOTICE
         if len(self._encoded) + len(piece) > longest:
             raise Abort(f"expected at most {longest} bytes here")
@@ -249,16 +249,15 @@ class Message:
 
     def _answer(self, command: Command) -> None:
         field_, association = command.field, self._association
-        status, comment = commands.SUCCESS, ""
+        status, comment = commands.SUCCESS if field_ == C_ECHO else commands.UNRECOGNIZED_OPERATION, ""
         if field_ == C_STORE:
             status, comment = self._keep()
         elif field_ in NOTICES:
             status, comment = self._hear(command)
-        elif field_ != C_ECHO:
-            status = commands.UNRECOGNIZED_OPERATION
+        error_id = self._refusal.error_id if self._refusal else 0
         self._reset()
         if field_ != C_CANCEL and not command.is_response:
-            association.send(self._context_id, pdu.COMMAND, commands.respond(command, status, comment))
+            association.send(self._context_id, pdu.COMMAND, commands.respond(command, status, comment, error_id))
         if pause := association.visit.pause(self._received, time.monotonic()):
             time.sleep(pause)
 

@@ -1,4 +1,4 @@
-"""Storage SCP (PS3.4 B), Verification SCP (PS3.4 A) and Storage Commitment SCP (PS3.4 J): the door for scanners and PACS.
+"""SCP of Storage (PS3.4 B), Verification (A), Storage Commitment (J) and procedure steps (F.7): the door for scanners and PACS.
 
 The accept loop only accepts. Handshake, negotiation and everything after are a thread's of their own, so whoever is slow,
 silent or hostile holds nobody up but itself, and not for long.
@@ -34,7 +34,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from gateway import log, tls
 from gateway.door import Door
 from gateway.ingest._association import Association
-from gateway.ingest._commitment import COMMITMENT
+from gateway.ingest._notices import COMMITMENT, PROCEDURE_STEP
 from gateway.ingest._wire import Wire
 from gateway.instance import Origin
 from gateway.policy import Policy, Rejection
@@ -47,7 +47,7 @@ TRANSFER_SYNTAXES: tuple[str, ...] = (
 )  # fmt: skip
 STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresentationContexts)
 SUPPORTED: Mapping[str, Sequence[str]] = dict.fromkeys(STORAGE, TRANSFER_SYNTAXES) | dict.fromkeys(
-    (str(Verification), COMMITMENT), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+    (str(Verification), COMMITMENT, PROCEDURE_STEP), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 )
 _GRACE_SECONDS = 3
 

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from gateway import accounts, candidates, contacts, indices, retrieval, ruleset, tables, trail, verdicts, workitems
+from gateway import accounts, candidates, contacts, indices, performed, retrieval, ruleset, tables, trail, verdicts, workitems
 from gateway.columns import PREFIX, Table, UtcDateTime
 from gateway.migrations import VERSION_TABLE
 
@@ -11,6 +11,7 @@ __all__ = (
     "candidates",
     "contacts",
     "indices",
+    "performed",
     "retrieval",
     "ruleset",
     "tables",

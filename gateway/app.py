@@ -83,7 +83,7 @@ class Gateway:
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = config.completeness.policy.first_look
         self.doorman: Doorman | None = None
-        self.watches = Watches(self.roster, self._surroundings())
+        self.watches = Watches(self.roster, self.surroundings())
         away = partial(self._breaker.away, [one.model for one in ready.pipelines.values()])
         self.meter = Meter(self.db, store=config.store_folder, doors=lambda: self.doorman, away=away, clock=now)
         self._reread = Reread(file, config, roster=self.roster, db=self.db, clock=now, executor=self.worker.executor)
@@ -211,7 +211,7 @@ class Gateway:
             config, config.policy, self.store.incoming, executor=self.worker.executor, books=self._books(), clock=now
         )  # fmt: skip
 
-    def _surroundings(self) -> Surroundings:
+    def surroundings(self) -> Surroundings:
         config = self._plan.config
         terms = Terms(STORAGE, TRANSFER_SYNTAXES, config.dimse.maximum_instance_bytes)
         return Surroundings(

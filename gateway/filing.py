@@ -10,7 +10,9 @@ from pathlib import Path
 import structlog
 
 from gateway import log
+from gateway.door import Door
 from gateway.entry import Ended, Full, Kept, promise
+from gateway.folders import claim
 from gateway.journal import entries, release, segments
 from gateway.receive import Found
 
@@ -95,3 +97,18 @@ def told(event: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001
         _logger.error(event, error=type(error).__name__, stack=log.stack_without_values(error))
+
+
+@contextmanager
+def own_door(
+    books: Books, incoming: Path, name: str, *, clock: Callable[[], datetime], keep_free_bytes: int
+) -> Iterator[tuple[Door, Filing]]:
+    """A door of this process; at the end everything that it promised is filed, here or, where that fails, by who takes over."""
+    folder, alive = claim(incoming, name)
+    with alive:
+        filing, door = Filing(folder, books), Door(folder, clock=clock, keep_free_bytes=keep_free_bytes)
+        try:
+            yield door, filing
+        finally:
+            door.close()
+            filing.finish()

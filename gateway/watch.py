@@ -22,8 +22,7 @@ from gateway.door import Door
 from gateway.engine import Queues
 from gateway.errors import ConfigError, DeliveryError, Unreachable
 from gateway.fetch import Wanted
-from gateway.filing import Books, Filing, told
-from gateway.folders import claim
+from gateway.filing import Books, Filing, own_door, told
 from gateway.ingest._stow import Terms
 from gateway.ingest.retrieve import Retrieved, retrieve
 from gateway.retrieval import Retrieval
@@ -228,15 +227,13 @@ class Watch:
             return going.result()
 
     def _door(self, stack: ExitStack) -> tuple[Door, Filing]:
-        """A door of our own for one series; at the end everything that it promised is filed, here or by who takes over."""
+        """A door of our own for one series."""
         around = self._around
-        folder, alive = claim(around.incoming, f"{around.executor}.watch")
-        stack.callback(alive.close)
-        self._filing = filing = Filing(folder, around.books)
-        stack.callback(filing.finish)
-        door = Door(folder, clock=around.clock, keep_free_bytes=around.keep_free_bytes)
-        stack.callback(door.close)
-        return door, filing
+        opened = own_door(
+            around.books, around.incoming, f"{around.executor}.watch", clock=around.clock, keep_free_bytes=around.keep_free_bytes
+        )  # fmt: skip
+        door, self._filing = stack.enter_context(opened)
+        return door, self._filing
 
 
 class Watches:

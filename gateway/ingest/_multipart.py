@@ -10,7 +10,7 @@ _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _MEDIA_TYPE = re.compile(rf"\s*({_WORD}/{_WORD})\s*")
 # A value such as application/dicom is often not quoted, although RFC 2045 5.1 wants that.
 _PARAMETER = re.compile(rf';\s*({_WORD})\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s";,]+))\s*')
-_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,69}[0-9A-Za-z'()+_,\-./:=?]")
+_BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,\-./:=? ]{0,99}[0-9A-Za-z'()+_,\-./:=?]")
 _HEADER = re.compile(rf"({_WORD})[ \t]*:([^\r\n\0]*)")  # one way to match a blank: two would make a long line take for ever
 _FOLDED = re.compile(r"\r\n[ \t]+")
 
@@ -141,7 +141,7 @@ def media_type(text: str) -> tuple[str, Mapping[str, str]]:
 
 
 def is_boundary(text: str) -> bool:
-    """RFC 2046 5.1.1: 1 to 70 characters of a small set, no blank at the end."""
+    """RFC 2046 5.1.1: characters of a small set, no blank at the end; 70 of them there, and 73 as Orthanc sends them."""
     return _BOUNDARY.fullmatch(text) is not None
 
 

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from socket import socket
 from typing import Any
 from uuid import uuid4
@@ -65,32 +66,43 @@ class Server:
         transfer_syntaxes: Collection[str],
         limits: Limits,
     ) -> None:
-        self._door, self._admit, self._limits = door, admit, limits
+        self._storage = Storage(admit=admit, sop_classes=sop_classes, transfer_syntaxes=transfer_syntaxes, limits=limits)
+        self.port: int = listening.getsockname()[1]
+        bounds = Bounds(limits.maximum_connections, limits.idle_seconds, limits.grace_seconds)
+        self._served = Served(partial(self._storage.serve, door), listening, bounds, tls)
+
+    def close(self) -> None:
+        """Take no more requests; those under way have `grace_seconds` to come to their end."""
+        self._storage.take_no_more()
+        self._served.close()
+        self._storage.close()
+
+
+class Storage:
+    """What becomes of Store requests, whoever listens: `serve` is the ASGI application of one door."""
+
+    def __init__(self, *, admit: Admit, sop_classes: Collection[str], transfer_syntaxes: Collection[str], limits: Limits) -> None:
+        self._admit, self._limits = admit, limits
         self._terms = Terms(frozenset(sop_classes), frozenset(transfer_syntaxes), limits.maximum_instance_bytes)
         self._requests, self._closing = 0, False
         # A request has one at a time; after a broken one, a second waits for it in order to end the request.
         self._workers = ThreadPoolExecutor(2 * limits.maximum_requests, "dicomweb")
-        self.port: int = listening.getsockname()[1]
-        self._served = Served(
-            self._serve, listening, Bounds(limits.maximum_connections, limits.idle_seconds, limits.grace_seconds), tls
-        )
+
+    def take_no_more(self) -> None:
+        self._closing = True
 
     def close(self) -> None:
-        """Take no more requests; those under way have `grace_seconds` to come to their end."""
-        self._closing = True
-        self._served.close()
         self._workers.shutdown()
 
-    async def _serve(self, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        """The ASGI application."""
+    async def serve(self, door: Door, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
         body = Body(receive, idle_seconds=self._limits.idle_seconds, maximum_bytes=self._limits.maximum_body_bytes)
         try:
-            answered = await self._answer(scope, body)
+            answered = await self._answer(door, scope, body)
         except Gone:
             return
         await _send(send, answered, body)
 
-    async def _answer(self, scope: Mapping[str, Any], body: Body) -> Answer:
+    async def _answer(self, door: Door, scope: Mapping[str, Any], body: Body) -> Answer:
         client = scope["client"]
         origin = Origin("dicomweb", str(uuid4()), address=client[0] if client else "")
         outcomes: list[Outcome] = []
@@ -101,21 +113,23 @@ class Server:
                 raise Refusal(403, caller.words)
             head = read_head(scope, maximum_body_bytes=self._limits.maximum_body_bytes)
             accepted = head.accepted
-            await self._store(head, body, origin, caller, outcomes)
+            await self._store(door, head, body, origin, caller, outcomes)
             return answer(outcomes, accepted)
         except Gone:
             raise
         except Refusal as error:
             if error.status in _TOLD:
-                await self._run(self._door.turn_away, origin, f"HTTP {error.status}: {error}")
+                await self._run(door.turn_away, origin, f"HTTP {error.status}: {error}")
             return refusal(error, outcomes, accepted)
         except Exception as error:  # noqa: BLE001 - boundary: the client is told, the server goes on (habit 25)
             _logger.error("request.failed", error=type(error).__name__, stack=log.stack_without_values(error))
             return refusal(Refusal(500, "unexpected error"), outcomes, accepted)
 
-    async def _store(self, head: Head, body: Body, origin: Origin, caller: Caller, outcomes: list[Outcome]) -> None:
+    async def _store(
+        self, door: Door, head: Head, body: Body, origin: Origin, caller: Caller, outcomes: list[Outcome]
+    ) -> None:  # fmt: skip
         """Hand the body through the door. `outcomes` grows with each instance that is stored or refused."""
-        closed = "expected fewer requests at a time" if self._requests >= self._limits.maximum_requests else self._door.closed
+        closed = "expected fewer requests at a time" if self._requests >= self._limits.maximum_requests else door.closed
         if closed or self._closing:
             raise Refusal(503, closed or "the gateway is being stopped")
         multipart = Multipart(
@@ -129,7 +143,7 @@ class Server:
             sop_classes=frozenset(filter(caller.allows, self._terms.sop_classes)),
             maximum_instance_bytes=min(caller.maximum_instance_bytes or _ANY, self._terms.maximum_instance_bytes),
         )
-        submission = Submission(self._door, origin, multipart, terms, outcomes)
+        submission = Submission(door, origin, multipart, terms, outcomes)
         self._requests += 1
         try:
             await self._stream(submission, body)
@@ -139,7 +153,7 @@ class Server:
             raise Refusal(413, str(error)) from error
         finally:
             self._requests -= 1
-            self._workers.submit(submission.end)
+            await asyncio.shield(self._run(submission.end))
 
     async def _stream(self, submission: Submission, body: Body) -> None:
         """A batch is on its way to the disk while the next one is read: these two are all of a body that is ever in memory."""

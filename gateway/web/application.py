@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 import gateway
 from gateway.web import failures, found
+from gateway.web.dicomweb.store import storage
 from gateway.web.guard import Application, Guard
 from gateway.web.oidc import Issuer
 from gateway.web.render import ASSETS
@@ -51,6 +52,7 @@ def inner(site: Site) -> FastAPI:
     )  # fmt: skip
     app.state.site, app.state.pages = site, found.pages()
     app.state.issuer = Issuer(site.config.web.oidc) if site.config.web.oidc else None
+    app.state.storage = storage(site)
     app.include_router(assets)
     for page in app.state.pages:
         app.include_router(page.router, include_in_schema=False)

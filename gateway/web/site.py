@@ -20,7 +20,7 @@ from gateway.roster import Roster
 from gateway.sections import Config
 from gateway.signin import Lives
 from gateway.store import Store
-from gateway.watch import Watches
+from gateway.watch import Surroundings, Watches
 from gateway.web.faces import Faces
 from gateway.web.health import Health, looks
 from gateway.web.limits import Limits
@@ -48,6 +48,8 @@ class Site:
     meter: Meter
     pictures: Pictures
     verification: Verification
+    around: Surroundings
+    """What a door of our own wants, for images that are stored here."""
     recent: Recent = field(default_factory=Recent)
     watches: Watches | None = None
     """Of peers whose series are taken from there; None where this process does not receive."""
@@ -86,7 +88,7 @@ def site_of(running: Gateway) -> Site:
         clock=now, pulse=Pulse(running.db), meter=running.meter, pictures=Pictures(running.store),
         verification=Verification(running.db, running.config, clock=now),
         health=Health(looks(running.db, running.store, running.models if running.is_working else None, running.doorman)),
-        watches=running.watches,
+        watches=running.watches, around=running.surroundings(),
     )  # fmt: skip
 
 

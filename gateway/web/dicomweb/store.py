@@ -1,0 +1,71 @@
+"""STOW-RS (PS3.18 10.5) beside search and retrieval: an operator's images, through a door of our own for each request.
+
+It is the code of the DICOMweb ingest (ingest/dicomweb.py), with its limits, and who comes in there comes in here: a token does
+not take the place of [[callers]]. 200 means that every instance is durable; it is filed before the request ends.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
+
+from gateway.filing import own_door, told
+from gateway.ingest.dicomweb import Limits, Storage
+from gateway.web.site import Here, Site
+from gateway.web.who import Operator
+
+router = APIRouter()
+_ANY = 2**62
+"""Its own limits hold ([dicomweb] maximum_body_bytes)."""
+
+
+@router.post("/studies", max_body_size=_ANY)
+def store(request: Request, _person: Operator, here: Here) -> Response:
+    return _Stored(here, request.app.state.storage)
+
+
+@router.post("/studies/{study}", max_body_size=_ANY)
+def store_in_study(request: Request, study: str, _person: Operator, here: Here) -> Response:  # noqa: ARG001 - read_head does
+    return _Stored(here, request.app.state.storage)
+
+
+class _Stored(Response):
+    """The body is read, and answered, by what takes Store requests at the ingest's port too."""
+
+    def __init__(self, here: Site, storage: Storage) -> None:
+        super().__init__()
+        self._here, self._storage = here, storage
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        around = self._here.around
+        opened = own_door(
+            around.books, around.incoming, f"{around.executor}.web", clock=around.clock, keep_free_bytes=around.keep_free_bytes
+        )  # fmt: skip
+        door, _ = await run_in_threadpool(opened.__enter__)
+        door.closed = self._here.doorman.closed if self._here.doorman is not None else ""
+        answer: list[Any] = []
+
+        async def keep(message: Any) -> None:
+            answer.append(message)
+
+        try:
+            await self._storage.serve(door, scope, receive, keep)
+        finally:
+            with told("receive.failed"):  # what it promised lies in its journal: who takes over files it
+                await run_in_threadpool(opened.__exit__, None, None, None)
+        for message in answer:
+            await send(message)
+
+
+def storage(here: Site) -> Storage:
+    """One for all requests of this process: so many at a time and no more."""
+    config, terms = here.config, here.around.terms
+    return Storage(
+        admit=config.policy.admit_request, sop_classes=terms.sop_classes, transfer_syntaxes=terms.transfer_syntaxes,
+        limits=Limits(
+            config.dimse.maximum_instance_bytes, config.dicomweb.maximum_body_bytes,
+            maximum_requests=config.dicomweb.maximum_requests,
+        ),
+    )  # fmt: skip

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
-from gateway import audit
+from gateway import audit, searches
 from gateway import delivery as rows
 from gateway.audit import Act
 from gateway.candidates import Candidate
@@ -21,6 +21,7 @@ from gateway.db import Database, lock
 from gateway.engine import DELIVER, RUN, Queues, model_lane, rank, ticket
 from gateway.errors import ConfigError
 from gateway.outputs.rejection import note_uid
+from gateway.searches import Prior, PriorSearch
 from gateway.tables import (
     Delivery,
     DeliveryState,
@@ -68,6 +69,9 @@ class JobStory:
     outputs: Sequence[OutputInstance]
     deliveries: Sequence[Delivery]
     superseded_by: Sequence[int]
+    search: PriorSearch | None = None
+    priors: Sequence[Prior] = ()
+    """The earlier series that sources have: those that it gets first, the others with why not."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
             raise ConfigError([f"job {job_id} is {job.state}: expected one that failed, was cancelled or waits"])
         if _gone(session, job):
             raise ConfigError([f"job {job_id}: retention took {_gone(session, job)} of its instances: send the series again"])
-        was_waiting = job.state == JobState.QUEUED
+        was_waiting = job.state == JobState.QUEUED and not searches.give_up(session, job.id, now)
         if not was_waiting:
             job.state, job.ticket, job.due_at, job.crashes, job.ended_at = (
                 JobState.QUEUED,
@@ -217,7 +221,8 @@ def _story(session: Session, job: Job) -> JobStory:
     outputs = session.scalars(select(OutputInstance).where(OutputInstance.job == job.id)).all()
     deliveries = session.scalars(select(Delivery).where(Delivery.job == job.id).order_by(Delivery.id)).all()
     later = session.scalars(select(Job.id).where(_is_later(job), Job.supersedes == job.id).order_by(Job.id)).all()
-    return JobStory(job, inputs, _gone(session, job), outputs, deliveries, later)
+    priors = session.scalars(select(Prior).where(Prior.job == job.id).order_by(Prior.id)).all()
+    return JobStory(job, inputs, _gone(session, job), outputs, deliveries, later, session.get(PriorSearch, job.id), priors)
 
 
 def _is_later(job: Job) -> Any:

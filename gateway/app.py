@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 import gateway
 from gateway import audit, engine, hosts, migrations, rulebook
+from gateway.archives import Archives
 from gateway.audit import Act
 from gateway.breaker import Breaker
 from gateway.commit import resume
@@ -23,8 +24,6 @@ from gateway.engine import Queues, Worker
 from gateway.errors import GatewayError
 from gateway.filing import Books
 from gateway.follow import Follower
-from gateway.ingest._stow import Terms
-from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.inherit import Heir
 from gateway.liveness import Presence, only_one
 from gateway.metrics import Meter
@@ -46,8 +45,9 @@ from gateway.stages import Stages
 from gateway.store import Store
 from gateway.sweep import schedule
 from gateway.tables import Association
+from gateway.take import Surroundings, terms
 from gateway.tellers import Tellers
-from gateway.watch import Surroundings, Watches
+from gateway.watch import Watches
 from gateway.worklist import Worklist
 
 # A job makes very many DICOM elements, none of them garbage before it ends: looking for some at every 700th is wasted.
@@ -73,12 +73,11 @@ class Gateway:
         log_file = config.gateway.data_dir / "triton.log"
         self.models = Models(config.triton, folders=ready.model_folders, log_file=log_file)
         self._breaker = Breaker(self.models)
-        self._tellers = Tellers(
-            self.db, config, addressees=ready.addressees, peers=lambda: self.roster.tables, clock=now
-        )  # fmt: skip
+        self._tellers = Tellers(self.db, config, addressees=ready.addressees, peers=lambda: self.roster.tables, clock=now)
         self.roster = Roster(config, self.db)
         self._worklist = Worklist(lambda: self.roster.active, clock=now)
         self._sources = Sources(self.roster, clock=now)
+        self._archives = Archives(lambda: self.roster.active, self.surroundings)
         self._rules = Current(self.db, pipelines=lambda: ready.pipelines, peers=lambda: self.roster.names)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = config.completeness.policy.first_look
@@ -213,10 +212,10 @@ class Gateway:
 
     def surroundings(self) -> Surroundings:
         config = self._plan.config
-        terms = Terms(STORAGE, TRANSFER_SYNTAXES, config.dimse.maximum_instance_bytes)
         return Surroundings(
             db=self.db, queues=self.queues, books=self._books(), clock=now, incoming=self.store.incoming,
-            executor=self.worker.executor, keep_free_bytes=config.store.keep_free_bytes, terms=terms,
+            executor=self.worker.executor, keep_free_bytes=config.store.keep_free_bytes,
+            terms=terms(config.dimse.maximum_instance_bytes),
             order=partial(order, self.db, self.queues, pipelines=self._plan.pipelines, peers=self.roster),
         )  # fmt: skip
 
@@ -257,8 +256,8 @@ class Gateway:
     def _stages(self) -> Stages:
         return Stages(
             plan=self._plan, peers=self.roster, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, rules=self._rules,
-            store=self.store, models=self._breaker, worklist=self._worklist, sources=self._sources, db=self.db,
-            queues=self.queues, traces=self._tellers.traces,
+            store=self.store, models=self._breaker, worklist=self._worklist, sources=self._sources, archives=self._archives,
+            db=self.db, queues=self.queues, traces=self._tellers.traces,
         )  # fmt: skip
 
     def _filed_at(self) -> datetime:
@@ -283,7 +282,7 @@ class Gateway:
         mine = select(Association.id).where(Association.ended_at.is_(None), Association.executor == self.worker.executor)
         with self.db() as session:
             held = set(session.scalars(mine))
-        for association in held - self.doorman.associations - self.watches.associations:
+        for association in held - self.doorman.associations - self.watches.associations - self._archives.associations:
             association_ended(association, now(), db=self.db, queues=self.queues, quiet=self._quiet)
 
     def _buried(self, executor: str) -> None:

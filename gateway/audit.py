@@ -45,6 +45,8 @@ class Act(StrEnum):
     SERIES_PASSED = "series.passed"  # 110103, R: it gets another one
     SERIES_REOPENED = "series.reopened"  # 110104, U
     SERIES_RELEASED = "series.released"  # 110103, R: a person lets a series be looked at again
+    PRIORS_SOUGHT = "priors.sought"  # 110103, R: sources were asked for earlier studies; outcome 4: not all answered
+    PRIORS_DONE = "priors.done"  # 110103 Instances Accessed, R: those that came go into the job; outcome 4: none did
     JOB_CREATED = "job.created"
     JOB_ORDERED = "job.ordered"  # 110103 Instances Accessed, R: a person or a system asked for it
     JOB_STARTED = "job.started"  # 110103, R

@@ -3,8 +3,8 @@
 import struct
 from dataclasses import dataclass
 
-C_STORE, C_FIND, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_SET, N_ACTION, N_CREATE = (
-    0x0001, 0x0020, 0x0030, 0x0FFF, 0x0100, 0x0120, 0x0130, 0x0140,
+C_STORE, C_GET, C_FIND, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_SET, N_ACTION, N_CREATE = (
+    0x0001, 0x0010, 0x0020, 0x0030, 0x0FFF, 0x0100, 0x0120, 0x0130, 0x0140,
 )  # fmt: skip
 RESPONSE = 0x8000
 SUCCESS, UNRECOGNIZED_OPERATION = 0x0000, 0x0211
@@ -74,12 +74,12 @@ def respond(command: Command, status: int, comment: str = "", error_id: int = 0)
 def request(
     field: int, message_id: int, *, sop_class_uid: str, sop_instance_uid: str = "", type_id: int = 0, has_data_set: bool
 ) -> bytes:
-    """The command set of a C-STORE-RQ, C-FIND-RQ, C-ECHO-RQ, N-EVENT-REPORT-RQ or N-ACTION-RQ; `type_id` as in Command."""
+    """The command set of a request of C-STORE, C-GET, C-FIND, C-ECHO, N-EVENT-REPORT or N-ACTION; `type_id` as in Command."""
     sop_class, instance = (_REQUESTED_CLASS, _REQUESTED_INSTANCE) if field == N_ACTION else (_SOP_CLASS, _INSTANCE)
     kind = _us(type_id) if type_id else b""
     return _set(
         (sop_class, _padded(sop_class_uid, 0)), (_FIELD, _us(field)), (_MESSAGE_ID, _us(message_id)),
-        (_PRIORITY, _us(_MEDIUM) if field in (C_STORE, C_FIND) else b""),
+        (_PRIORITY, _us(_MEDIUM) if field in (C_STORE, C_GET, C_FIND) else b""),
         (_DATA_SET_TYPE, _us(1 if has_data_set else _NO_DATA_SET)), (instance, _padded(sop_instance_uid, 0)),
         (_ACTION if field == N_ACTION else _EVENT, kind),
     )  # fmt: skip

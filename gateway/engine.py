@@ -38,7 +38,9 @@ _LOOK_SECONDS, _LANE_SECONDS = 0.1, 10.0
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PATIENCE = {"stat": None, "routine": timedelta(0), "background": timedelta(hours=4)}
 _ALIVE = ["ENQUEUED", "DELAYED", "PENDING"]
-SETTLE, ELECT, RUN, DELIVER, PROVE, COMMIT, SWEEP = "settle", "elect", "run", "deliver", "prove", "commit", "sweep"
+SETTLE, ELECT, PRIORS, RUN, DELIVER, PROVE, COMMIT, SWEEP = (
+    "settle", "elect", "priors", "run", "deliver", "prove", "commit", "sweep",
+)  # fmt: skip
 PERFORM = "perform"
 
 _logger = structlog.get_logger()

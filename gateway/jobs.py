@@ -6,7 +6,7 @@ job of a pipeline twice.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 from gateway import audit, shadow
 from gateway.audit import Act
 from gateway.db import insert_once
-from gateway.engine import RUN, Queues, model_lane, rank
-from gateway.pipeline import Pipeline
+from gateway.engine import PRIORS, RUN, Queues, model_lane, rank
+from gateway.pipeline import Pipeline, Priors
 from gateway.rules import PRIORITIES, Outcome, Rule
+from gateway.searches import PriorSearch
 from gateway.tables import Instance, Job, JobInstance, JobState, Series
 from gateway.uids import digest
 
@@ -90,7 +91,7 @@ def make(
         priority=order.priority, partial=order.partial, created_at=now, due_at=now,
     )  # fmt: skip
     if made:
-        _enqueue(session, key, inputs, series, now, queues, order.priority_by, order.beside)
+        _enqueue(session, key, inputs, series, now, queues, order.priority_by, order.beside, pipeline.needs.priors)
     elif order.beside is None:
         job = session.scalars(select(Job.id).where(Job.input_key == key)).one()
         shadow.leave(session, job, now, queues=queues, peers=list(order.send_to))
@@ -135,18 +136,30 @@ def _enqueue(
     queues: Queues,
     decided_by: str,
     beside: str | None,
+    priors: Priors | None,
 ) -> None:
     job = session.scalars(select(Job).where(Job.input_key == key)).one()
     session.execute(insert(JobInstance), [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in inputs])
     if beside is not None:
         shadow.enter(session, job, beside)
-    lane = model_lane(job.model, job.priority)
-    queues.enqueue(session, RUN, str(job.id), attempt="0", lane=lane, rank=rank(job.priority, job.created_at))
+    if priors is not None:
+        _seek_first(session, job, priors, now, queues)
+    else:
+        lane = model_lane(job.model, job.priority)
+        queues.enqueue(session, RUN, str(job.id), attempt="0", lane=lane, rank=rank(job.priority, job.created_at))
     audit.record(
         session, Act.JOB_CREATED, at=now, study=series.study_instance_uid, series=series.series_instance_uid, job=job.id,
         pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes, priority=job.priority, priority_by=decided_by,
         missing=job.partial or None, shadow=beside is not None,
     )  # fmt: skip
+
+
+def _seek_first(session: Session, job: Job, priors: Priors, now: datetime, queues: Queues) -> None:
+    """It waits for its priors before it is queued for its model."""
+    deadline_at = now + timedelta(seconds=priors.wait_seconds)
+    session.add(PriorSearch(id=job.id, begun_at=now, due_at=now, deadline_at=deadline_at))
+    job.reason = "waits for priors"
+    queues.enqueue(session, PRIORS, str(job.id), attempt="0", lane=PRIORS, rank=rank(job.priority, job.created_at))
 
 
 def withdraw(session: Session, earlier: Job, now: datetime, reason: str) -> None:

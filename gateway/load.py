@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -16,15 +17,28 @@ from gateway.enhanced import frame_number
 from gateway.errors import Unsuitable
 from gateway.frames import Frame, frames
 from gateway.header import clean_series
-from gateway.pipeline import Needs, Study
+from gateway.pipeline import Needs, Prior, Priors, Study
 from gateway.pixels import pixels
 from gateway.store import Store
+from gateway.values import texts
 from gateway.volume import Stack, arrange, volume
 
 _DEFERRED_BYTES = 64 * 1024
 
+_OF_PATIENT = ("IssuerOfPatientID", "PatientBirthDate")
+
 Inputs = Sequence[tuple[str, str]]
 """SOP Instance UIDs, and the SHA-256 (hex) of their files."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A series that a job gets as a prior, and from where."""
+
+    series_instance_uid: str
+    peer: str
+    days_before: int
+    inputs: Inputs
 
 
 def load(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
@@ -44,6 +58,30 @@ def load(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
     filled = volume(stack, _stored(stack.headers, files), whole_numbers=needs.whole_numbers)
     source, notes = clean_series(stack.headers)
     return Study(filled, source), [*chosen.notes, *stack.notes, *notes]
+
+
+def beside(study: Study, earlier: Sequence[Earlier], needs: Needs, store: Store) -> tuple[Study, list[str]]:
+    """The study with the volumes of its priors; one that is not of its patient, or not what the pipeline needs, is left out."""
+    wants, found, notes = needs.priors or Priors(), [], []
+    mine = replace(needs, modality=wants.modality or needs.modality)
+    for one in earlier:
+        try:
+            prior, own = load(one.inputs, mine, store)
+            _check_patient(prior.source[0], study.source[0])
+        except Unsuitable as error:
+            notes.append(f"prior {one.series_instance_uid} left out: {error}")
+            continue
+        found.append(Prior(prior.volume, prior.source, one.days_before))
+        notes += [f"prior {one.series_instance_uid}, {one.days_before} days before, from {one.peer}", *own]
+    return replace(study, priors=tuple(found)), notes
+
+
+def _check_patient(prior: Dataset, header: Dataset) -> None:
+    """What both say of the patient is the same, and both say an ID."""
+    told = [(texts(prior, keyword), texts(header, keyword)) for keyword in ("PatientID", *_OF_PATIENT)]
+    said = [pair for pair in told if all("".join(value) for value in pair)]
+    if told[0] not in said or any(one != other for one, other in said):
+        raise Unsuitable("IDENTITY", "expected a prior of the same patient (Patient ID, issuer, birth date)")
 
 
 def _encoded(header: Dataset, files: Mapping[str, Path]) -> bytes:

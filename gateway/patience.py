@@ -48,6 +48,11 @@ class CompletenessSection(Section):
         return Policy(**mine, where=tuple(_where(one, mine) for one in self.where))
 
 
+class PriorsSection(Section):
+    peers: tuple[str, ...] = ()
+    """The peers that are asked for earlier studies, in this order, where a pipeline wants some."""
+
+
 def _where(one: CompletenessWhere, default: dict[str, Any]) -> Where:
     own = one.model_dump(exclude={"modality", "calling_ae_title"}, exclude_none=True)
     return Where(Policy(**{**default, **own}), one.modality or (), one.calling_ae_title or ())

@@ -24,8 +24,10 @@ Context = tuple[str, str]
 """SOP Class UID and the one Transfer Syntax UID proposed for it; the n-th proposed has the ID 2n + 1."""
 
 
-def associate_rq(contexts: Sequence[Context], *, called: str, calling: str, maximum_length: int, scp_of: str = "") -> bytes:
-    """`scp_of` is the SOP class of which we propose to be the SCP, and not the SCU (PS3.7 D.3.3.4)."""
+def associate_rq(
+    contexts: Sequence[Context], *, called: str, calling: str, maximum_length: int, scp_of: Sequence[str] = ()
+) -> bytes:
+    """`scp_of` are the SOP classes of which we propose to be the SCP, and not the SCU (PS3.7 D.3.3.4)."""
     primitive = A_ASSOCIATE()
     primitive.application_context_name = UID(_APPLICATION_CONTEXT)
     primitive.called_ae_title, primitive.calling_ae_title = called, calling
@@ -40,9 +42,9 @@ def associate_rq(contexts: Sequence[Context], *, called: str, calling: str, maxi
     version = ImplementationVersionNameNotification()
     version.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     primitive.user_information = [length, implementation, version]
-    if scp_of:
+    for sop_class in scp_of:
         role = SCP_SCU_RoleSelectionNegotiation()
-        role.sop_class_uid, role.scu_role, role.scp_role = UID(scp_of), False, True
+        role.sop_class_uid, role.scu_role, role.scp_role = UID(sop_class), False, True
         primitive.user_information.append(role)
     return bytes(A_ASSOCIATE_RQ(primitive).encode())
 
@@ -112,11 +114,16 @@ def associate_rj(result: int, source: int, why: int) -> bytes:
 
 def fragments(pdu: bytes) -> list[tuple[int, bytes]]:
     """Message control header and data of each fragment in a P-DATA-TF; raises ValueError where they do not fill it."""
+    return [(control, data) for _, control, data in presented(pdu)]
+
+
+def presented(pdu: bytes) -> list[tuple[int, int, bytes]]:
+    """As `fragments`, with the ID of the presentation context before each."""
     found, at = [], 6
     while at < len(pdu):
         length = int.from_bytes(pdu[at : at + 4])
         if length < 2 or at + 4 + length > len(pdu):
             raise ValueError("expected presentation data values that fill their PDU")
-        found.append((pdu[at + 5], pdu[at + 6 : at + 4 + length]))
+        found.append((pdu[at + 4], pdu[at + 5], pdu[at + 6 : at + 4 + length]))
         at += 4 + length
     return found

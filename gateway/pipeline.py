@@ -21,6 +21,25 @@ Arrays = Mapping[str, np.ndarray]
 Infer = Callable[[Arrays], Arrays]
 
 
+RUN, HOLD = "run", "hold"
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What a pipeline wants of the past: `at_most` studies of at most `days` before, each with a series of `modality`.
+
+    `modality` "" is the pipeline's own. `body_parts` are values of Body Part Examined; empty: any. The job waits for them for
+    `wait_seconds`; `without` says what becomes of it where none came: "run", or "hold" until a person says so.
+    """
+
+    at_most: int = 1
+    days: int = 3650
+    modality: str = ""
+    body_parts: tuple[str, ...] = ()
+    wait_seconds: float = 600
+    without: str = RUN
+
+
 @dataclass(frozen=True)
 class Needs:
     """What the series must be, checked before the model is asked, and how its values are handed over.
@@ -30,6 +49,7 @@ class Needs:
     "largest" takes the largest regular one, {"EchoTime": 20} the one with these values.
     `one_of_study`: of the series of a study that rules want for it, it gets the best (rank.py) when the study is complete;
     `kernel`, "soft" or "sharp", says which is better.
+    `priors`: it wants earlier studies of the patient beside the series (prior.py), and of each the volume as of the series.
     """
 
     modality: str
@@ -39,6 +59,16 @@ class Needs:
     volume: Which = ONLY
     one_of_study: bool = False
     kernel: str = "soft"
+    priors: Priors | None = None
+
+
+@dataclass(frozen=True)
+class Prior:
+    """An earlier study: as in Study, and how many days before it was made."""
+
+    volume: hd.Volume
+    source: Sequence[Dataset]
+    days_before: int
 
 
 @dataclass(frozen=True)
@@ -52,6 +82,8 @@ class Study:
 
     volume: hd.Volume
     source: Sequence[Dataset]
+    priors: Sequence[Prior] = ()
+    """The newest first; fewer than the pipeline wants, or none, where there are no more."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ def _web_problems(web: WebSection) -> list[str]:
 def _unknown_sources(config: Config, names: Sequence[str]) -> list[str]:
     known = f"expected one of the [[peers]]: {', '.join(names) or 'there are none'}"
     sources = {config.completeness.source, *(one.source for one in config.completeness.where)}
-    return [f"[completeness] source: {known}"] if {source for source in sources if source} - set(names) else []
+    places = (("[completeness] source", {source for source in sources if source}), ("[priors] peers", set(config.priors.peers)))
+    return [f"{place}: {known}" for place, named in places if named - set(names)]
 
 
 def _collected(problems: list[str], load: Callable[[], T]) -> T | None:

@@ -20,9 +20,10 @@ from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import RUN, Queues, backoff, model_lane, rank
 from gateway.errors import BadOutput, JobError, NoRoom, OutOfResources
-from gateway.load import Inputs, load
+from gateway.load import Earlier, Inputs, beside, load
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Pipeline
+from gateway.searches import Prior, PriorInstance, PriorState
 from gateway.store import Store, Stored
 from gateway.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.uids import job_key
@@ -78,7 +79,8 @@ def run(
         with db() as session:
             found = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
             inputs = [(uid, sha256) for uid, sha256 in session.execute(found)]
-        result = _work(job, inputs, pipelines[job.pipeline], models, equipment, store, clock)
+            earlier = _earlier(session, job.id)
+        result = _work(job, inputs, earlier, pipelines[job.pipeline], models, equipment, store, clock)
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, part10)) for dataset, part10 in result.objects]
         crash_point("run.stored")
@@ -120,20 +122,28 @@ def _start(job_id: int, now: datetime, db: Database) -> Job | None:
 
 
 def _work(
-    job: Job, inputs: Inputs, pipeline: Pipeline, models: Models, equipment: Equipment, store: Store, clock: Clock
+    job: Job,
+    inputs: Inputs,
+    earlier: Sequence[Earlier],
+    pipeline: Pipeline,
+    models: Models,
+    equipment: Equipment,
+    store: Store,
+    clock: Clock,
 ) -> _Result:
     identity = models.identity(pipeline.model)
     algorithm = Algorithm(
         job.pipeline, pipeline.version, equipment.manufacturer, pipeline.model, identity.version, identity.weights
     )
     study, notes = load(inputs, pipeline.needs, store)
+    study, told = beside(study, earlier, pipeline.needs, store)
     started_at = clock()
     outputs = tuple(pipeline.run(study, models.infer(pipeline.model)))
     inferred_at = clock()
     crash_point("run.inferred")
     key = job_key(
         pipeline=job.pipeline, version=pipeline.version, model=pipeline.model, model_version=identity.version,
-        weights=identity.weights, inputs=inputs,
+        weights=identity.weights, inputs=[*inputs, *(pair for one in earlier for pair in one.inputs)],
     )  # fmt: skip
     encoding = Encoding(study.source, outputs, algorithm, equipment, key, started_at, job.partial)
     del study
@@ -142,7 +152,21 @@ def _work(
     if problems:
         raise BadOutput("; ".join(problems))
     lacking = [f"the series lacks something: {job.partial}"] if job.partial else []
-    return _Result(objects, encoding, [*lacking, *notes], inferred_at, clock())
+    return _Result(objects, encoding, [*lacking, *told, *notes], inferred_at, clock())
+
+
+def _earlier(session: Session, job: int) -> list[Earlier]:
+    """The newest first."""
+    mine = select(Prior).where(Prior.job == job, Prior.state == PriorState.HERE).order_by(Prior.days_before, Prior.id)
+    return [
+        Earlier(one.series_instance_uid, one.peer, one.days_before or 0, _instances(session, one.id))
+        for one in session.scalars(mine)
+    ]
+
+
+def _instances(session: Session, prior: int) -> list[tuple[str, str]]:
+    mine = select(PriorInstance.sop_instance_uid, PriorInstance.sha256).where(PriorInstance.prior == prior)
+    return [(uid, sha256) for uid, sha256 in session.execute(mine)]
 
 
 def _part10(dataset: Dataset) -> bytes:

@@ -107,6 +107,7 @@ class Screen:
         for text in (_coded(job), *(f"note: {note}" for note in job.notes)):
             if text:
                 self.line(escape(text), depth=1)
+        self._priors(story)
         if job.provenance:
             by = job.provenance
             self.line(escape(f"model {by['model']} version {by['model_version']}, weights {by['weights'][:12]}"), depth=1)
@@ -119,6 +120,13 @@ class Screen:
                 self.line(f"takes back {output.retracts}", depth=2)
         if story.deliveries:
             self.deliveries(story.deliveries, depth=1)
+
+    def _priors(self, story: JobStory) -> None:
+        if story.search is not None:
+            self.line(escape(f"priors: {story.search.state}{_why(story.search.reason)}"), depth=1)
+        for prior in story.priors:
+            days = "" if prior.days_before is None else f", {prior.days_before} days before"
+            self.line(escape(f"{prior.state} {prior.series_instance_uid} at {prior.peer}{days}{_why(prior.reason)}"), depth=2)
 
     def deliveries(self, deliveries: Iterable[Delivery], *, depth: int = 0) -> None:
         columns = ("delivery", "job", "peer", "state", "attempts", "status", "next or sent")
@@ -234,6 +242,10 @@ def _mark(yes: str, no: str, *, good: bool) -> str:
 
 def _headline(job: Job) -> str:
     return f"job {job.id} {job.pipeline}: {job.state}"
+
+
+def _why(reason: str) -> str:
+    return f": {reason}" if reason else ""
 
 
 def _links(story: JobStory) -> Iterator[str]:

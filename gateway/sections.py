@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from gateway.forms import AeTitle, CallerName, DatabaseUrl, Section, TimeZone, TritonUrl
 from gateway.oversight import AlarmsSection, AuditSection, SilenceSection, SyntheticSection, TracingSection
-from gateway.patience import CompletenessSection
+from gateway.patience import CompletenessSection, PriorsSection
 from gateway.policy import SERVICES, Policy, Service
 from gateway.settings import check_apart, check_names_once, listed, network, some, sop_class_uid
 from gateway.webkeys import WebSection
@@ -230,6 +230,7 @@ class Config(Section):
     database: DatabaseSection = DatabaseSection()
     triton: TritonSection = TritonSection()
     completeness: CompletenessSection = CompletenessSection()
+    priors: PriorsSection = PriorsSection()
     rules: RulesSection = RulesSection()
     delivery: DeliverySection = DeliverySection()
     audit: AuditSection = AuditSection()

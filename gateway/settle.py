@@ -21,6 +21,7 @@ from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.engine import SETTLE, Queues, settle_attempt
 from gateway.evidence import signals
+from gateway.ingest.retrieve import PRIOR
 from gateway.nominate import nominate
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
@@ -53,6 +54,7 @@ class Held(StrEnum):
     """Something came late, after retention took the rest."""
 
 
+_OURS, _PRIOR = "made by this gateway, starts no job", "fetched as a prior for a job, starts none itself"
 _SOON, _AGAIN, _BEHIND = timedelta(milliseconds=50), timedelta(seconds=1), timedelta(minutes=1)
 _STATES = {Decision.HELD: SeriesState.HELD, Decision.FAILED: SeriesState.FAILED}
 _ACTS = {
@@ -124,15 +126,15 @@ def settle(
         if found.decision is Decision.WAIT:
             _come_back(session, series, found, now, as_of, queues)
             return
-        is_ours = _is_ours(session, before.instances)
-        outcomes = () if is_ours else outcomes
-        series.held = "" if is_ours or is_result(known) else _held(outcomes)
-        _write(session, series, found, outcomes, now, rules, is_ours=is_ours)
-        if series.state == SeriesState.COMPLETE and not is_ours:
+        guard = _guard(session, series_instance_uid, before.instances)
+        outcomes = () if guard else outcomes
+        series.held = "" if guard or is_result(known) else _held(outcomes)
+        _write(session, series, found, outcomes, now, rules, guard=guard)
+        if series.state == SeriesState.COMPLETE and not guard:
             for order in orders:
                 _follow(session, series, before.instances, order, weighed, now, pipelines, queues, study_quiet)
     crash_point("settle.committed")
-    put(series_instance_uid, before.series.revision, headers, known | {"ours": known["ours"] or is_ours})
+    put(series_instance_uid, before.series.revision, headers, known | {"ours": known["ours"] or guard == _OURS})
 
 
 def _look(uid: str, now: datetime, as_of: datetime, policy: Policy, db: Database, queues: Queues) -> _Before | None:
@@ -248,10 +250,14 @@ def _held(outcomes: Sequence[Outcome]) -> str:
     return "" if any(outcome.matched and not outcome.rule.shadow for outcome in outcomes) else Held.UNMATCHED
 
 
-def _is_ours(session: Session, instances: Sequence[Instance]) -> bool:
-    """The loop guard that needs no header: what we made never starts a job."""
+def _guard(session: Session, series_instance_uid: str, instances: Sequence[Instance]) -> str:
+    """Why it starts no job whatever its headers say: we made it, or fetched all of it for a job; empty: nothing is against it."""
     uids = [instance.sop_instance_uid for instance in instances[:500]]
-    return session.scalar(select(OutputInstance.job).where(OutputInstance.sop_instance_uid.in_(uids)).limit(1)) is not None
+    if session.scalar(select(OutputInstance.job).where(OutputInstance.sop_instance_uid.in_(uids)).limit(1)) is not None:
+        return _OURS
+    mine = select(Instance.association).where(Instance.series_instance_uid == series_instance_uid)
+    ingests = set(session.scalars(select(Association.ingest).where(Association.id.in_(mine)).distinct()))
+    return _PRIOR if ingests == {PRIOR} else ""
 
 
 def _write(
@@ -262,7 +268,7 @@ def _write(
     now: datetime,
     rules: RuleSet,
     *,
-    is_ours: bool,
+    guard: str,
 ) -> None:
     matched = [outcome.rule.name for outcome in outcomes if outcome.matched]
     refused = [outcome.rule.name for outcome in outcomes if outcome.refused]
@@ -271,7 +277,7 @@ def _write(
         consequence += f"; held: {', '.join(refused)} would have, and cannot be followed any more"
     series.state = _STATES.get(found.decision, SeriesState.COMPLETE) if matched else SeriesState.COMPLETE
     series.complete_at = now
-    series.reason = f"{found.reason}; {'made by this gateway, starts no job' if is_ours else consequence}"
+    series.reason = f"{found.reason}; {guard or consequence}"
     if found.missing:
         word = "incomplete" if series.state == SeriesState.COMPLETE else series.state
         series.reason = f"{word}: {series.reason}"

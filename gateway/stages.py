@@ -7,6 +7,7 @@ from functools import partial
 from zoneinfo import ZoneInfo
 
 import gateway
+from gateway.archives import Archives
 from gateway.arrival import arrival
 from gateway.attempt import Stage
 from gateway.breaker import Breaker
@@ -15,7 +16,7 @@ from gateway.db import Database
 from gateway.deliver import deliver, deliver_failed
 from gateway.delivery import Pace
 from gateway.elect import elect
-from gateway.engine import COMMIT, DELIVER, ELECT, PERFORM, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
+from gateway.engine import COMMIT, DELIVER, ELECT, PERFORM, PRIORS, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
 from gateway.heed import forget
 from gateway.kept import Keep
 from gateway.lookout import look_out
@@ -23,6 +24,7 @@ from gateway.outputs import Equipment
 from gateway.peers import Proof
 from gateway.perform import Place, perform
 from gateway.plan import Plan
+from gateway.priors import look_back, priors_failed
 from gateway.prove import prove, prove_failed
 from gateway.retention import retain
 from gateway.roster import Roster
@@ -40,7 +42,7 @@ from gateway.trail import Rehearsed
 from gateway.ups import tidy
 from gateway.worklist import Worklist
 
-_SETTLE_SLOTS, _COMMIT_SLOTS, _STAT_SLOTS = 2, 2, 1
+_SETTLE_SLOTS, _COMMIT_SLOTS, _PRIOR_SLOTS, _STAT_SLOTS = 2, 2, 4, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Stages:
     models: Breaker
     worklist: Worklist
     sources: Sources
+    archives: Archives
     db: Database
     queues: Queues
     traces: Traces
@@ -64,6 +67,7 @@ class Stages:
     def __iter__(self) -> Iterator[Stage]:
         yield self._traced(SETTLE, self._settle, self._settle_failed)
         yield Stage(ELECT, self._elect, lambda _key, _error: None)
+        yield Stage(PRIORS, self._look_back, self._priors_failed)
         yield self._traced(RUN, self._run, self._run_failed)
         yield self._traced(DELIVER, self._deliver, self._deliver_failed)
         yield self._traced(PROVE, self._prove, self._prove_failed)
@@ -89,6 +93,7 @@ class Stages:
             Lane(SETTLE, _SETTLE_SLOTS),
             Lane(COMMIT, _COMMIT_SLOTS),
             Lane(PERFORM, 1),
+            Lane(PRIORS, _PRIOR_SLOTS),
             Lane(SWEEP, 1),
             *(Lane(model_lane(model), slots, ready=answers) for model, answers in models.items()),
             *(Lane(model_lane(model, "stat"), _STAT_SLOTS, ready=answers) for model, answers in models.items()),
@@ -136,6 +141,15 @@ class Stages:
     def _elect(self, key: str) -> None:
         self.filed_by(self.clock())  # what is promised may belong to the study
         elect(key, self.clock(), pipelines=self.plan.pipelines, quiet=self._study_quiet, db=self.db, queues=self.queues)
+
+    def _look_back(self, key: str) -> None:
+        look_back(
+            int(key), clock=self.clock, pipelines=self.plan.pipelines, sources=self.plan.config.priors.peers,
+            archives=self.archives, store=self.store, db=self.db, queues=self.queues,
+        )  # fmt: skip
+
+    def _priors_failed(self, key: str, error: Exception) -> None:
+        priors_failed(int(key), error, self.clock(), pipelines=self.plan.pipelines, db=self.db, queues=self.queues)
 
     def _run(self, key: str) -> None:
         run(

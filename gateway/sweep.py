@@ -17,6 +17,7 @@ from gateway.engine import (
     COMMIT,
     DELIVER,
     PERFORM,
+    PRIORS,
     PROVE,
     RUN,
     SETTLE,
@@ -29,6 +30,7 @@ from gateway.engine import (
     ticket,
 )
 from gateway.nominate import late_studies, look_again
+from gateway.searches import PriorSearch, SearchState, is_open
 from gateway.tables import Commitment, CommitmentState, Delivery, DeliveryState, Instance, Job, JobState, Series, SeriesState
 from gateway.workitems import Workitem
 
@@ -37,7 +39,7 @@ _OVERDUE = timedelta(minutes=2)
 _ENGINE_KEEPS = timedelta(days=7)
 _AT_ONCE = 1000
 
-Row = TypeVar("Row", Job, Delivery, Commitment)
+Row = TypeVar("Row", Job, Delivery, Commitment, PriorSearch)
 
 _logger = structlog.get_logger()
 
@@ -78,8 +80,18 @@ def _studies(session: Session, now: datetime, queues: Queues) -> int:
     return len(late)
 
 
+def _searches(session: Session, now: datetime, queues: Queues) -> int:
+    waits = exists().where(Job.id == PriorSearch.id, Job.state == JobState.QUEUED)
+    overdue = (PriorSearch.state == SearchState.WAITING) & (PriorSearch.due_at < now - _OVERDUE) & waits
+    lost = _lost(session, PriorSearch, overdue, PRIORS, queues)
+    for search in lost:
+        search.due_at, search.ticket = now, ticket(search.attempts, now)
+        queues.enqueue(session, PRIORS, str(search.id), attempt=search.ticket, lane=PRIORS)
+    return len(lost)
+
+
 def _jobs(session: Session, now: datetime, queues: Queues) -> int:
-    overdue = Job.state.in_((JobState.QUEUED, JobState.RUNNING)) & (Job.due_at < now - _OVERDUE)
+    overdue = Job.state.in_((JobState.QUEUED, JobState.RUNNING)) & (Job.due_at < now - _OVERDUE) & ~is_open(Job.id)
     lost = _lost(session, Job, overdue, RUN, queues)
     for job in lost:
         job.due_at, job.ticket = now, ticket(job.attempts, now)
@@ -130,7 +142,7 @@ def _workitems(session: Session, now: datetime, queues: Queues) -> int:
     return len(lost)
 
 
-_LOOKS = (_series, _studies, _jobs, _deliveries, _proofs, _commitments, _workitems)
+_LOOKS = (_series, _studies, _searches, _jobs, _deliveries, _proofs, _commitments, _workitems)
 
 
 def _lost(session: Session, table: type[Row], overdue: ColumnElement[bool], stage: str, queues: Queues) -> list[Row]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.admin import JobStory, SeriesStory
+from gateway.searches import PriorSearch
 from gateway.tables import Delivery, DeliveryState, Job, JobState, SeriesState
 
 WIDTH = 1000
@@ -70,7 +71,7 @@ def time_line(story: SeriesStory, now: datetime) -> TimeLine:
         )
     ]  # fmt: skip
     for one in latest:
-        lanes.append(_job_lane(scale, one.job))
+        lanes.append(_job_lane(scale, one.job, one.search))
         lanes += [_delivery_lane(scale, delivery, one) for delivery in one.deliveries]
     return TimeLine(begin, end, words(end - begin), lanes, is_over)
 
@@ -114,12 +115,14 @@ class _Scale:
         return Bar(what, kind, begin, end, x, min(width, WIDTH - x), words(end - begin), is_open)
 
 
-def _job_lane(scale: _Scale, job: Job) -> Lane:
+def _job_lane(scale: _Scale, job: Job, search: PriorSearch | None) -> Lane:
     tone = {JobState.DONE: "good", JobState.FAILED: "bad", JobState.CANCELLED: "quiet"}.get(JobState(job.state), "busy")
     fate = ": ".join(filter(None, (job.state, job.code, job.reason)))
     inferred, ended = job.inferred_at or job.ended_at, job.ended_at
+    came = search.ended_at or ended if search else job.created_at
     stretches = (
-        ("waits for a model", "wait", job.created_at, job.started_at or ended),
+        ("waits for priors", "wait", search.begun_at if search else None, came),
+        ("waits for a model", "wait", came, job.started_at or ended),
         ("model works", "work", job.started_at, inferred),
         ("results are encoded", "work", job.inferred_at, job.encoded_at or ended),
     )

@@ -6,30 +6,24 @@ on one database one watches. What comes in is promised by a door of our own and 
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
 from gateway import fetch, progress
-from gateway.db import Database
-from gateway.door import Door
-from gateway.engine import Queues
 from gateway.errors import ConfigError, DeliveryError, Unreachable
 from gateway.fetch import Wanted
-from gateway.filing import Books, Filing, own_door, told
-from gateway.ingest._stow import Terms
+from gateway.filing import told
 from gateway.ingest.retrieve import Retrieved, retrieve
 from gateway.retrieval import Retrieval
+from gateway.take import Surroundings, Takes
 from gateway.turn import Turn
 from gateway.uids import digest
 
-_LOOK_SECONDS, _AWAY_SECONDS, _FILE_SECONDS = 1.0, 5.0, 0.1
+_LOOK_SECONDS, _AWAY_SECONDS = 1.0, 5.0
 
 _logger = structlog.get_logger()
 
@@ -51,28 +45,12 @@ class Watched(Protocol):
     def write_state(self, study_instance_uid: str, series_instance_uid: str, state: str) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What every watch works with. `incoming` is where doors have their folders, `executor` the process that answers for them."""
-
-    db: Database
-    queues: Queues
-    books: Books
-    clock: Callable[[], datetime]
-    incoming: Path
-    executor: str
-    order: Callable[..., object]
-    """A pipeline on a series (order.py), its pipelines and peers bound."""
-    keep_free_bytes: int
-    terms: Terms
-
-
 class Watch:
     """One peer's, from `start` to `stop`, in a thread of its own."""
 
     def __init__(self, name: str, peer: Watched, around: Surroundings) -> None:
         self._name, self._peer, self._around = name, peer, around
-        self._filing: Filing | None = None
+        self._takes = Takes("watch", around)
         self._is_away = self._was_asked = False
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -93,7 +71,7 @@ class Watch:
 
     @property
     def associations(self) -> set[str]:
-        return self._filing.associations if self._filing else set()
+        return self._takes.associations
 
     def _run(self) -> None:
         turn = Turn(self._around.db, f"watch-{digest(self._name)[:16]}")
@@ -211,29 +189,15 @@ class Watch:
             fetch.failed(row, reason, clock(), db=db)
 
     def _retrieve(self, row: Retrieval, listing: Mapping[str, str], wanted: Sequence[str], *, at_once: bool) -> Retrieved:
-        """What is promised is filed meanwhile, and all of it when this returns. Raises what filing raises: then it is later."""
+        """Raises what filing raises: then it is later."""
         study, series, peer = row.study_instance_uid, row.series_instance_uid, self._peer
-        with ExitStack() as stack:
-            door, filing = self._door(stack)
-            retrieving = stack.enter_context(peer.retrieving(peer.connections))
-            pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="watch"))
-            going = pool.submit(
-                retrieve, wanted, lambda uid: retrieving.open(study, series, listing.get(uid, "")), door=door, peer=self._name,
-                terms=self._around.terms, connections=peer.connections, at_once=at_once, is_stopping=self._stopping.is_set,
+        with peer.retrieving(peer.connections) as retrieving:
+            return self._takes.take(
+                lambda door: retrieve(
+                    wanted, lambda uid: retrieving.open(study, series, listing.get(uid, "")), door=door, peer=self._name,
+                    terms=self._around.terms, connections=peer.connections, at_once=at_once, is_stopping=self._stopping.is_set,
+                )
             )  # fmt: skip
-            while wait([going], _FILE_SECONDS).not_done:
-                with told("receive.failed"):
-                    filing.file()
-            return going.result()
-
-    def _door(self, stack: ExitStack) -> tuple[Door, Filing]:
-        """A door of our own for one series."""
-        around = self._around
-        opened = own_door(
-            around.books, around.incoming, f"{around.executor}.watch", clock=around.clock, keep_free_bytes=around.keep_free_bytes
-        )  # fmt: skip
-        door, self._filing = stack.enter_context(opened)
-        return door, self._filing
 
 
 class Watches:

@@ -22,7 +22,7 @@ def role(uid: str, *roles: int) -> bytes:
 def test_what_pynetdicom_encodes_is_read_whole() -> None:
     contexts = [(CT, EXPLICIT), (CT, IMPLICIT), (COMMITMENT, IMPLICIT)]
 
-    found = proposal(own_request(contexts, called="CALLED", calling="CALLING", maximum_length=4242, scp_of=COMMITMENT))
+    found = proposal(own_request(contexts, called="CALLED", calling="CALLING", maximum_length=4242, scp_of=[COMMITMENT]))
 
     assert (found.calling.strip(), found.called.strip(), found.maximum_length) == ("CALLING", "CALLED", 4242)
     assert found.contexts == [(1, CT, [EXPLICIT]), (3, CT, [IMPLICIT]), (5, COMMITMENT, [IMPLICIT])]

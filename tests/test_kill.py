@@ -121,8 +121,10 @@ PERFORMING = ("step.promised",)
 RETAINING = ("retain.written", "retain.removed")
 RETRACTING = ("retract.stored", "retract.committed")
 FETCHING = ("fetch.wanted", "fetch.done")
+SEEKING = ("priors.chosen", "priors.fetched", "priors.committed")
 ELSEWHERE = (
     "elect.committed",
+    *SEEKING,
     *FETCHING,
     *PERFORMING,
     "commit.reported",
@@ -136,7 +138,9 @@ ELSEWHERE = (
     *RETAINING,
     *RETRACTING,
 )
-"""See below, test_commit, test_elect, test_told, test_chain, test_collector, test_orthanc, test_perform and test_performed."""
+"""See below, test_commit, test_elect, test_told, test_chain, test_collector, test_orthanc, test_priors, test_perform and
+test_performed.
+"""
 
 
 @pytest.mark.parametrize("point", [point for point in crash.POINTS if point not in ELSEWHERE])

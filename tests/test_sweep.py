@@ -9,7 +9,8 @@ from sqlalchemy import delete
 
 from gateway import app
 from gateway.db import Database, open_database
-from gateway.engine import DELIVER, RUN, SETTLE, Queues, settle_attempt
+from gateway.engine import DELIVER, PRIORS, RUN, SETTLE, Queues, settle_attempt
+from gateway.searches import PriorSearch
 from gateway.sweep import sweep
 from gateway.tables import Delivery, Instance, Job, OutputInstance, Series
 from tests.rows_fixture import NOW, OUTPUT, SERIES, STUDY, a_job, a_series
@@ -53,6 +54,19 @@ def test_a_job_that_the_engine_still_has_is_left_alone(place) -> None:
 
     with db() as session:
         assert session.get_one(Job, job).ticket == "0"
+
+
+def test_a_job_that_waits_for_priors_goes_on_seeking_and_is_not_run_before(place) -> None:
+    db, queues = place
+    job = a_job(db)
+    with db.begin() as session:
+        session.add(PriorSearch(id=job, begun_at=NOW, due_at=NOW, deadline_at=LATER))
+
+    sweep(LATER, db=db, queues=queues)
+
+    with db() as session:
+        assert queues.is_alive(PRIORS, str(job), session.get_one(PriorSearch, job).ticket)
+        assert not queues.is_alive(RUN, str(job), session.get_one(Job, job).ticket)
 
 
 def test_a_job_that_has_ended_is_left_alone(place) -> None:

@@ -18,7 +18,8 @@ from gateway.ingest._multipart import Malformed, Multipart, TooMuch, is_boundary
 from gateway.ingest._stow import Outcome, Part, Submission, Terms
 from gateway.instance import Origin
 
-INGEST = "retrieve"
+INGEST, PRIOR = "retrieve", "prior"
+"""Of what somebody sent to a peer; and of what a job wants of the past, which starts none."""
 _HEADER_BYTES, _PARTS = 16 * 1024, 100_000
 _ALL = ""
 
@@ -58,6 +59,7 @@ def retrieve(
     at_once: bool,
     is_stopping: Callable[[], bool] = lambda: False,
     origins: set[str] | None = None,
+    ingest: str = INGEST,
 ) -> Retrieved:
     """Take the instances `wanted`; with `at_once` the whole series is asked for first.
 
@@ -65,7 +67,7 @@ def retrieve(
     """
     found, origins = Retrieved(), set() if origins is None else origins
     left: SimpleQueue[str] = SimpleQueue()
-    lines = [Origin(INGEST, str(uuid4()), address=peer) for _ in range(max(1, min(connections, len(wanted))))]
+    lines = [Origin(ingest, str(uuid4()), address=peer) for _ in range(max(1, min(connections, len(wanted))))]
     origins.update(line.association for line in lines)
     try:
         if at_once:

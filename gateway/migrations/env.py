@@ -2,7 +2,20 @@
 
 from alembic import context
 
-from gateway import accounts, candidates, contacts, indices, performed, retrieval, ruleset, tables, trail, verdicts, workitems
+from gateway import (
+    accounts,
+    candidates,
+    contacts,
+    indices,
+    performed,
+    retrieval,
+    ruleset,
+    searches,
+    tables,
+    trail,
+    verdicts,
+    workitems,
+)
 from gateway.columns import PREFIX, Table, UtcDateTime
 from gateway.migrations import VERSION_TABLE
 
@@ -14,6 +27,7 @@ __all__ = (
     "performed",
     "retrieval",
     "ruleset",
+    "searches",
     "tables",
     "trail",
     "verdicts",

@@ -25,6 +25,9 @@ BUILT_IN = Path(__file__).parent
 STORED, DUPLICATE, NOT_UNDERSTOOD, NOT_SUPPORTED, PROCESSING_FAILURE = 0x0000, 0x0111, 0xC000, 0x0122, 0x0110
 SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 128 * 1024))
 """No 40 ms wait for the peer's delayed acknowledgement; and bytes wait for a slow network here, where timeouts see them move."""
+STUDY_KEYS = ("StudyInstanceUID", "StudyDate", "PatientID", "IssuerOfPatientID")
+SERIES_KEYS = ("SeriesInstanceUID", "Modality", "BodyPartExamined", "NumberOfSeriesRelatedInstances")
+"""What is asked of a patient's studies, and of a study's series (PS3.4 C.6.2.1)."""
 _OPEN = {"name", "protocol", "host", "port", "ae_title", "url", "path", "proof"}
 _RETRIED = (PROCESSING_FAILURE, 0x0213)
 _OFFER = Offer(__name__, BUILT_IN, "peer", "def peer(settings: Mapping[str, object]) -> Peer")

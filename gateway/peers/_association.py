@@ -7,7 +7,7 @@ every PDU has a deadline, memory is a megabyte, and no thread can be left behind
 
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from io import BytesIO, FileIO
@@ -94,8 +94,7 @@ class Association:
         """The last status of the C-FIND-RSP, and the identifiers of the matches (PS3.4 C.4.1, K.4.1). Raises Unreachable."""
         if model not in self.accepted:
             raise Unreachable(NO_QUERIES if model == QUERY else NO_WORKLIST)
-        self._send(C_FIND, self.accepted[model], model[0], has_data_set=True)
-        self._send_stream(BytesIO(identifier), self.accepted[model])
+        self.request(C_FIND, model, identifier)
         matches: list[bytes] = []
         while len(matches) <= _MOST_MATCHES and sum(map(len, matches)) <= _LONGEST_MATCHES:
             status, match = self._answer(C_FIND)
@@ -103,6 +102,11 @@ class Association:
                 return status, matches
             matches.append(match)
         raise Unreachable("the peer answers a query for one with more than a thousand matches, or a megabyte")
+
+    def request(self, kind: int, model: Context, identifier: bytes) -> None:
+        """Ask for what the identifier says (PS3.4 C.4), in an accepted context."""
+        self._send(kind, self.accepted[model], model[0], has_data_set=True)
+        self._send_stream(BytesIO(identifier), self.accepted[model])
 
     def request_commitment(self, action_information: bytes) -> int:
         """The status of the N-ACTION-RSP (PS3.4 J.3.2). Raises Unreachable.
@@ -219,11 +223,17 @@ def _fill(stream: FileIO | BytesIO, batch: memoryview) -> int:
 
 @contextmanager
 def associate(
-    address: tuple[str, int], contexts: Iterable[Context], *, called: str, calling: str, timeout: float, scp_of: str = ""
+    address: tuple[str, int],
+    contexts: Iterable[Context],
+    *,
+    called: str,
+    calling: str,
+    timeout: float,
+    scp_of: Sequence[str] = (),
 ) -> Iterator[Association]:
     """Released at the end, aborted on an exception. `timeout` (seconds) is for the connection, every send, every answer.
 
-    `scp_of` is a SOP class of which we want to be the SCP (PS3.4 J.3.3).
+    `scp_of` are SOP classes of which we want to be the SCP (PS3.4 J.3.3, C.4.3).
 
     Raises Unreachable with the reason, also where the peer rejects the association: its administrator can mend that.
     """
@@ -254,7 +264,7 @@ def _part(parting: Connection, association: Association) -> None:
     parting.send(pdu.abort())
 
 
-def _negotiate(connection: Connection, contexts: list[Context], called: str, calling: str, scp_of: str) -> Association:
+def _negotiate(connection: Connection, contexts: list[Context], called: str, calling: str, scp_of: Sequence[str]) -> Association:
     request = pdu.associate_rq(contexts, called=called, calling=calling, maximum_length=LONGEST_PDU, scp_of=scp_of)
     connection.send(request)
     kind, answer = connection.receive()

@@ -1,6 +1,6 @@
 """C-FIND, Study Root and Modality Worklist (PS3.4 C.6.2, K.6): the identifier of a query, and what a match says. No I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 
 from pydicom import Dataset
@@ -28,8 +28,8 @@ def identifier(level: str, uids: Mapping[str, str], *asked: str) -> bytes:
     """Unique keys with our values, and the keywords whose values are asked for; Implicit VR Little Endian."""
     ds = Dataset()
     ds.QueryRetrieveLevel = level
-    for keyword, uid in uids.items():
-        setattr(ds, keyword, UID(uid))
+    for keyword, value in uids.items():
+        setattr(ds, keyword, UID(value) if keyword.endswith("UID") else value)
     for keyword in asked:
         setattr(ds, keyword, "")
     return encode(ds, is_implicit_vr=True, is_little_endian=True) or b""
@@ -81,6 +81,11 @@ def text(ds: Dataset, keyword: str) -> str | None:
     if "\ufffd" in decoded or "\x1b" in decoded:  # what pydicom puts for bytes, or leaves of extensions, that it does not know
         raise Unreachable(_NOT_TEXT.format(keyword))
     return decoded.strip("\0 ")
+
+
+def texts(ds: Dataset, keywords: Iterable[str]) -> dict[str, str]:
+    """Empty where the attribute is absent. Raises Unreachable as `text` does."""
+    return {keyword: uid(ds, keyword) if keyword.endswith("UID") else text(ds, keyword) or "" for keyword in keywords}
 
 
 def _raw(ds: Dataset, keyword: str) -> bytes | None:

@@ -12,7 +12,20 @@ from typing import Any
 import httpx2
 
 from gateway.errors import DeliveryError, Rejected
-from gateway.peers import NOT_SUPPORTED, Capability, Proof, Sent, Wanted, is_few, is_rate, one_of, read_settings, setting
+from gateway.peers import (
+    NOT_SUPPORTED,
+    SERIES_KEYS,
+    STUDY_KEYS,
+    Capability,
+    Proof,
+    Sent,
+    Wanted,
+    is_few,
+    is_rate,
+    one_of,
+    read_settings,
+    setting,
+)
 from gateway.peers._http import Http, read
 from gateway.peers._part10 import Part10, read_part10, unreadable
 from gateway.peers._verdict import match, matches, refusal, text, verdict
@@ -79,6 +92,20 @@ class Dicomweb(Http):
                     return
                 seen |= new.keys()
                 yield from new.values()
+
+    def studies_of(self, patient_id: str) -> list[dict[str, str]]:
+        """STUDY_KEYS of every study of the patient. Raises Unreachable or Rejected, as all below."""
+        found = self.find("studies", "StudyInstanceUID", PatientID=patient_id, includefield="IssuerOfPatientID")
+        return [{keyword: text(one, keyword) or "" for keyword in STUDY_KEYS} for one in found]
+
+    def series_of(self, study_instance_uid: str) -> list[dict[str, str]]:
+        """SERIES_KEYS of every series of the study."""
+        found = self.find(f"studies/{study_instance_uid}/series", "SeriesInstanceUID", includefield="BodyPartExamined")
+        return [{keyword: text(one, keyword) or "" for keyword in SERIES_KEYS} for one in found]
+
+    def listing(self, study_instance_uid: str, series_instance_uid: str) -> dict[str, str]:
+        """By SOP Instance UID how it is asked for, of all instances that the peer has of the series."""
+        return {uid: uid for uid in self.sop_instance_uids(study_instance_uid, series_instance_uid)}
 
     def sop_instance_uids(self, study_instance_uid: str, series_instance_uid: str) -> list[str]:
         """Of all instances that the peer has of the series. Raises Unreachable or Rejected."""

@@ -15,12 +15,15 @@ from gateway.pdu import Context
 from gateway.peers import (
     NOT_SUPPORTED,
     PROCESSING_FAILURE,
+    SERIES_KEYS,
     STORED,
+    STUDY_KEYS,
     Capability,
     Proof,
     Sent,
     Wanted,
     _find,
+    _get,
     _probe,
     is_few,
     is_rate,
@@ -105,6 +108,25 @@ class Dimse:
         mine = {_find.uid(one, "SOPInstanceUID") for one in matches if _find.uid(one, "SeriesInstanceUID") == series_instance_uid}
         return len(mine - {""}) or None
 
+    def studies_of(self, patient_id: str) -> list[dict[str, str]]:
+        """STUDY_KEYS of every study of the patient (PS3.4 C.6.2.1). Raises Unreachable or Rejected, as all below."""
+        asked = [keyword for keyword in STUDY_KEYS if keyword != "PatientID"]
+        matches = self._find(_find.identifier("STUDY", {"PatientID": patient_id}, *asked))
+        return [_find.texts(match, STUDY_KEYS) for match in matches]
+
+    def series_of(self, study_instance_uid: str) -> list[dict[str, str]]:
+        """SERIES_KEYS of every series of the study."""
+        matches = self._find(_find.identifier("SERIES", {"StudyInstanceUID": study_instance_uid}, *SERIES_KEYS))
+        return [_find.texts(match, SERIES_KEYS) for match in matches]
+
+    def get(self, study: str, series: str, modality: str, syntaxes: Iterable[str], open_: _get.Open, refuse: _get.Refuse) -> int:
+        """The series through `open_` (C-GET); how many of its instances were refused."""
+        contexts = _get.contexts(modality, syntaxes)[:MOST_CONTEXTS]
+        classes = list(dict.fromkeys(sop_class for sop_class, _ in contexts[1:]))
+        identifier = _find.identifier("SERIES", {"StudyInstanceUID": study, "SeriesInstanceUID": series})
+        with self._associate(contexts, scp_of=classes) as association:
+            return _get.get(association, identifier, open_, refuse)
+
     def requested_priorities(self, accession_number: str) -> set[str]:
         """RequestedProcedurePriority of the worklist's entries with this accession number. Raises Unreachable or Rejected."""
         asked = _find.worklist_identifier(accession_number)
@@ -164,7 +186,7 @@ class Dimse:
 
     def report_commitment(self, outcome: Outcome) -> int:
         """The peer's status: success, or a warning. Raises Unreachable (try again) or Rejected (final), PS3.7 10.1.1.1.8."""
-        with self._associate([COMMITMENT_REPORTS], scp_of=COMMITMENT_REPORTS[0]) as association:
+        with self._associate([COMMITMENT_REPORTS], scp_of=COMMITMENT_REPORTS[:1]) as association:
             status = association.report(outcome)
         return _check(status, "the report")
 
@@ -191,7 +213,7 @@ class Dimse:
                     yield pending.popleft().path, Unreachable(f"not sent, after {_BREAKS} breaks in a row")
 
     def _associate(
-        self, contexts: Iterable[Context], scp_of: str = "", timeout: float | None = None
+        self, contexts: Iterable[Context], scp_of: Sequence[str] = (), timeout: float | None = None
     ) -> AbstractContextManager[Association]:
         return associate(
             (self.host, self.port), contexts, called=self.ae_title, calling=self.calling_ae_title,

@@ -21,7 +21,9 @@ from gateway.peers import (
     NOT_SUPPORTED,
     NOT_UNDERSTOOD,
     PROCESSING_FAILURE,
+    SERIES_KEYS,
     STORED,
+    STUDY_KEYS,
     Proof,
     Sent,
     Wanted,
@@ -183,6 +185,18 @@ class Orthanc(Http):
                 instances += self._ask(client, "GET", f"series/{series['ID']}/instances", gone=[])
         return {str(one["MainDicomTags"].get("SOPInstanceUID", "")): str(one["ID"]) for one in instances}
 
+    def studies_of(self, patient_id: str) -> list[dict[str, str]]:
+        """As Dicomweb's."""
+        with self.client() as client:
+            found = self._find(client, "Study", {"PatientID": patient_id})
+        return [_keys(STUDY_KEYS, one["MainDicomTags"] | one.get("PatientMainDicomTags", {})) for one in found]
+
+    def series_of(self, study_instance_uid: str) -> list[dict[str, str]]:
+        with self.client() as client:
+            found = self._find(client, "Series", {"StudyInstanceUID": study_instance_uid})
+        counts = [{"NumberOfSeriesRelatedInstances": str(len(one.get("Instances", ())))} for one in found]
+        return [_keys(SERIES_KEYS, one["MainDicomTags"] | count) for one, count in zip(found, counts, strict=True)]
+
     def instances_of(self, study_instance_uid: str, series_instance_uid: str) -> int | None:
         return len(self.listing(study_instance_uid, series_instance_uid))
 
@@ -262,6 +276,10 @@ class Retrieving:
             if response.status_code != 200:
                 raise refusal(response)
             yield response.headers.get("Content-Type", ""), response.iter_bytes()
+
+
+def _keys(keywords: Sequence[str], told: Mapping[str, Any]) -> dict[str, str]:
+    return {keyword: str(told.get(keyword, "")) for keyword in keywords}
 
 
 def _refused(response: httpx2.Response) -> DeliveryError:

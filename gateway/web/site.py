@@ -20,7 +20,8 @@ from gateway.roster import Roster
 from gateway.sections import Config
 from gateway.signin import Lives
 from gateway.store import Store
-from gateway.watch import Surroundings, Watches
+from gateway.take import Surroundings
+from gateway.watch import Watches
 from gateway.web.faces import Faces
 from gateway.web.health import Health, looks
 from gateway.web.limits import Limits

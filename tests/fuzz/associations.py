@@ -228,7 +228,7 @@ def seeds() -> Iterator[bytes]:
     )
     yield pdu.associate_rq(CONTEXTS[:1], called="OTHER", calling="CT1", maximum_length=0)
     yield pdu.associate_rq(CONTEXTS[:2], called="AIGATEWAY", calling="CT1", maximum_length=7) + echo * 3 + release
-    yield pdu.associate_rq(CONTEXTS[3:4], called="AIGATEWAY", calling="PACS", maximum_length=0, scp_of=COMMITMENT) + release
+    yield pdu.associate_rq(CONTEXTS[3:4], called="AIGATEWAY", calling="PACS", maximum_length=0, scp_of=[COMMITMENT]) + release
     yield pdu.associate_rq([(CT, EXPLICIT)] * 126, called="AIGATEWAY", calling="CT1", maximum_length=16384) + release
     yield _many_roles() + echo + release
     stalled = request + echo + _message(3, store, explicit)[:-7]

@@ -118,6 +118,14 @@ def ask(peer: str, study: str, series: str, pipeline: str, *, actor: str, now: d
         row.orders = [one for one in row.orders if one["pipeline"] != pipeline] + [{"pipeline": pipeline, "by": actor}]
 
 
+def want(session: Session, peer: str, study: str, series: str, now: datetime) -> None:
+    """It is taken from the peer, once."""
+    insert_once(
+        session, Retrieval, peer=peer, study_instance_uid=study, series_instance_uid=series, due_at=now, wanted_at=now,
+        state=RetrievalState.WANTED, attempts=0, reason="", told="", orders=[],
+    )  # fmt: skip
+
+
 def ordered(peer: str, *, db: Database) -> Sequence[Retrieval]:
     """Series that are here and settled, on which somebody wants a pipeline."""
     settled = exists().where(

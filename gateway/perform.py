@@ -14,7 +14,8 @@ from pydicom import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gateway import procedure, ups
+from gateway import achieved, fetch, procedure, ups
+from gateway.achieved import Result
 from gateway.crash import crash_point
 from gateway.db import Database
 from gateway.engine import PERFORM, Queues, backoff, ticket
@@ -22,7 +23,7 @@ from gateway.errors import ConfigError
 from gateway.order import place
 from gateway.peers import Peer
 from gateway.pipeline import Pipeline
-from gateway.procedure import Result, Wanted
+from gateway.procedure import Wanted
 from gateway.store import Store
 from gateway.subscriptions import PROGRESSED, report
 from gateway.tables import Delivery, DeliveryState, Job, JobState, OutputInstance, Series, SeriesState
@@ -76,6 +77,7 @@ def _begin(session: Session, row: Workitem, workitem: Dataset, now: datetime, he
     try:
         series, send_to = _series(wanted), _send_to(wanted, here.peers)
         if not wanted.is_ready or not _is_settled(session, series):
+            _fetch(session, wanted, series, now, here)
             return True
         ordered = place(
             session, here.queues, series, pipeline=wanted.pipeline, pipelines=here.pipelines, send_to=send_to,
@@ -86,8 +88,8 @@ def _begin(session: Session, row: Workitem, workitem: Dataset, now: datetime, he
         ups.claim(session, row, workitem, secret_uid(), here.store, _ACTOR, now)
         return _give_up(session, row, workitem, "; ".join(error.problems), now, here)
     row.is_ours, row.job, row.made_job, row.looks = True, ordered.job, ordered.is_new, 1
-    procedure.tell(workitem, f"job {ordered.job} is ordered", 0)
-    procedure.perform(workitem, wanted.pipeline, here.ae_title, now, ())
+    achieved.tell(workitem, f"job {ordered.job} is ordered", 0)
+    achieved.perform(workitem, wanted.pipeline, here.ae_title, now, ())
     ups.claim(session, row, workitem, secret_uid(), here.store, _ACTOR, now)
     return True
 
@@ -106,19 +108,19 @@ def _follow(session: Session, row: Workitem, workitem: Dataset, now: datetime, h
     )
     deliveries = session.scalars(mine.order_by(Delivery.id)).all()
     results = [_result(one, deliveries, here) for one in objects]
-    procedure.perform(workitem, job.pipeline, here.ae_title, job.started_at or row.made_at, results)
+    achieved.perform(workitem, job.pipeline, here.ae_title, job.started_at or row.made_at, results)
     text = f"job {job.id} is done; {_told(deliveries)}"
     if any(map(_is_open, deliveries)):
         return _say(session, row, workitem, text, now, here)
-    procedure.tell(workitem, text, 100)
-    procedure.end(workitem, now)
+    achieved.tell(workitem, text, 100)
+    achieved.end(workitem, now)
     ups.end(session, row, workitem, WorkitemState.COMPLETED, here.store, _ACTOR, now)
     return False
 
 
 def _say(session: Session, row: Workitem, workitem: Dataset, text: str, now: datetime, here: Place) -> bool:
-    if procedure.told(workitem) != text:
-        procedure.tell(workitem, text, 0)
+    if achieved.told(workitem) != text:
+        achieved.tell(workitem, text, 0)
         ups.keep(session, row, workitem, here.store, now)
         report(session, row, PROGRESSED, now)
         row.looks = 1
@@ -126,7 +128,7 @@ def _say(session: Session, row: Workitem, workitem: Dataset, text: str, now: dat
 
 
 def _give_up(session: Session, row: Workitem, workitem: Dataset, reason: str, now: datetime, here: Place) -> bool:
-    procedure.cancel(workitem, reason, now)
+    achieved.cancel(workitem, reason, now)
     ups.end(session, row, workitem, WorkitemState.CANCELED, here.store, _ACTOR, now)
     return False
 
@@ -139,10 +141,25 @@ def _series(wanted: Wanted) -> str:
 
 def _send_to(wanted: Wanted, peers: Mapping[str, Peer]) -> list[str]:
     """Peers by their AE titles or names."""
-    known = {name: name for name in peers} | {getattr(peer, "ae_title", name): name for name, peer in peers.items()}
+    known = {title: name for name, title in _titles(peers)}
     if not set(wanted.peers) <= set(known):
         raise ConfigError(["expected AE titles of peers of this gateway where its results are wanted"])
     return [known[one] for one in wanted.peers]
+
+
+def _fetch(session: Session, wanted: Wanted, series: str, now: datetime, here: Place) -> None:
+    """What is not here, where one of its sources is a peer that series are taken from (by its AE title or name)."""
+    if not wanted.is_ready or not wanted.study or session.get(Series, series) is not None:
+        return
+    taken_from = [name for name, peer in here.peers.items() if getattr(peer, "take", "nothing") != "nothing"]
+    source = next((name for name, title in _titles(here.peers) if title in wanted.sources and name in taken_from), None)
+    if source is not None:
+        fetch.want(session, source, wanted.study, series, now)
+
+
+def _titles(peers: Mapping[str, Peer]) -> list[tuple[str, str]]:
+    """Peers with what others may call them."""
+    return [(name, title) for name, peer in peers.items() for title in (name, getattr(peer, "ae_title", name))]
 
 
 def _is_settled(session: Session, series_instance_uid: str) -> bool:

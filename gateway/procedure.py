@@ -5,7 +5,7 @@ that is only named (BulkDataURI) is refused.
 """
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -44,25 +44,15 @@ class BadWorkitem(GatewayError):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a workitem orders of us. `peers` are the AE titles that its results are wanted at."""
+    """What a workitem orders of us. `peers` are AE titles where its results are wanted, `sources` those of who has its input."""
 
     pipeline: str
+    study: str
     series: tuple[str, ...]
+    sources: tuple[str, ...]
     peers: tuple[str, ...]
     priority: str
     is_ready: bool
-
-
-@dataclass(frozen=True)
-class Result:
-    """One object that was made; `peers` are the AE titles of those that have proved to hold it, `url` where we give it."""
-
-    study_instance_uid: str
-    series_instance_uid: str
-    sop_class_uid: str
-    sop_instance_uid: str
-    url: str
-    peers: tuple[str, ...]
 
 
 def parse(body: bytes) -> Dataset:
@@ -154,60 +144,17 @@ def wanted(workitem: Dataset, pipelines: Collection[str], ae_title: str) -> Want
     pipeline = next((name for name in named if name in pipelines), None)
     if pipeline is None or (stations and ae_title not in stations):
         return None
+    inputs = items(workitem, "InputInformationSequence")
+    places = [place for one in inputs for place in items(one, "DICOMRetrievalSequence")]
     return Wanted(
         pipeline,
-        tuple(
-            dict.fromkeys(uid for one in items(workitem, "InputInformationSequence") for uid in texts(one, "SeriesInstanceUID"))
-        ),
+        next((uid for one in inputs for uid in texts(one, "StudyInstanceUID")), ""),
+        tuple(dict.fromkeys(uid for one in inputs for uid in texts(one, "SeriesInstanceUID"))),
+        tuple(dict.fromkeys(title for place in places for title in texts(place, "RetrieveAETitle"))),
         tuple(dict.fromkeys(_peers(workitem))),
         _PRIORITIES.get(str(workitem.get("ScheduledProcedureStepPriority")), "routine"),
         workitem.get("InputReadinessState") == "READY",
     )
-
-
-def tell(workitem: Dataset, text: str, percent: int) -> None:
-    """How far it is (Procedure Step Progress Information Sequence)."""
-    progress = _first(workitem, PROGRESS)
-    progress.ProcedureStepProgress, progress.ProcedureStepProgressDescription = str(percent), text
-
-
-def told(workitem: Dataset) -> str:
-    return str(next((one.get("ProcedureStepProgressDescription", "") for one in items(workitem, PROGRESS)), ""))
-
-
-def cancel(workitem: Dataset, reason: str, now: datetime, codes: Sequence[Dataset] = ()) -> None:
-    progress = _first(workitem, PROGRESS)
-    progress.ProcedureStepCancellationDateTime, progress.ReasonForCancellation = moment(now), reason[:10240]
-    if codes or "ProcedureStepDiscontinuationReasonCodeSequence" not in progress:
-        given = [*codes] or [coded("110513", "DCM", "Discontinued for unspecified reason")]
-        progress.ProcedureStepDiscontinuationReasonCodeSequence = given
-
-
-def ask_to_cancel(workitem: Dataset, request: Dataset) -> None:
-    """What a cancel request says is kept with the workitem, where who performs it reads it (PS3.4 CC.2.2)."""
-    progress = _first(workitem, PROGRESS)
-    for keyword in ("ReasonForCancellation", "ProcedureStepDiscontinuationReasonCodeSequence"):
-        if keyword in request:
-            progress[keyword] = request[keyword]
-    contact = Dataset()
-    for keyword in ("ContactURI", "ContactDisplayName"):
-        if keyword in request:
-            contact[keyword] = request[keyword]
-    if len(contact):
-        progress.ProcedureStepCommunicationsURISequence = [contact]
-
-
-def perform(workitem: Dataset, pipeline: str, ae_title: str, began: datetime, results: Iterable[Result]) -> None:
-    """What was done by us so far (Unified Procedure Step Performed Procedure Sequence)."""
-    performed = _first(workitem, PERFORMED)
-    performed.PerformedStationNameCodeSequence = [coded(ae_title, SCHEME, "Clinical AI Gateway")]
-    performed.PerformedProcedureStepStartDateTime = moment(began)
-    performed.PerformedWorkitemCodeSequence = [coded(pipeline, SCHEME, pipeline)]
-    performed.OutputInformationSequence = [*_outputs(results)]
-
-
-def end(workitem: Dataset, now: datetime) -> None:
-    _first(workitem, PERFORMED).PerformedProcedureStepEndDateTime = moment(now)
 
 
 def coded(value: str, scheme: str, meaning: str) -> Dataset:
@@ -232,47 +179,10 @@ def _value(code: Dataset) -> str:
     return str(code.get("CodeValue") or code.get("LongCodeValue") or "")
 
 
-def _outputs(results: Iterable[Result]) -> Iterator[Dataset]:
-    """An item a series."""
-    by_series: dict[str, list[Result]] = {}
-    for one in results:
-        by_series.setdefault(one.series_instance_uid, []).append(one)
-    for series, some in by_series.items():
-        item, where = Dataset(), Dataset()
-        item.TypeOfInstances, item.StudyInstanceUID, item.SeriesInstanceUID = "DICOM", some[0].study_instance_uid, series
-        item.ReferencedSOPSequence = [_reference(one) for one in some]
-        where.RetrieveURL = some[0].url
-        item.WADORSRetrievalSequence = [where]
-        everywhere = set(some[0].peers).intersection(*(one.peers for one in some))
-        item.DICOMRetrievalSequence = [_held_by(title) for title in sorted(everywhere)]
-        if not everywhere:
-            del item.DICOMRetrievalSequence
-        yield item
-
-
-def _reference(result: Result) -> Dataset:
-    reference = Dataset()
-    reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = result.sop_class_uid, result.sop_instance_uid
-    return reference
-
-
-def _held_by(ae_title: str) -> Dataset:
-    held = Dataset()
-    held.RetrieveAETitle = ae_title
-    return held
-
-
 def _peers(workitem: Dataset) -> Iterator[str]:
     for place in items(workitem, "OutputDestinationSequence"):
         for storage in items(place, "DICOMStorageSequence"):
             yield from texts(storage, "DestinationAE")
-
-
-def _first(workitem: Dataset, keyword: str) -> Dataset:
-    """The one item of a sequence, made where there is none."""
-    if not items(workitem, keyword):
-        setattr(workitem, keyword, [Dataset()])
-    return items(workitem, keyword)[0]
 
 
 def _check_words(asked: Dataset, *, needed: bool) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import delete, exists, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
-from gateway import audit, jobs, procedure, query
+from gateway import achieved, audit, jobs, procedure, query
 from gateway.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
@@ -133,7 +133,7 @@ def request_cancel(db: Database, store: Store, uid: str, request: Dataset, *, ac
         if row.state == WorkitemState.COMPLETED:
             raise Conflict("The UPS is already COMPLETED.")
         workitem = read(store, row.document)
-        procedure.ask_to_cancel(workitem, request)
+        achieved.ask_to_cancel(workitem, request)
         if row.state == WorkitemState.IN_PROGRESS and not row.is_ours:
             if not followers(session, row):
                 raise Conflict("The performer cannot be told: nobody follows the UPS.")
@@ -144,7 +144,7 @@ def request_cancel(db: Database, store: Store, uid: str, request: Dataset, *, ac
         if row.is_ours:
             _withdraw(session, row, actor, now)
         reason = next(iter(texts(request, "ReasonForCancellation")), "") or f"canceled by {actor}"
-        procedure.cancel(workitem, reason, now, items(request, "ProcedureStepDiscontinuationReasonCodeSequence"))
+        achieved.cancel(workitem, reason, now, items(request, "ProcedureStepDiscontinuationReasonCodeSequence"))
         end(session, row, workitem, WorkitemState.CANCELED, store, actor, now)
     return ""
 

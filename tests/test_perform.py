@@ -17,6 +17,7 @@ from gateway.engine import PERFORM, RUN, Queues
 from gateway.perform import Place, perform
 from gateway.pipeline import Needs, Pipeline
 from gateway.procedure import parse
+from gateway.retrieval import Retrieval
 from gateway.store import Store
 from gateway.subscriptions import subscribe, waiting
 from gateway.sweep import sweep
@@ -40,13 +41,17 @@ class Pacs:
     ae_title = "PACS"
 
 
+class Orthanc:
+    take = "series"
+
+
 class Here:
     """A gateway's rows and store, and a look at the one workitem whenever the test says so."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
         self.db, self.store, self.queues = open_database(database_url), Store(folder), Queues(database_url)
         self.place = Place(
-            db=self.db, store=self.store, queues=self.queues, pipelines=PIPELINES, peers={"pacs": Pacs()},
+            db=self.db, store=self.store, queues=self.queues, pipelines=PIPELINES, peers={"pacs": Pacs(), "orthanc": Orthanc()},
             ae_title="AIGATEWAY", url="https://ai",
         )  # fmt: skip
         self.now = NOW
@@ -200,6 +205,18 @@ def test_it_waits_for_a_series_that_is_not_complete_and_for_inputs_that_are_not_
     third = here.look()
 
     assert [one.ProcedureStepState for one in (first, second, third)] == ["SCHEDULED", "SCHEDULED", "IN PROGRESS"]
+
+
+def test_a_series_that_a_source_has_is_taken_from_there_once(here) -> None:
+    source = item(DICOMRetrievalSequence=[item(RetrieveAETitle="orthanc")], StudyInstanceUID="1.2", SeriesInstanceUID="1.2.3")
+    here.order(InputInformationSequence=[source])
+
+    for _ in range(2):
+        assert here.look().ProcedureStepState == "SCHEDULED"
+
+    with here.db() as session:
+        (row,) = session.scalars(select(Retrieval)).all()
+    assert (row.peer, row.study_instance_uid, row.series_instance_uid, row.state) == ("orthanc", "1.2", "1.2.3", "wanted")
 
 
 @pytest.mark.parametrize(

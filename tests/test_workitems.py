@@ -7,11 +7,13 @@ from uuid import uuid4
 import httpx2
 import pytest
 from pydicom import Dataset
+from sqlalchemy import select
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from gateway import people
 from gateway.audit import Act
+from gateway.columns import Table
 from gateway.trail import AuditEvent
 from tests.workitem_fixture import TRANSACTION, item, json_of, order, performed, state
 
@@ -311,3 +313,20 @@ def test_the_trail_tells_who_did_what_without_a_patient(console, ups) -> None:
         (Act.WORKITEM_CLAIMED, "operator"),
     ]
     assert not [event for event in events if "CANARY" in str(event.detail)]
+
+
+def test_a_patient_of_a_workitem_stands_in_its_file_and_in_no_row(console, ups) -> None:
+    named = made(ups)
+    ups.post(f"/workitems/{named}/cancelrequest", json=json_of(ReasonForCancellation="CANARY coughed"))
+
+    with console.db() as session:
+        rows = "".join(str([*row]) for table in Table.metadata.sorted_tables for row in session.execute(select(table)))
+    assert named in rows
+    assert "CANARY" not in rows
+    assert "CANARY coughed" in held(ups, named).ProcedureStepProgressInformationSequence[0].ReasonForCancellation
+
+
+def test_who_takes_no_json_is_told_what_there_is(ups) -> None:
+    answer = ups.get(f"/workitems/{made(ups)}", headers={"Accept": "application/dicom+xml"})
+
+    assert answer.status_code == 406

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -28,6 +29,8 @@ from gateway.web.limits import Limits
 from gateway.web.live import Pulse
 from gateway.web.recent import Recent
 from gateway.web.verification import Verification
+
+_CHANNELS = 128
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,8 @@ class Site:
     """Of peers whose series are taken from there; None where this process does not receive."""
     limits: Limits = field(default_factory=Limits)
     faces: Faces = field(default_factory=Faces)
+    channels: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(_CHANNELS))
+    """Of UPS-RS: websockets that are open."""
 
     @property
     def config(self) -> Config:

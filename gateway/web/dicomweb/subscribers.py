@@ -24,8 +24,8 @@ from gateway.web.who import Viewer
 
 router = APIRouter()
 _LOOK_SECONDS, _AWAY_SECONDS, _CHECK_SECONDS = 0.5, 5.0, 30.0
-_POLICY = 1008
-"""Close code of RFC 6455 7.4.1."""
+_POLICY, _LATER = 1008, 1013
+"""Close codes of RFC 6455 7.4.1 and of IANA's registry."""
 _SUBSCRIBER = "/workitems/{workitem}/subscribers/{ae_title}"
 
 
@@ -67,18 +67,28 @@ async def channel(websocket: WebSocket, ae_title: str) -> None:
     if not await run_in_threadpool(_may_listen, site, websocket, ae_title):
         await websocket.close(_POLICY)
         return
-    await websocket.accept()
-    gone = asyncio.create_task(_until_closed(websocket))
+    if not site.channels.acquire(blocking=False):
+        await websocket.close(_LATER)
+        return
     try:
-        await _tell(site, websocket, ae_title, gone)
+        await websocket.accept()
+        await _tell(site, websocket, ae_title)
     except WebSocketDisconnect:
         return
+    finally:
+        site.channels.release()
+
+
+async def _tell(site: Site, websocket: WebSocket, ae_title: str) -> None:
+    gone = asyncio.create_task(_until_closed(websocket))
+    try:
+        await _tell_until(gone, site, websocket, ae_title)
     finally:
         gone.cancel()
 
 
-async def _tell(site: Site, websocket: WebSocket, ae_title: str, gone: "asyncio.Task[None]") -> None:
-    """Until the other side goes, or may not listen any more."""
+async def _tell_until(gone: "asyncio.Task[None]", site: Site, websocket: WebSocket, ae_title: str) -> None:
+    """Or until who listens may not any more."""
     clock = asyncio.get_running_loop().time
     checked = clock()
     while not gone.done():

@@ -18,6 +18,7 @@ from gateway.procedure import BadWorkitem, parse
 from gateway.query import BadQuery
 from gateway.subscriptions import NotFollowed, NotYours
 from gateway.uids import secret_uid
+from gateway.web.dicomweb.retrieve import taken
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 
@@ -60,7 +61,8 @@ def base(request: Request) -> str:
     return str(request.base_url).rstrip("/") + "/dicom-web"
 
 
-def told(found: list[Dataset]) -> Response:
+def told(request: Request, found: list[Dataset]) -> Response:
+    taken(request, _TAKEN, "")
     return Response(json.dumps([one.to_json_dict(suppress_invalid_tags=True) for one in found]), media_type=_JSON)
 
 
@@ -79,13 +81,13 @@ def create(request: Request, person: Operator, here: Here, body: Body) -> Respon
 def search(request: Request, _person: Viewer, here: Here) -> Response:
     with answered(request):
         found = ups.search(here.db, here.store, request.query_params.multi_items())
-    return told(found) if found else Response(status_code=204)
+    return told(request, found) if found else Response(status_code=204)
 
 
 @router.get("/workitems/{workitem}")
 def retrieve(request: Request, workitem: str, _person: Viewer, here: Here) -> Response:
     with answered(request):
-        return told([ups.retrieve(here.db, here.store, workitem)])
+        return told(request, [ups.retrieve(here.db, here.store, workitem)])
 
 
 @router.post("/workitems/{workitem}")

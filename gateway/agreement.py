@@ -59,11 +59,11 @@ class Agreement:
     """Relative to the pipeline's own value, without sign."""
 
 
-def agreement(db: Database, store: Store, rule: str) -> Agreement:
-    """The latest 200 pairs of a rule's canary."""
+def agreement(db: Database, store: Store, rule: str, *, at_most: int = _AT_MOST) -> Agreement:
+    """The latest pairs of a rule's canary."""
     pairs, unreadable = [], 0
     with db() as session:
-        for ours, canary in _jobs(session, rule):
+        for ours, canary in _jobs(session, rule)[:at_most]:
             try:
                 pairs.append(_pair(session, store, ours, canary))
             except (Damaged, OSError, ValueError, AttributeError):
@@ -129,7 +129,7 @@ def _jobs(session: Session, rule: str) -> list[tuple[Job, Job]]:
         .where(Shadow.beside != "", Job.state == JobState.DONE, ours.state == JobState.DONE)
         .order_by(Job.id.desc())
     )
-    return [(one, canary) for one, canary in session.execute(query) if rule in canary.rules][:_AT_MOST]
+    return [(one, canary) for one, canary in session.execute(query) if rule in canary.rules]
 
 
 def _pair(session: Session, store: Store, ours: Job, canary: Job) -> Pair:

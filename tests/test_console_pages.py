@@ -54,7 +54,7 @@ def test_every_page_is_shown_to_each_role_and_fits(world: ConsolePlace, chromium
             assert answer.status == 200, name
             expect(page.get_by_role("heading", level=1)).to_be_visible()
             assert_fits(page)
-            if role != "administrator":  # the same pages as an operator's
+            if role == "operator":  # a viewer sees less, and what an administrator sees is looked at in test_console_every
                 assert_accessible(page)
             if role == "operator":
                 shot(page, f"{name}-{width}")

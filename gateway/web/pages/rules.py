@@ -30,8 +30,9 @@ router = APIRouter()
 
 @router.get("/rules")
 def show(request: Request, _person: Viewer, here: Here) -> Response:
-    lines = rulebook.history(here.db)
-    return page(request, "rules.html", lines=lines, active=rulebook.active(here.db), refused=_refused(here))
+    lines, rules = rulebook.history(here.db), _in_force(here).rules
+    refused, canaries = [rule.problem for rule in rules if rule.problem], [rule for rule in rules if rule.canary]
+    return page(request, "rules.html", lines=lines, active=rulebook.active(here.db), refused=refused, canaries=canaries)
 
 
 @router.get("/rules/edit")
@@ -120,10 +121,6 @@ def try_files(
 
 def _in_force(here: Site) -> RuleSet:
     return rulebook.Current(here.db, pipelines=lambda: here.plan.pipelines, peers=lambda: here.peers)()
-
-
-def _refused(here: Site) -> list[str]:
-    return [rule.problem for rule in _in_force(here).rules if rule.problem]
 
 
 def _problems(here: Site, text: str) -> tuple[str, ...]:

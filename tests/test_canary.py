@@ -1,6 +1,7 @@
 """Patient data live in two places, the store's files and table gw_study: what carries a canary must appear nowhere else."""
 
 import re
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from pydicom import Dataset
 from sqlalchemy import MetaData, inspect, select
 
 from gateway.db import Database
+from gateway.happening import Kind
 from gateway.tables import Study
 from gateway.tritonserver import TritonServer
+from tests.notices_fixture import Hook, Mailbox, mail_server, web_server
+from tests.otlp_fixture import otlp_collector
 from tests.synthetic import ct_series
 from tests.triton_fixture import start_triton
 from tests.world import World, associate, free_port, store
@@ -130,6 +134,54 @@ def test_what_identifies_a_patient_is_in_the_store_and_in_the_table_of_studies_a
         }
         assert "indiscreet.py" in world.log
         assert (folder / "triton.log").stat().st_size > 0
+
+
+def test_what_identifies_a_patient_leaves_by_no_notice_trace_or_metric(
+    migrated_sqlite: Path, tmp_path: Path, triton: str
+) -> None:
+    (tmp_path / "gateway.db").write_bytes(migrated_sqlite.read_bytes())
+    hook, box, web = Hook(), Mailbox(), free_port()
+    with web_server(hook) as url, mail_server(box) as smtp, otlp_collector() as (collector, spans):
+        about = {"on": [*Kind], "every_minutes": 0}
+        notices = (
+            {"name": "chat", "protocol": "webhook", "url": f"{url}/in", **about},
+            {
+                "name": "mail",
+                "protocol": "email",
+                "host": "127.0.0.1",
+                "port": smtp,
+                "security": "none",
+                "from_address": "gateway@example.org",
+                "to": ["ops@example.org"],
+                **about,
+            },
+        )
+        settings = {
+            "log": {"level": "debug"}, "dimse": {"calling_ae_titles": ["CT1"]}, "tracing": {"url": collector}, "web": {"port": web},
+        }  # fmt: skip
+        peers = (
+            {"name": "folder", "protocol": "folder", "path": str(tmp_path / "pacs")},
+            {"name": "dead", "protocol": "dimse", "host": "127.0.0.1", "port": free_port(), "ae_title": "SCP"},
+        )
+        with World(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", triton, peers, RULES, settings, notices) as world:
+            go_through_everything(world)
+            series = patient(4)
+            assert world.send(series) == [0x0000] * len(series)
+            world.wait_until(lambda: [job for job in world.jobs() if job.series_instance_uid == series[0].SeriesInstanceUID and job.state == "done"])  # fmt: skip
+            world.wait_until(lambda: len(world.logged("web.started")) == 2)
+            metrics = urllib.request.urlopen(f"http://127.0.0.1:{web}/metrics").read()
+            world.wait_until(lambda: any(b"job failed" in body for _, _, body in hook.requests) and box.mails)
+            assert world.stop() == 0
+
+    sent = {
+        "webhook": b"".join(str((path, headers)).encode() + body for path, headers, body in hook.requests),
+        "e-mail": b"".join(mail.as_bytes() + str(mail.get_body()).encode() for mail in box.mails),
+        "traces": str(spans).encode(),
+        "metrics": metrics,
+    }
+    assert {where for where, content in sent.items() if CANARY.search(content)} == set()
+    assert {"settle", "run"} <= {span.name for _, span in spans}
+    assert b"gateway_" in metrics
 
 
 def _named(tables: dict[str, bytes], name: str) -> str:

@@ -54,6 +54,7 @@ class World:
     peers: Sequence[Mapping[str, Any]] = ()
     rules: str = RULES
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notices: Sequence[Mapping[str, Any]] = ()
     port: int = 0
     arguments: Sequence[str] = ()
     """Of `gateway serve`."""
@@ -89,7 +90,8 @@ class World:
         for name, values in self.settings.items():
             tables[name] = tables.get(name, {}) | dict(values)
         sections = [f"[{name}]\n" + _toml(values) for name, values in tables.items()]
-        return "\n".join(sections + [f"[[peers]]\n{_toml(peer)}" for peer in self.peers])
+        sections += [f"[[peers]]\n{_toml(peer)}" for peer in self.peers]
+        return "\n".join(sections + [f"[[notices]]\n{_toml(notice)}" for notice in self.notices])
 
     @property
     def config(self) -> Path:

@@ -8,8 +8,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 from sqlalchemy import select
 
-from gateway import admin
-from gateway.tables import Delivery, Series, Version
+from gateway import admin, audit
+from gateway.audit import Act
+from gateway.tables import Delivery, Series, Study, Version
 from tests.console_fixture import ROLES, ConsolePlace, a_console, assert_accessible, assert_fits, shot
 from tests.pictured_fixture import HOSTILE, a_pictured_job
 from tests.rows_fixture import SERIES, a_delivery, a_job, a_series
@@ -79,6 +80,12 @@ def test_a_patient_is_found_without_a_name_in_any_address(world: ConsolePlace, c
         page.get_by_role("button", name="Show", exact=True).click()
         expect(page.locator("#rows")).to_contain_text("CANARY NAME")
         expect(page.locator("#rows")).not_to_contain_text("onerror")
+        with world.db.begin() as session:  # what comes meanwhile is shown in the list that was sought, and nothing else
+            for name in ("CANARY^LATER", "SOMEBODY^ELSE"):
+                session.add(Study(study_instance_uid=f"2.25.{len(name)}", patient_name=name, patient_id="7", patient_birth_date="", accession_number="", first_received_at=NOW))  # fmt: skip
+            audit.record(session, Act.SERIES_COMPLETE, at=NOW, series=SERIES)
+        expect(page.locator("#rows")).to_contain_text("CANARY LATER", timeout=30_000)
+        expect(page.locator("#rows")).not_to_contain_text("SOMEBODY")
         page.get_by_label("Search").fill("no such patient")
         page.get_by_role("button", name="Show", exact=True).click()
         expect(page.locator("#rows")).to_contain_text("Nothing fits.")

@@ -34,6 +34,11 @@ def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Anno
     return _list(request, "deliveries_rows.html", here, narrow.in_address, news)
 
 
+@router.post("/deliveries/rows")
+def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+    return _list(request, "deliveries_rows.html", here, narrow, news)
+
+
 @router.get("/deliveries/{delivery}")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, delivery: int) -> Response:
     return page(request, "delivery.html", news=news, story=admin.show_delivery(here.db, delivery))

@@ -38,6 +38,11 @@ def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Anno
     return _list(request, "jobs_rows.html", here, narrow.in_address, news)
 
 
+@router.post("/jobs/rows")
+def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+    return _list(request, "jobs_rows.html", here, narrow, news)
+
+
 @router.get("/jobs/{job}")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, job: int) -> Response:
     return page(request, "job.html", news=news, story=admin.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))

@@ -41,6 +41,11 @@ def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Anno
     return _list(request, "series_rows.html", here, narrow.in_address, news)
 
 
+@router.post("/series/rows")
+def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+    return _list(request, "series_rows.html", here, narrow, news)
+
+
 @router.get("/series/{series_instance_uid}")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, series_instance_uid: str) -> Response:
     return page(request, "one_series.html", news=news, **_one(here, series_instance_uid))

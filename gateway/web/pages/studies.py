@@ -35,6 +35,11 @@ def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Anno
     return _list(request, "studies_rows.html", here, narrow.in_address, news)
 
 
+@router.post("/studies/rows")
+def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+    return _list(request, "studies_rows.html", here, narrow, news)
+
+
 @router.get("/studies/{study_instance_uid}")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, study_instance_uid: str) -> Response:
     return _one(request, "study.html", here, study_instance_uid, news)

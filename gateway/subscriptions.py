@@ -7,6 +7,7 @@ connected to. Deletion locks are not granted: a workitem that has ended is kept 
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +19,7 @@ from sqlalchemy.orm import Session
 from gateway import audit
 from gateway.audit import Act
 from gateway.db import Database, insert_once
-from gateway.errors import GatewayError
+from gateway.errors import Damaged, GatewayError
 from gateway.procedure import PROGRESS, SOP_CLASS_UID, items
 from gateway.query import BadQuery, fits_within, paths
 from gateway.workitems import FINAL, Report, Subscription, Workitem
@@ -70,22 +71,17 @@ def subscribe(
 
     `read` gives the data set of a document. Safe to repeat. Raises NotYours, NotFollowed and BadQuery.
     """
+    if target not in (WORKLIST, FILTERED):
+        _follow_these(db, ae_title, target, [target], actor, now)
+        return
     wanted = _filter(pairs) if target == FILTERED else []
-    with db.begin() as session:
+    with db.begin() as session:  # first: whatever is new from here on is followed
         _check(session, ae_title, actor)
-        values = {"ae_title": ae_title, "person": actor, "made_at": now, "suspended": False}
-        if target in (WORKLIST, FILTERED):
-            insert_once(session, Subscription, sop_instance_uid=target, wanted=wanted, **values)
-            mine = (Subscription.ae_title == ae_title) & (Subscription.sop_instance_uid == target)
-            session.execute(update(Subscription).where(mine).values(wanted=wanted, suspended=False))
-            open_ones = select(Workitem).where(Workitem.state.not_in(FINAL)).order_by(Workitem.made_at.desc()).limit(_EXISTING)
-            found = [one for one in session.scalars(open_ones) if not wanted or _fits(read(one.document), wanted)]
-        else:
-            found = [_known(session, target)]
-        for one in found:
-            insert_once(session, Subscription, sop_instance_uid=one.sop_instance_uid, wanted=[], **values)
-            _add(session, ae_title, one, STATE, now)
-        _tell(session, ae_title, target, actor, now, follows=True)
+        values = {"wanted": wanted, "suspended": False}
+        mine = {"ae_title": ae_title, "sop_instance_uid": target}
+        if not insert_once(session, Subscription, person=actor, made_at=now, **mine, **values):
+            session.execute(update(Subscription).filter_by(**mine).values(**values))
+    _follow_these(db, ae_title, target, _fitting(db, wanted, read), actor, now)
 
 
 def unsubscribe(db: Database, ae_title: str, target: str, *, actor: str, now: datetime) -> None:
@@ -169,6 +165,32 @@ def event(told: Told, workitem: Dataset) -> Dataset:
     for contact in items(progress, "ProcedureStepCommunicationsURISequence") if told.kind == UNWANTED else ():
         message.update(contact)
     return message
+
+
+def _fitting(db: Database, wanted: Sequence[Any], read: Callable[[str], Dataset]) -> list[str]:
+    """Those that have not ended. Read outside a transaction: there may be many."""
+    with db() as session:
+        rows = select(Workitem.sop_instance_uid, Workitem.document).where(Workitem.state.not_in(FINAL))
+        found = session.execute(rows.order_by(Workitem.made_at.desc()).limit(_EXISTING)).all()
+    fitting = []
+    for uid, document in found:
+        with suppress(Damaged):  # another one took its place meanwhile
+            if not wanted or _fits(read(document), wanted):
+                fitting.append(uid)
+    return fitting
+
+
+def _follow_these(db: Database, ae_title: str, target: str, uids: Iterable[str], actor: str, now: datetime) -> None:
+    with db.begin() as session:
+        _check(session, ae_title, actor)
+        for uid in uids:
+            row = _known(session, uid)
+            insert_once(
+                session, Subscription, ae_title=ae_title, sop_instance_uid=uid, person=actor, wanted=[], suspended=False,
+                made_at=now,
+            )  # fmt: skip
+            _add(session, ae_title, row, STATE, now)
+        _tell(session, ae_title, target, actor, now, follows=True)
 
 
 def _check(session: Session, ae_title: str, actor: str) -> None:

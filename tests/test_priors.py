@@ -16,10 +16,11 @@ from gateway.errors import OutOfResources, Unreachable
 from gateway.ingest.dimse import TRANSFER_SYNTAXES
 from gateway.instance import Incoming
 from gateway.peers import load_protocols, make_peer
-from gateway.searches import Prior, PriorState
+from gateway.searches import Prior, PriorSearch, PriorState, SearchState
 from gateway.tables import Association, Instance, JobState
 from gateway.trail import AuditEvent
 from tests.peers_fixture import Orthanc, free_port, running_dcmqrscp, running_orthanc, running_scp
+from tests.rows_fixture import NOW, a_job, a_series
 from tests.synthetic import ct_series
 from tests.test_kill import SEEKING
 from tests.world import World, send
@@ -101,9 +102,11 @@ def assert_compared_once(world: World) -> None:
     assert ingests == {"prior"}
 
 
-@pytest.mark.parametrize("kind", ["dicomweb", "dcmqrscp"])
-def test_a_job_gets_the_newest_fitting_study_that_its_source_has(kind, request, tmp_path, triton):
-    with world_beside(table(kind, request), tmp_path, triton) as world:
+@pytest.mark.parametrize(
+    ("kind", "database_url"), [("dicomweb", "sqlite"), ("dcmqrscp", "postgresql")], indirect=["database_url"]
+)
+def test_a_job_gets_the_newest_fitting_study_that_its_source_has(kind, request, database_url, tmp_path, triton):
+    with world_beside(table(kind, request), tmp_path, triton, database_url) as world:
         world.start()
         world.send(CURRENT)
         world.wait_settled(2)
@@ -190,3 +193,22 @@ def test_after_a_death_while_priors_come_the_job_gets_them_and_runs_once(point, 
         world.wait_settled(2)
 
         assert_compared_once(world)
+
+
+def test_the_page_of_a_job_tells_which_study_was_taken_and_why_another_was_not(console):
+    a_series(console.db)
+    job = a_job(console.db, state="done")
+    row = {"job": job, "peer": "archive", "study_instance_uid": "1.2.8", "modality": "CT"}
+    with console.db.begin() as session:
+        session.add(PriorSearch(id=job, state=SearchState.DONE, begun_at=NOW, due_at=NOW, deadline_at=NOW, ended_at=NOW))
+        session.flush()
+        session.add(Prior(**row, series_instance_uid="1.2.8.1", days_before=30, state=PriorState.HERE))
+        session.add(
+            Prior(**row, series_instance_uid="1.2.8.2", days_before=None, state=PriorState.PASSED, reason="expected modality CT")
+        )
+
+    page = console.client("viewer").get(f"/jobs/{job}").text
+
+    assert "passed: expected modality CT" in page
+    assert 'href="/series/1.2.8.1"' in page
+    assert 'href="/series/1.2.8.2"' not in page

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from gateway.peers._webprobe import probed
 
 _CHUNK = 256 * 1024
 _MOST_ANSWER = 1024 * 1024
-_PAGE, _MOST_PAGE = 500, 16 * 1024 * 1024
+_PAGE, _MOST_PAGE, _MOST_STUDIES = 500, 16 * 1024 * 1024, 1000
 _NONE = {204, 404}
 _RETRIEVED = {200, 206}
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -94,9 +95,12 @@ class Dicomweb(Http):
                 yield from new.values()
 
     def studies_of(self, patient_id: str) -> list[dict[str, str]]:
-        """STUDY_KEYS of every study of the patient. Raises Unreachable or Rejected, as all below."""
+        """STUDY_KEYS of every study of the patient; who gives all studies of all patients is not read to the end.
+
+        Raises Unreachable or Rejected, as all below.
+        """
         found = self.find("studies", "StudyInstanceUID", PatientID=patient_id, includefield="IssuerOfPatientID")
-        return [{keyword: text(one, keyword) or "" for keyword in STUDY_KEYS} for one in found]
+        return [{keyword: text(one, keyword) or "" for keyword in STUDY_KEYS} for one in islice(found, _MOST_STUDIES)]
 
     def series_of(self, study_instance_uid: str) -> list[dict[str, str]]:
         """SERIES_KEYS of every series of the study."""

@@ -65,7 +65,7 @@ def test_a_file_that_is_no_text_is_told(tmp_path: Path) -> None:
         ("[dimse]\nae_titel = 'A'", "[dimse] ae_titel: unknown key, did you mean 'ae_title'?"),
         ("[dimze]\nport = 1", "[dimze]: unknown key, did you mean 'dimse'?"),
         ("[log]\nxyz = 1", "[log] xyz: unknown key; known are format, level"),
-        ("port = 1", "[port]: unknown key; known are"),
+        ("xyz = 1", "[xyz]: unknown key; known are"),
     ],
 )
 def test_an_unknown_key_is_told_with_the_one_that_was_meant(problems, text: str, problem: str) -> None:

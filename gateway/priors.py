@@ -33,6 +33,7 @@ _AGAIN, _AGAIN_AT_MOST = timedelta(seconds=2), timedelta(minutes=1)
 _MOST_STUDIES = 20
 _SEARCHABLE = re.compile(r"[\x20-\x29\x2B-\x3E\x40-\x5B\x5D-\x7E]{1,64}")
 """LO in the default repertoire, without what would match other patients too (PS3.4 C.2.2.2.4)."""
+_NO_SOURCE = "no peer is named in [priors]"
 _NO_ID = "the series has no Study Date, or no Patient ID that can be searched for"
 
 
@@ -67,8 +68,8 @@ def look_back(
     if waiting is None:
         return
     case, now = _with_header(waiting, store), clock()
-    is_over = now >= case.search.deadline_at
-    problems: list[str] = []
+    is_over = now >= case.search.deadline_at or not sources
+    problems = [] if sources else [_NO_SOURCE]
     if not case.search.chosen:
         found = _seek(case, sources, archives, problems)
         if not problems or is_over:

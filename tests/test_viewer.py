@@ -69,9 +69,12 @@ def test_a_segmentation_of_ours_is_shown_over_its_images(console, chromium: Brow
 
     with console.visit(chromium, "viewer") as page:
         page.set_default_timeout(90_000)
+        answers: list[tuple[int, str]] = []
+        page.on("response", lambda response: answers.append((response.status, response.url)))
         page.goto(console.url + viewer.address(series[0].StudyInstanceUID))
         page.get_by_text(made.SeriesDescription).first.dblclick()
         page.get_by_text("Left lung").first.wait_for()
         shot(page, "viewer")
 
         assert page.get_by_text("Right lung").count() >= 1
+        assert [one for one in answers if one[0] >= 400] == []

@@ -175,7 +175,7 @@ def running_tcp(talk):
 
 
 @contextmanager
-def running_http(*answers: tuple[int, dict[str, str], bytes], certificate: Path | None = None):
+def running_http(*answers: tuple[int, dict[str, str], bytes], certificate: Path | None = None, port: int = 0):
     """An HTTP server with these answers, one after another; yields its url and the requests (headers, body).
 
     `certificate` is a PEM file of a certificate and its key, for HTTPS.
@@ -201,7 +201,7 @@ def running_http(*answers: tuple[int, dict[str, str], bytes], certificate: Path 
             pass
 
     ThreadingHTTPServer.daemon_threads = True
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", port), Handler) as server:
         if certificate is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             context.load_cert_chain(certificate)

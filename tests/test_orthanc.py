@@ -1,18 +1,23 @@
 """What comes to a real Orthanc is worked on once, and its results are back there, whichever side is restarted when."""
 
 import random
+import shutil
 import signal
+import subprocess
 import time
 from contextlib import ExitStack
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from gateway.retrieval import Retrieval, RetrievalState
+from gateway.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.tables import DeliveryState, JobState
 from gateway.trail import AuditEvent
-from tests.orthanc_fixture import modalities, stored_in, wait_watching, world_beside
-from tests.peers_fixture import free_port, running_orthanc
+from tests.orthanc_fixture import a_token, modalities, orthanc_with_plugin, stored_in, wait_watching, world_beside
+from tests.peers_fixture import free_port, running_http, running_orthanc
 from tests.synthetic import ct_series
 from tests.test_kill import FETCHING
 
@@ -73,27 +78,63 @@ def test_after_a_death_while_a_series_is_taken_it_is_worked_on_once(orthanc, tmp
         assert world.story(series).series.revision == 1
 
 
-def test_series_that_come_while_either_side_is_killed_are_worked_on_once(tmp_path, triton):
-    chance = random.Random(11)
-    every = [ct_series(SLICES, seed=seed) for seed in range(4)]
-    folder, ports = tmp_path / "orthanc", (free_port(), free_port())
+def by_storescu(folder: Path, series, port: int) -> None:
+    program = shutil.which("storescu")
+    if program is None:
+        pytest.skip("DCMTK is not installed (Debian: dcmtk)")
     folder.mkdir()
+    for ds in series:
+        ds.save_as(folder / f"{ds.SOPInstanceUID}.dcm", enforce_file_format=True)
+    command = [program, "-aet", "AIGATEWAY", "-aec", "ORTHANC", "+sd", "127.0.0.1", str(port), str(folder)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+
+def an_hour_passes(world) -> None:
+    """While the gateway is away: what it wrote of Orthanc's log is an hour older."""
+    with world.database() as db, db.begin() as session:
+        for mark in session.scalars(select(WatchMark)):
+            mark.at -= timedelta(hours=1)
+
+
+def test_twenty_series_are_worked_on_once_whatever_fails_and_whoever_is_killed(tmp_path, triton):
+    """Series come to Orthanc, with the plugin in it, while the gateway answers 500, while it is away, and while either is killed."""
+    chance = random.Random(11)
+    every = [ct_series(SLICES, 32, 32, seed=seed) for seed in range(20)]
+    folder, ports, web = tmp_path / "orthanc", (free_port(), free_port()), free_port()
+    folder.mkdir()
+    plugged = partial(
+        orthanc_with_plugin, folder, ports=ports, url=f"http://127.0.0.1:{web}", token=a_token(tmp_path / "world"), StableAge=1
+    )  # fmt: skip
+
+    def come(*numbers: int) -> None:
+        for number in numbers:
+            by_storescu(tmp_path / str(number), every[number], ports[0])
+
     with ExitStack() as stack:
-        orthanc = stack.enter_context(running_orthanc(folder, ports=ports, StableAge=1))
-        with world_beside(orthanc, tmp_path, triton) as world:
+        orthanc = stack.enter_context(plugged())
+        with world_beside(orthanc, tmp_path, triton, settings={"web": {"port": web}}) as world:
             world.start()
             wait_watching(world)
-            for number, series in enumerate(every):
-                stored_in(orthanc, series)
-                time.sleep(chance.uniform(0, 2))
-                if number % 2:
+            world.kill()
+            with running_http(*[(500, {}, b"")] * 1000, port=web) as (_, refused):
+                come(0, 1)
+                world.wait_until(lambda: len(refused) > 1)
+            come(2, 3, 4)
+            an_hour_passes(world)
+            world.start()
+
+            for number in range(5, len(every)):
+                come(number)
+                time.sleep(chance.uniform(0, 1))
+                if number % 5 == 1:
                     world.kill()
                     world.start()
-                else:
-                    stack.close()  # before the series was stable: Orthanc will never say that it is
-                    orthanc = stack.enter_context(running_orthanc(folder, ports=ports, StableAge=1))
-            world.wait_settled(len(every), seconds=150)
-            world.wait_until(lambda: modalities(orthanc) == sorted(["CT", "SEG", "SR"] * len(every)))
+                elif number % 5 == 3:
+                    stack.close()  # maybe before the series was stable: then Orthanc will never say that it is
+                    orthanc = stack.enter_context(plugged())
+            world.wait_settled(len(every), seconds=300)
+            world.wait_until(lambda: modalities(orthanc) == sorted(["CT", "SEG", "SR"] * len(every)), seconds=120)
 
+            time.sleep(4)  # what came back becomes stable too
             assert_done_once(world, orthanc, *every)
             assert {world.story(series).series.revision for series in every} == {1}

@@ -46,7 +46,7 @@ OPERATIONS, PROGRAMS = operations(), ("/api/", "/dicom-web/")
 
 
 def filled(path: str) -> str:
-    return re.sub(r"{[^}]+}", "1", path)
+    return re.sub(r"{[^}]+}", "0", path)  # nothing is numbered 0: no token, and so not the one in use, is revoked
 
 
 def bearer(console: ConsolePlace, name: str, **changes: object) -> dict[str, str]:

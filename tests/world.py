@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,11 @@ from gateway.db import Database, open_database
 from gateway.store import Store
 from gateway.tables import DeliveryState, Instance, JobState, SeriesState
 from gateway.wanted import Wanted
+from tests.nursery import Fork, Nursery
 from tests.scp_fixture import ScriptedScp, add_contexts
 
 HERE = Path(__file__).parent
+nursery, opened = cache(Nursery), cache(open_database)
 RULES = """\
 rules:
   - name: chest CT
@@ -60,7 +64,8 @@ class World:
     """Of `gateway serve`."""
     prefix: Sequence[str] = ()
     """What runs it, as `ip netns exec NAME` does."""
-    process: subprocess.Popen[bytes] | None = None
+    _runs: Iterator[int] = field(default_factory=count)
+    process: Fork | subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +116,7 @@ class World:
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        db = open_database(self.database_url.replace("postgresql://", "postgresql+psycopg://"))
+        db = opened(self.database_url.replace("postgresql://", "postgresql+psycopg://"))
         try:
             yield db
         finally:
@@ -119,10 +124,14 @@ class World:
 
     def start(self, *, crash_at: str = "") -> "World":
         environment = os.environ | {"GATEWAY_CRASH_AT": crash_at, "COLUMNS": "400"}
-        command = [*self.prefix, sys.executable, "-m", "gateway", "serve", *self.arguments, "--config", str(self.config)]
+        arguments = ["serve", *self.arguments, "--config", str(self.config)]
         starts = len(self.logged("gateway.started")) if (self.folder / "log").exists() else 0
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        if self.prefix:
+            command = [*self.prefix, sys.executable, "-m", "gateway", *arguments]
+            with (self.folder / "log").open("ab") as log:
+                self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        else:
+            self.process = nursery().start(arguments, environment, self.folder / "log", self.folder / "log")
 
         def serves() -> bool:
             return len(self.logged("gateway.started")) > starts if self.arguments else bool(self.ingests and self.listens())
@@ -175,15 +184,15 @@ class World:
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`gateway ARGUMENTS` with this world's configuration."""
-        command = [sys.executable, "-m", "gateway", *arguments, "--config", str(self.config)]
-        return subprocess.run(
-            command, capture_output=True, text=True, timeout=120, env=os.environ | {"COLUMNS": "400"}, check=False
-        )
+        command = [*arguments, "--config", str(self.config)]
+        output, errors = (self.folder / f"{name}-{next(self._runs)}" for name in ("output", "errors"))
+        code = nursery().start(command, os.environ | {"COLUMNS": "400"}, output, errors).wait(120)
+        return subprocess.CompletedProcess(command, code, output.read_text(), errors.read_text())
 
     def send(self, series: Sequence[Dataset], *, calling: str = "CT1", called: str = "AIGATEWAY") -> list[int]:
         return send(series, self.port, calling=calling, called=called)
 
-    def wait_until(self, condition: Callable[[], object], seconds: float = 60) -> None:
+    def wait_until(self, condition: Callable[[], object], seconds: float = 120) -> None:
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, f"waited {seconds} s in vain\n{self.log[-4000:]}"

@@ -40,7 +40,7 @@ _RESPAWN_SECONDS = 1.0
 _STOP_SECONDS = 10.0
 _FILED_SECONDS = 10.0
 _TELL_SECONDS = 1.0
-_PORT_SECONDS = 5.0
+_PORT_SECONDS = 15.0
 _BACKLOG = 512
 
 _logger = structlog.get_logger()

@@ -125,8 +125,9 @@ class World:
     def start(self, *, crash_at: str = "") -> "World":
         environment = os.environ | {"GATEWAY_CRASH_AT": crash_at, "COLUMNS": "400"}
         arguments = ["serve", *self.arguments, "--config", str(self.config)]
-        starts = len(self.logged("gateway.started")) if (self.folder / "log").exists() else 0
-        if self.prefix:
+        (self.folder / "log").touch()
+        starts = len(self.logged("gateway.started"))
+        if self.prefix or environment.keys() & {"LD_PRELOAD", "PYTHONPATH"}:  # what counts at the start of a process only
             command = [*self.prefix, sys.executable, "-m", "gateway", *arguments]
             with (self.folder / "log").open("ab") as log:
                 self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

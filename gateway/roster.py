@@ -6,7 +6,7 @@ machine does not have) is no peer of this process: its lane waits, and the reaso
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -106,7 +106,8 @@ class Roster(Mapping[str, Peer]):
         """Raises ConfigError where there is no such protocol."""
         if protocol not in self._protocols:
             raise ConfigError([f"protocol: expected one of {', '.join(self.protocols)}"])
-        return keys(self._protocols[protocol])
+        ours = {"calling_ae_title": self._config.dimse.ae_title}
+        return [replace(key, default=ours.get(key.name, key.default)) for key in keys(self._protocols[protocol])]
 
     @property
     def names(self) -> list[str]:

@@ -20,6 +20,11 @@ def test_an_administrator_adds_a_peer_and_finds_out_what_it_accepts(
 ) -> None:
     with console.visit(chromium, "administrator", width=width) as page:
         page.goto(console.url + "/peers")
+        page.get_by_label("Add a peer").select_option("dimse")
+        page.get_by_role("button", name="Add").click()
+        expect(page.get_by_text("AIGATEWAY if empty")).to_be_visible()
+        expect(page.get_by_role("link", name="Peers").first).to_have_attribute("aria-current", "page")
+        page.goto(console.url + "/peers")
         page.get_by_label("Add a peer").select_option("folder")
         page.get_by_role("button", name="Add").click()
         page.get_by_label("name").first.fill("disk")

@@ -196,12 +196,14 @@ def keys(make: MakePeer) -> list[Key]:
     kind = get_type_hints(make).get("return")
     known = [one for one in fields(kind) if one.name != "name" and "check" in one.metadata] if is_dataclass(kind) else []
     return [
-        Key(
-            one.name, one.metadata["expected"], "" if one.default in (MISSING, None) else str(one.default).lower(),
-            one.metadata["secret"], one.metadata["check"],
-        )
+        Key(one.name, one.metadata["expected"], _shown(one.default), one.metadata["secret"], one.metadata["check"])
         for one in known
-    ]  # fmt: skip
+    ]
+
+
+def _shown(default: object) -> str:
+    """As in TOML, without quotes."""
+    return "" if default in (MISSING, None) else str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def secrets(peer: Peer | None, table: Mapping[str, object]) -> frozenset[str]:

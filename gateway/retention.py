@@ -24,6 +24,7 @@ from gateway.crash import crash_point
 from gateway.db import Database, lock
 from gateway.kept import Keep
 from gateway.returned import hold_files
+from gateway.searches import Prior
 from gateway.sections import RetentionSection
 from gateway.store import Store
 from gateway.tables import Delivery, DeliveryState, Instance, Job, JobState, OutputInstance, Series, SeriesState, Version
@@ -85,12 +86,16 @@ def _relieve(now: datetime, wanted: int, unproving: Collection[str], store: Stor
 def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[str]:
     of_job = Job.series_instance_uid == Series.series_instance_uid
     busy = exists().where(of_job, or_(Job.state.in_((JobState.QUEUED, JobState.RUNNING)), Job.ended_at >= before))
+    lent = exists().where(
+        Prior.series_instance_uid == Series.series_instance_uid, Prior.job == Job.id,
+        Job.state.in_((JobState.QUEUED, JobState.RUNNING)),
+    )  # fmt: skip
     ended = or_(Delivery.state.in_(_SETTLED), (Delivery.state == DeliveryState.SENT) & Delivery.peer.in_(list(unproving)))
     late = or_(Delivery.proved_at >= before, Delivery.sent_at >= before)
     owed = exists().where(of_job, Delivery.job == Job.id, or_(~ended, late))
     return (
         select(Series.series_instance_uid)
-        .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)), ~busy, ~owed)
+        .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)), ~busy, ~lent, ~owed)
         .where(Series.held.not_in(("refused", "failed")))  # a rule, or nobody yet, has looked at those
         .where(Series.last_received_at < before, or_(Series.complete_at.is_(None), Series.complete_at < before))
         .order_by(Series.last_received_at)

@@ -24,6 +24,7 @@ from gateway.plan import plan
 from gateway.retention import retain
 from gateway.roster import Roster
 from gateway.rules import load as load_rules
+from gateway.searches import Prior, PriorSearch, PriorState
 from gateway.sections import RetentionSection
 from gateway.settle import settle
 from gateway.stages import Stages
@@ -200,6 +201,21 @@ def test_a_job_that_waits_or_runs_keeps_its_instances(place: Place, state: str) 
     a_round(place, after=timedelta(days=4000))
 
     assert held(place, series) == 3
+
+
+@pytest.mark.parametrize(("state", "kept"), [("queued", 3), ("running", 3), ("failed", 0)])
+def test_a_prior_stays_while_a_job_that_gets_it_waits_or_runs(place: Place, state: str, kept: int) -> None:
+    prior, series = a_series(place), a_series(place, seed=1)
+    job, _ = a_job(place, series, state)
+    row = {"peer": "pacs", "study_instance_uid": prior[0].StudyInstanceUID, "modality": "CT", "state": PriorState.HERE}
+    with place.db.begin() as session:
+        session.add(PriorSearch(id=job, begun_at=place.now, due_at=place.now, deadline_at=place.now))
+        session.flush()
+        session.add(Prior(job=job, series_instance_uid=prior[0].SeriesInstanceUID, **row))
+
+    a_round(place, after=timedelta(days=4000))
+
+    assert held(place, prior) == kept
 
 
 def test_a_series_that_is_still_received_stays(place: Place) -> None:
@@ -494,7 +510,7 @@ def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, d
     stages = Stages(
         plan=plan(config), peers=Roster(config, place.db), clock=lambda: place.now, filed_at=lambda: place.now, filed_by=lambda moment: moment,
         store=place.store, models=None, worklist=Worklist(dict, clock=lambda: place.now),
-        sources=None, rules=None, traces=Traces(place.db, clock=lambda: place.now), db=place.db, queues=place.queues,
+        sources=None, archives=None, rules=None, traces=Traces(place.db, clock=lambda: place.now), db=place.db, queues=place.queues,
     )  # fmt: skip
 
     next(stage for stage in stages if stage.name == "sweep").act("sweep")

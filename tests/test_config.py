@@ -193,7 +193,7 @@ def test_the_door_has_limits_before_anybody_writes_one() -> None:
         ("[[callers]]\nname = 'a'\ncalling_ae_title = ''", "[callers] 0 calling_ae_title 0: expected 1 to 16 printable"),
         ("[[callers]]\nname = 'a'\nnetworks = ['10.1.2.3/16']", "[callers] 0 networks 0: expected a network such as 10.1.0.0/16"),
         ("[[callers]]\nname = 'a'\nnetworks = []", "[callers] 0 networks: expected at least one, or no such key"),
-        ("[[callers]]\nname = 'a'\nservices = ['find']", "[callers] 0 services 0: input should be 'echo', 'store' or 'commitment'"),
+        ("[[callers]]\nname = 'a'\nservices = ['find']", "[callers] 0 services 0: input should be 'echo', 'store', 'commitment' or 'procedure_step'"),
         ("[[callers]]\nname = 'a'\nsop_classes = ['CTimageStorage']", "[callers] 0 sop_classes 0: expected the UID or the keyword of a SOP class, did you mean 'CTImageStorage'?"),
         ("[[callers]]\nname = 'a'\nsop_classes = ['1.02']", "[callers] 0 sop_classes 0: expected the UID or the keyword of a SOP class"),
         ("[[callers]]\nname = 'a'\nsop_classes = ['ExplicitVRLittleEndian']", "[callers] 0 sop_classes 0: expected the UID or the keyword"),

@@ -6,7 +6,7 @@ TRITON := .venv-triton
 VIEWER := .venv-viewer
 ARGS   ?=
 
-.PHONY: demo test coverage check install install-dev triton viewer system-demo system-test ohif bench bench-timeline bench-ingest bench-load bench-console fuzz axe clean
+.PHONY: demo test coverage check install install-dev triton viewer system-demo system-test ohif bench bench-timeline bench-ingest bench-load bench-console bench-pull fuzz axe clean
 
 demo: $(VENV)/.installed system-demo triton
 	$(BIN)/gateway demo $(ARGS)
@@ -80,6 +80,9 @@ bench-load: $(VENV)/.installed-dev system-test triton
 bench-console: $(VENV)/.installed-dev system-test
 	$(BIN)/python -m tests.benchmarks.console $(ARGS)
 	$(BIN)/python -m tests.benchmarks.viewers
+
+bench-pull: $(VENV)/.installed-dev system-test
+	$(BIN)/python -m tests.benchmarks.pull $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -96,6 +96,7 @@ def an_hour_passes(world) -> None:
             mark.at -= timedelta(hours=1)
 
 
+@pytest.mark.timeout(900)
 def test_twenty_series_are_worked_on_once_whatever_fails_and_whoever_is_killed(tmp_path, triton):
     """Series come to Orthanc, with the plugin in it, while the gateway answers 500, while it is away, and while either is killed."""
     chance = random.Random(11)

@@ -82,7 +82,7 @@ class Gateway:
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
         self._quiet = config.completeness.policy.first_look
         self.doorman: Doorman | None = None
-        self.watches = Watches(self.roster, self.surroundings())
+        self.watches = Watches(lambda: self.roster.active, self.surroundings())
         away = partial(self._breaker.away, [one.model for one in ready.pipelines.values()])
         self.meter = Meter(self.db, store=config.store_folder, doors=lambda: self.doorman, away=away, clock=now)
         self._reread = Reread(file, config, roster=self.roster, db=self.db, clock=now, executor=self.worker.executor)
@@ -135,7 +135,7 @@ class Gateway:
             )
             stack.enter_context(rehearsal)
             stack.callback(self.watches.stop)
-            self.watches.start()
+            self.watches.follow()
 
     def _start_work(self, stack: ExitStack) -> None:
         """The worker; or, where another process works, what tells it that we live."""
@@ -157,9 +157,11 @@ class Gateway:
         if self._followed != (generation := self.roster.generation):  # also where a page of this process has read it already
             self._followed = generation
             _logger.info("peers.changed", count=len(self.roster))
-            if Role.WORK in self._roles:
+            if self.is_working:
                 self.worker.add(self._stages().peer_lanes())
                 resume(now(), peers=self.roster, db=self.db, queues=self.queues)
+            if self.doorman is not None:
+                self.watches.follow()
 
     def _stop_work(self) -> None:
         """What runs may end; what runs long loses its model, and so goes back to its lane for who lives."""
@@ -201,14 +203,12 @@ class Gateway:
             progress(str(error))
 
     def start_models_aside(self) -> None:
-        if Role.WORK in self._roles:
+        if self.is_working:
             threading.Thread(target=self.start_models, name="triton", daemon=True).start()
 
     def _doorman(self) -> Doorman:
-        config = self._plan.config
-        return Doorman(
-            config, config.policy, self.store.incoming, executor=self.worker.executor, books=self._books(), clock=now
-        )  # fmt: skip
+        config, executor = self._plan.config, self.worker.executor
+        return Doorman(config, config.policy, self.store.incoming, executor=executor, books=self._books(), clock=now)
 
     def surroundings(self) -> Surroundings:
         config = self._plan.config

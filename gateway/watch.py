@@ -6,7 +6,7 @@ on one database one watches. What comes in is promised by a door of our own and 
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
@@ -49,7 +49,7 @@ class Watch:
     """One peer's, from `start` to `stop`, in a thread of its own."""
 
     def __init__(self, name: str, peer: Watched, around: Surroundings) -> None:
-        self._name, self._peer, self._around = name, peer, around
+        self._name, self.peer, self._around = name, peer, around
         self._takes = Takes("watch", around)
         self._is_away = self._was_asked = False
         self._stopping, self._wake = threading.Event(), threading.Event()
@@ -104,7 +104,7 @@ class Watch:
 
     def _read_on(self) -> None:
         """The peer's log to its end. The first time ever it begins with what comes from now on."""
-        peer, db, clock = self._peer, self._around.db, self._around.clock
+        peer, db, clock = self.peer, self._around.db, self._around.clock
         reached = fetch.position(self._name, db=db)
         if not self._was_asked:
             newest = peer.newest()
@@ -124,8 +124,8 @@ class Watch:
             reached, is_more = news.position, news.more
 
     def _wanted(self, series: Mapping[str, bool], now: datetime) -> list[Wanted]:
-        later = now + timedelta(seconds=self._peer.quiet_seconds)
-        found = ((self._peer.series(resource), is_stable) for resource, is_stable in series.items())
+        later = now + timedelta(seconds=self.peer.quiet_seconds)
+        found = ((self.peer.series(resource), is_stable) for resource, is_stable in series.items())
         return [
             Wanted(one.study_instance_uid, one.series_instance_uid, now if is_stable else later)
             for one, is_stable in found
@@ -162,18 +162,18 @@ class Watch:
 
     def _tell_states(self) -> None:
         for row, state in progress.states(self._name, db=self._around.db):
-            self._peer.write_state(row.study_instance_uid, row.series_instance_uid, state)
+            self.peer.write_state(row.study_instance_uid, row.series_instance_uid, state)
             progress.note(row, state, db=self._around.db)
 
     def _get(self, row: Retrieval) -> None:
         """Raises DeliveryError where the peer does not give it."""
         db, clock, began = self._around.db, self._around.clock, time.monotonic()
-        listing = self._peer.listing(row.study_instance_uid, row.series_instance_uid)
+        listing = self.peer.listing(row.study_instance_uid, row.series_instance_uid)
         missing, is_new = fetch.missing(row.series_instance_uid, listing, db=db)
         found = Retrieved()
         if missing:
             fetch.announce(row, len(listing), clock(), db=db)
-            found = self._retrieve(row, listing, missing, at_once=is_new and self._peer.at_once)
+            found = self._retrieve(row, listing, missing, at_once=is_new and self.peer.at_once)
             missing, _ = fetch.missing(row.series_instance_uid, listing, db=db)
         left = [uid for uid in missing if uid not in found.refused]
         if not left:
@@ -190,7 +190,7 @@ class Watch:
 
     def _retrieve(self, row: Retrieval, listing: Mapping[str, str], wanted: Sequence[str], *, at_once: bool) -> Retrieved:
         """Raises what filing raises: then it is later."""
-        study, series, peer = row.study_instance_uid, row.series_instance_uid, self._peer
+        study, series, peer = row.study_instance_uid, row.series_instance_uid, self.peer
         with peer.retrieving(peer.connections) as retrieving:
             return self._takes.take(
                 lambda door: retrieve(
@@ -201,17 +201,22 @@ class Watch:
 
 
 class Watches:
-    """Those of all peers that are watched."""
+    """Those of all peers that are watched; `peers()` are the ones that something may come from now."""
 
-    def __init__(self, peers: Mapping[str, object], around: Surroundings) -> None:
-        self._watches = {
-            name: Watch(name, peer, around)
-            for name, peer in peers.items()
-            if isinstance(peer, Watched) and peer.take != "nothing"
-        }  # fmt: skip
+    def __init__(self, peers: Callable[[], Mapping[str, object]], around: Surroundings) -> None:
+        self._peers, self._around = peers, around
+        self._watches: Mapping[str, Watch] = {}
 
-    def start(self) -> None:
-        for watch in self._watches.values():
+    def follow(self) -> None:
+        """Watch those that are new or changed, and no longer those that are gone."""
+        wanted = {name: peer for name, peer in self._peers().items() if isinstance(peer, Watched) and peer.take != "nothing"}
+        kept = {name: watch for name, watch in self._watches.items() if watch.peer == wanted.get(name)}
+        for name, watch in self._watches.items():
+            if name not in kept:
+                watch.stop()
+        new = {name: Watch(name, peer, self._around) for name, peer in wanted.items() if name not in kept}
+        self._watches = {**kept, **new}
+        for watch in new.values():
             watch.start()
 
     def stop(self) -> None:

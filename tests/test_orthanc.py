@@ -20,6 +20,7 @@ from tests.orthanc_fixture import a_token, modalities, orthanc_with_plugin, stor
 from tests.peers_fixture import free_port, running_http, running_orthanc
 from tests.synthetic import ct_series
 from tests.test_kill import FETCHING
+from tests.world import World
 
 SLICES = 6
 
@@ -139,3 +140,24 @@ def test_twenty_series_are_worked_on_once_whatever_fails_and_whoever_is_killed(t
             time.sleep(4)  # what came back becomes stable too
             assert_done_once(world, orthanc, *every)
             assert {world.story(series).series.revision for series in every} == {1}
+
+
+def test_an_orthanc_is_watched_from_when_it_is_added_and_no_longer_when_it_is_disabled(orthanc, tmp_path, triton):
+    first, second = ct_series(SLICES, 32, 32, seed=1), ct_series(SLICES, 32, 32, seed=2)
+    with World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", triton) as world:
+        world.start()
+        added = world.run("peers", "add", "orthanc", "orthanc", f"url={orthanc.url}", "take=series", "quiet_seconds=3")
+        assert added.returncode == 0, added.stderr
+        wait_watching(world)
+        stored_in(orthanc, first)
+        world.wait_settled()
+        assert world.run("peers", "disable", "orthanc").returncode == 0
+        world.wait_until(lambda: len(world.logged("peers.changed")) == 2)
+        stored_in(orthanc, second)
+        time.sleep(6)  # as long as the first took to be looked at
+        assert [job.series_instance_uid for job in world.jobs()] == [first[0].SeriesInstanceUID]
+
+        assert world.run("peers", "enable", "orthanc").returncode == 0
+
+        world.wait_settled(2)
+        assert {job.state for job in world.jobs()} == {JobState.DONE}

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from gateway.tables import JobState
+from tests.console_fixture import shot
 from tests.orthanc_fixture import SCRIPT, a_token, orthanc_with_plugin, stored_in, wait_watching, world_beside
 from tests.peers_fixture import closes, free_port, running_http, running_tcp, silent
 from tests.synthetic import ct_series
@@ -83,7 +84,22 @@ def test_senders_come_again_while_the_gateway_takes_nothing(tmp_path):
             stored_in(orthanc, series)
 
 
-def test_a_series_is_sent_to_ai_from_orthanc_and_its_state_is_there(tmp_path, triton):
+def by_the_button(chromium, orthanc, resource, pipeline):
+    """What Orthanc Explorer tells a person who sends the series to AI there."""
+    page = chromium.new_page()
+    told = []
+    page.on("dialog", lambda dialog: (told.append(dialog.message), dialog.accept()))
+    page.goto(f"{orthanc.url}/app/explorer.html#series?uuid={resource}")
+    page.locator("#ai-gateway").click()
+    page.get_by_role("link", name=pipeline, exact=True).wait_for()
+    shot(page, "orthanc-send-to-ai")
+    page.get_by_role("link", name=pipeline, exact=True).click()
+    wait_for(lambda: page.evaluate("0") == 0 and told)
+    page.close()
+    return told
+
+
+def test_a_series_is_sent_to_ai_from_orthanc_and_its_state_is_there(tmp_path, triton, chromium):
     series, rules = ct_series(4), RULES.replace("is: CT", "is: MR")
     port, token = free_port(), a_token(tmp_path / "world")
     with orthanc_with_plugin(tmp_path, url=f"http://127.0.0.1:{port}", token=token, StableAge=1) as orthanc:
@@ -96,7 +112,7 @@ def test_a_series_is_sent_to_ai_from_orthanc_and_its_state_is_there(tmp_path, tr
             assert "bright" in ask(orthanc, "ai/pipelines")[1]
             assert ask(orthanc, "ai/send", {"series": resource, "pipeline": "no such"})[0] == 422
 
-            assert ask(orthanc, "ai/send", {"series": resource, "pipeline": "bright"}) == (200, {"said": "bright is ordered"})
+            assert by_the_button(chromium, orthanc, resource, "bright") == ["bright is ordered"]
             world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.DONE])
 
             world.wait_until(lambda: ask(orthanc, f"ai/series/{resource}")[1] == {"said": "delivered"})

@@ -155,6 +155,7 @@ def handshake(connection: socket.socket, context: ssl.SSLContext, *, seconds: fl
     """
     deadline, timeout = time.monotonic() + seconds, connection.gettimeout()
     try:
+        connection.getpeername()  # fails for one that was reset already, which wrapping would leave to the garbage collector
         secured = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
     except BaseException:
         connection.close()

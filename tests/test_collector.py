@@ -273,7 +273,7 @@ def test_without_a_collector_there_is_no_thread_and_nothing_is_written(db: Datab
 
     collector.start()
 
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     with db() as session:
         assert session.get(AuditSink, "syslog") is None
 

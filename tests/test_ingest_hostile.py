@@ -220,7 +220,7 @@ def test_of_a_hundred_at_once_as_many_as_may_come_in_and_nothing_of_the_others_i
 
         assert Counter(answer.kind for answer in answers) == {AC: 8, RJ: 92}
         assert {tuple(answer.data[1:]) for answer in answers if answer.kind == RJ} == {TOO_MANY}
-        wait(lambda: (threading.active_count(), process.num_fds()) == (threads, descriptors))
+        wait(lambda: threading.active_count() <= threads and process.num_fds() <= descriptors, 30)
         assert gate.takes(GOOD)
 
 

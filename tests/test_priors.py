@@ -175,6 +175,7 @@ def test_a_source_that_is_away_holds_up_no_other_job_and_a_person_may_let_one_ru
         held = next(job for job in world.jobs() if job.pipeline == "compare_only")
         assert held.state == JobState.QUEUED
         assert re.fullmatch(r"held: archive: .*; retry runs it without a prior", held.reason)
+        world.wait_until(world.pacs_files)  # the job that did without is done; its report is on its way
         assert "0 priors: none" in comment(world)
         assert world.run("jobs", "retry", str(held.id)).returncode == 0
         world.wait_settled(2)

@@ -227,13 +227,15 @@ def tidy(now: datetime, *, db: Database, store: Store) -> None:
     used = exists().where(Workitem.document == WorkitemDocument.sha256) | exists().where(
         Report.document == WorkitemDocument.sha256
     )
-    leftover = select(WorkitemDocument.sha256).where(WorkitemDocument.made_at < now - _LEFTOVER, ~used)
+    leftover = select(WorkitemDocument).where(WorkitemDocument.made_at < now - _LEFTOVER, ~used)
     with db() as session:
         documents = session.scalars(leftover.limit(_AT_ONCE)).all()
-    for sha256 in documents:
-        store.discard(sha256)
-    with db.begin() as session:
-        session.execute(delete(WorkitemDocument).where(WorkitemDocument.sha256.in_(documents)))
+    for one in documents:
+        with db.begin() as session:  # a data set belongs to one workitem, whose lock is held where it becomes the same again
+            lock(session, Workitem, one.sop_instance_uid)
+            if session.scalar(select(WorkitemDocument.sha256).where(WorkitemDocument.sha256 == one.sha256, ~used)):
+                store.discard(one.sha256)
+                session.execute(delete(WorkitemDocument).where(WorkitemDocument.sha256 == one.sha256))
 
 
 def _withdraw(session: Session, row: Workitem, actor: str, now: datetime) -> None:

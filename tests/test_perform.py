@@ -1,6 +1,7 @@
 """The gateway as the performer of workitems: claimed, ordered, followed and ended, each step once (PS3.4 CC, IHE AIW-I)."""
 
 import signal
+import threading
 from collections import Counter
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -319,6 +320,23 @@ def test_what_has_ended_goes_after_its_days_with_all_its_data_sets(here) -> None
     assert not any(here.store.path(one).is_file() for one in documents)
     with pytest.raises(ups.GoneWorkitem):
         ups.retrieve(here.db, here.store, UID)
+
+
+def test_a_data_set_that_becomes_the_same_again_is_not_tidied_away(here) -> None:
+    here.order()
+    before = here.row().document
+    ups.request_cancel(here.db, here.store, UID, Dataset(), actor="bob", now=here.now)
+    tidying = threading.Thread(target=lambda: ups.tidy(here.now + timedelta(hours=1), db=here.db, store=here.store))
+
+    with here.db.begin() as session:
+        row = ups.find(session, UID)
+        ups.keep(session, row, ups.read(here.store, before), here.store, here.now)
+        tidying.start()
+        tidying.join(1)
+    tidying.join()
+
+    assert here.row().document == before
+    assert here.store.path(before).is_file()
 
 
 # --- A whole gateway ---

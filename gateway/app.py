@@ -155,13 +155,13 @@ class Gateway:
         self._reread.look()
         self.roster.refresh()
         if self._followed != (generation := self.roster.generation):  # also where a page of this process has read it already
-            self._followed = generation
             _logger.info("peers.changed", count=len(self.roster))
             if self.is_working:
                 self.worker.add(self._stages().peer_lanes())
                 resume(now(), peers=self.roster, db=self.db, queues=self.queues)
             if self.doorman is not None:
                 self.watches.follow()
+            self._followed = generation  # not before: where the database went away meanwhile, all of it comes again
 
     def _stop_work(self) -> None:
         """What runs may end; what runs long loses its model, and so goes back to its lane for who lives."""

@@ -11,8 +11,9 @@ ARGS   ?=
 demo: $(VENV)/.installed system-demo triton
 	$(BIN)/gateway demo $(ARGS)
 
+# In the order in which they are written, for the same tree is to get the same answer; `pytest` by itself shuffles them.
 test: $(VENV)/.installed-dev system-test triton viewer ohif axe check
-	$(BIN)/pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadgroup -p no:randomly $(ARGS)
 
 # Which lines no test reaches; what runs in processes of its own is not counted.
 coverage: $(VENV)/.installed-dev

@@ -12,6 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 
+from tests.ports import free_port
+
 
 @dataclass
 class Mailbox:
@@ -48,7 +50,7 @@ def mail_server(box: Mailbox, port: int = 0, *, tls=None, login: tuple[str, str]
         box, hostname="127.0.0.1", port=port, tls_context=tls, require_starttls=tls is not None,
         authenticator=authenticate if login else None, auth_required=login is not None,
     )  # fmt: skip
-    controller.port = port or _free_port()
+    controller.port = port or free_port()
     controller.start()
     try:
         yield controller.port
@@ -95,11 +97,3 @@ def web_server(hook: Hook, *, tls=None) -> Iterator[str]:
         server.shutdown()
         server.server_close()
         thread.join(10)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -25,6 +25,7 @@ from pynetdicom import AE, AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
+from tests.ports import free_port
 from tests.scp_fixture import ScriptedScp, add_contexts
 from tests.synthetic import part10
 
@@ -237,12 +238,6 @@ def stored(folder: Path, datasets) -> list[Path]:
     for path, ds in zip(paths, datasets, strict=True):
         path.write_bytes(part10(ds))
     return paths
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def data_set_sha256(file: bytes | Path) -> str:

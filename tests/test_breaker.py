@@ -21,8 +21,9 @@ from gateway.errors import BadModelOutput, ModelUnavailable
 from gateway.tables import Job, JobInstance, JobState
 from gateway.trail import AuditEvent
 from gateway.triton import Triton
+from tests.ports import free_port
 from tests.synthetic import ct_series
-from tests.world import World, free_port, relay
+from tests.world import World, relay
 
 ARRAYS = {"volume": np.zeros(1)}
 

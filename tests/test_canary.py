@@ -15,9 +15,10 @@ from gateway.tables import Study
 from gateway.tritonserver import TritonServer
 from tests.notices_fixture import Hook, Mailbox, mail_server, web_server
 from tests.otlp_fixture import otlp_collector
+from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.triton_fixture import start_triton
-from tests.world import World, associate, free_port, store
+from tests.world import World, associate, store
 
 TESTS = Path(__file__).parent
 BIRTH_DATE = "19471113"

@@ -9,7 +9,8 @@ from gateway.check import check_all
 from gateway.db import open_engine
 from gateway.migrations import upgrade
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp
-from tests.world import HERE, free_port
+from tests.ports import free_port
+from tests.world import HERE
 
 RULES = """\
 rules:

@@ -16,9 +16,10 @@ from gateway import cli
 from gateway.db import open_database
 from gateway.engine import Queues
 from tests.peers_fixture import running_scp, stored
+from tests.ports import free_port
 from tests.rows_fixture import OUTPUT, SERIES, STUDY, a_delivery, a_job, a_series
 from tests.synthetic import ct_series
-from tests.world import World, free_port
+from tests.world import World
 
 COMMANDS = (
     "serve", "demo", "check", "send", "series list", "series show", "jobs list", "jobs show", "jobs retry", "jobs cancel",

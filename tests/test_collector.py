@@ -22,9 +22,9 @@ from gateway.oversight import AuditSection
 from gateway.trail import AuditEvent, AuditSink
 from tests.certificates import Authority
 from tests.collector_fixture import TlsCollector, number_of, server_context, udp_collector, wait_until, xml_of
+from tests.ports import free_port
 from tests.rows_fixture import NOW, SERIES, SOURCE, STUDY, a_job, a_series
 from tests.test_message import details, objects, participants, problems
-from tests.world import free_port
 
 ROOT = Path(__file__).parent.parent
 

@@ -37,7 +37,8 @@ from gateway.sweep import sweep
 from gateway.tables import Commitment, CommitmentState, Instance
 from gateway.trail import AuditEvent
 from tests.door_fixture import NOW, Place
-from tests.peers_fixture import Orthanc, free_port, running_orthanc
+from tests.peers_fixture import Orthanc, running_orthanc
+from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.world import World
 

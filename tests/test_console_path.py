@@ -11,8 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.console_fixture import PASSWORD, assert_accessible, shot
+from tests.ports import free_port
 from tests.synthetic import ct_series, part10
-from tests.world import World, free_port, pacs
+from tests.world import World, pacs
 
 EARLIER, CHOSEN, SKIPPED = "PATH^EARLIER", "PATH^CHOSEN", "PATH^SKIPPED"
 

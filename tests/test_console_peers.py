@@ -9,7 +9,7 @@ from gateway.peering import change_peer, show_peer
 from gateway.roster import HIDDEN
 from gateway.trail import AuditEvent
 from tests.console_fixture import ConsolePlace, assert_accessible, assert_fits, shot
-from tests.peers_fixture import free_port
+from tests.ports import free_port
 
 ACTS = ("new?protocol=folder", "edit?name=disk", "echo?name=disk", "probe?name=disk", "disable?name=disk", "remove?name=disk")
 

@@ -84,7 +84,7 @@ def test_a_program_finds_a_study_and_follows_it_to_where_its_results_went(consol
     story = rest.get(f"/series/{SERIES}").json()
 
     assert (line["study"]["study_instance_uid"], line["series"][0]["series"]["series_instance_uid"]) == (STUDY, SERIES)
-    assert [one["job"]["id"] for one in story["jobs"]] == [job]
+    assert job in [one["job"]["id"] for one in story["jobs"]]
     assert rest.get(f"/jobs/{job}").json()["outputs"][0]["sop_instance_uid"] == OUTPUT
     assert rest.get(f"/deliveries/{delivery}").json()["delivery"]["peer"] == "pacs"
     assert rest.get(f"/instances/{OUTPUT}/provenance").json()["made"]["inputs"][0]["sop_instance_uid"] == SOURCE

@@ -12,9 +12,10 @@ from gateway import people
 from gateway.app import now
 from tests.certificates import Authority, client_context
 from tests.console_fixture import PASSWORD, a_console, assert_accessible, shot
+from tests.ports import free_port
 from tests.postgres_fixture import OwnPostgres
 from tests.synthetic import ct_series
-from tests.world import World, free_port, send
+from tests.world import World, send
 
 
 def until(holds, seconds: float = 120) -> None:

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from gateway.tables import JobState
+from tests.ports import free_port
 from tests.postgres_fixture import OwnPostgres
 from tests.synthetic import ct_series
 from tests.test_machines import PATIENT, PATIENT_RULES, RECEIVE, WORK, assert_done_once
-from tests.world import World, free_port, relay
+from tests.world import World, relay
 
 SLICES = 4
 

@@ -17,8 +17,9 @@ from gateway.errors import InvalidUid, NotUnderstood, OutOfResources
 from gateway.journal import segments
 from gateway.tables import Instance
 from tests.door_fixture import Place, parts, scanner
+from tests.ports import free_port
 from tests.synthetic import ct_series
-from tests.world import World, free_port, send
+from tests.world import World, send
 
 Trace = Callable[[int], Path]
 

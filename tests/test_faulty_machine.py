@@ -33,10 +33,11 @@ from tests.archive_fixture import archive
 from tests.door_fixture import NOW, parts, scanner
 from tests.gate_fixture import mounted, open_gate
 from tests.peers_fixture import data_set
+from tests.ports import free_port
 from tests.postgres_fixture import OwnPostgres
 from tests.scanner_fixture import ABORT, c_store, encoded
 from tests.synthetic import ct_series, part10
-from tests.world import World, free_port, relay
+from tests.world import World, relay
 
 NOT_YET = {"completeness": {"quiet_seconds": 60}}
 NOWHERE = "127.0.0.1:9"

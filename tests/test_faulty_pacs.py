@@ -20,8 +20,9 @@ from gateway.tables import Delivery, DeliveryState, OutputInstance
 from gateway.trail import AuditEvent
 from tests.archive_fixture import Archive, archive
 from tests.peers_fixture import data_set
+from tests.ports import free_port
 from tests.synthetic import ct_series
-from tests.world import World, free_port
+from tests.world import World
 
 REFUSES, LOSES, ABORTS_DURING, ABORTS_AFTER = "refuses", "loses", "aborts during", "aborts after"
 HANGS, BUSY, FORGETS, WARNS, SILENT = "hangs", "busy", "forgets", "warns", "silent"

@@ -25,8 +25,9 @@ from gateway.pipeline import load_pipelines
 from gateway.rules import load as load_rules
 from gateway.sections import Config
 from gateway.web.found import pages
+from tests.ports import free_port
 from tests.test_architecture import commands
-from tests.world import World, free_port
+from tests.world import World
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"

@@ -21,8 +21,9 @@ from gateway import crash
 from gateway.tables import DeliveryState, Instance, JobState, OutputInstance, SeriesState
 from gateway.trail import AuditEvent
 from tests.peers_fixture import ScriptedScp, data_set
+from tests.ports import free_port
 from tests.synthetic import ct_series, part10
-from tests.world import RULES, World, free_port, pacs
+from tests.world import RULES, World, pacs
 
 SLICES = 6
 PEERS = 2

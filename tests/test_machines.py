@@ -29,9 +29,10 @@ from gateway.sections import Config
 from gateway.store import Store
 from gateway.tables import Filed, JobState, OutputInstance, Series, SeriesState
 from gateway.trail import AuditEvent
+from tests.ports import free_port
 from tests.postgres_fixture import OwnPostgres
 from tests.synthetic import ct_series
-from tests.world import World, associate, free_port
+from tests.world import World, associate
 
 SLICES = 4
 NOW = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)

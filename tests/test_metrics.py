@@ -20,9 +20,10 @@ from gateway.tables import Delivery, Job
 from gateway.tally import Tally
 from gateway.trail import OpenAlarm
 from tests.console_fixture import a_console
+from tests.ports import free_port
 from tests.rows_fixture import NOW, OUTPUT, SERIES, a_delivery, a_job, a_series
 from tests.synthetic import ct_series
-from tests.world import World, free_port
+from tests.world import World
 
 UID = re.compile(r"\d+(\.\d+){5,}")
 

@@ -17,7 +17,8 @@ from gateway.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.tables import DeliveryState, JobState
 from gateway.trail import AuditEvent
 from tests.orthanc_fixture import a_token, modalities, orthanc_with_plugin, stored_in, wait_watching, world_beside
-from tests.peers_fixture import free_port, running_http, running_orthanc
+from tests.peers_fixture import running_http, running_orthanc
+from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.test_kill import FETCHING
 from tests.world import World

@@ -12,7 +12,8 @@ import pytest
 from gateway.tables import JobState
 from tests.console_fixture import shot
 from tests.orthanc_fixture import SCRIPT, a_token, orthanc_with_plugin, stored_in, wait_watching, world_beside
-from tests.peers_fixture import closes, free_port, running_http, running_tcp, silent
+from tests.peers_fixture import closes, running_http, running_tcp, silent
+from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.world import RULES, send
 

@@ -18,8 +18,9 @@ from sqlalchemy import select
 from gateway.tables import Association, DeliveryState, JobState, OutputInstance, SeriesState
 from gateway.trail import AuditEvent
 from tests.peers_fixture import data_set, data_set_sha256, running_orthanc
+from tests.ports import free_port
 from tests.synthetic import ct_series, part10
-from tests.world import World, associate, free_port, pacs, relay
+from tests.world import World, associate, pacs, relay
 
 TRITON_ENVIRONMENT = Path(__file__).parent.parent / ".venv-triton"
 EVERYTHING = """\

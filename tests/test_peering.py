@@ -24,7 +24,8 @@ from gateway.roster import HIDDEN, Roster, known
 from gateway.store import Store
 from gateway.tables import Delivery, OutputInstance
 from gateway.trail import AuditEvent
-from tests.peers_fixture import free_port, running_http, running_orthanc, running_scp
+from tests.peers_fixture import running_http, running_orthanc, running_scp
+from tests.ports import free_port
 from tests.rows_fixture import NOW, OUTPUT, a_delivery, a_job, a_series
 from tests.synthetic import ct_series
 from tests.world import World

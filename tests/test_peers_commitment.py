@@ -9,7 +9,8 @@ from gateway import command, pdu
 from gateway.commitment import COMMITMENT, WELL_KNOWN, Outcome, encoded_request, read_request
 from gateway.errors import Rejected, Unreachable
 from gateway.peers import load_protocols, make_peer
-from tests.peers_fixture import free_port, running_orthanc, running_scp, running_storescp, running_tcp, silent, stored
+from tests.peers_fixture import running_orthanc, running_scp, running_storescp, running_tcp, silent, stored
+from tests.ports import free_port
 from tests.scp_fixture import running_listener
 from tests.synthetic import ct_series
 

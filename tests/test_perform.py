@@ -26,10 +26,11 @@ from gateway.sweep import sweep
 from gateway.tables import Delivery, Job, OutputInstance, Series
 from gateway.trail import AuditEvent
 from gateway.workitems import Workitem, WorkitemDocument
+from tests.ports import free_port
 from tests.rows_fixture import NOW, SERIES, STUDY, a_delivery, a_series
 from tests.synthetic import ct_series
 from tests.workitem_fixture import item, json_of, order
-from tests.world import World, free_port
+from tests.world import World
 
 PIPELINES = {name: Pipeline("1", name, Needs("CT"), lambda *_: ()) for name in ("bright", "lungs")}
 UID = "2.25.77"

@@ -19,7 +19,8 @@ from gateway.peers import load_protocols, make_peer
 from gateway.searches import Prior, PriorSearch, PriorState, SearchState
 from gateway.tables import Association, Instance, JobState
 from gateway.trail import AuditEvent
-from tests.peers_fixture import Orthanc, free_port, running_dcmqrscp, running_orthanc, running_scp
+from tests.peers_fixture import Orthanc, running_dcmqrscp, running_orthanc, running_scp
+from tests.ports import free_port
 from tests.rows_fixture import NOW, a_job, a_series
 from tests.synthetic import ct_series
 from tests.test_kill import SEEKING

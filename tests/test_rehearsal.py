@@ -18,8 +18,9 @@ from gateway.rehearsal import Rehearsal, _synthetic
 from gateway.store import Store
 from gateway.tables import Association, Delivery, Instance, Job, OutputInstance, Series, Study
 from gateway.trail import AuditEvent, OpenAlarm, Rehearsed
+from tests.ports import free_port
 from tests.rows_fixture import NOW
-from tests.world import World, free_port
+from tests.world import World
 
 HERE = Path(__file__).parent
 SECTION = {"every_minutes": 60, "within_minutes": 10, "pipeline": "bright"}

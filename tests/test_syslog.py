@@ -10,7 +10,7 @@ from gateway.errors import CollectorError
 from gateway.syslog import LONGEST_DATAGRAM, Line, frame, line
 from tests.certificates import Authority
 from tests.collector_fixture import TlsCollector, server_context, udp_collector, wait_until
-from tests.world import free_port
+from tests.ports import free_port
 
 NOW = datetime(2026, 1, 2, 10, 11, 12, 345678, tzinfo=UTC)
 

@@ -29,7 +29,8 @@ from gateway.tables import Delivery, DeliveryState, OutputInstance
 from gateway.trail import AuditEvent
 from tests.door_fixture import NOW, Place
 from tests.gate_fixture import Gate, open_gate
-from tests.peers_fixture import data_set_sha256, free_port, running_orthanc
+from tests.peers_fixture import data_set_sha256, running_orthanc
+from tests.ports import free_port
 from tests.rows_fixture import OUTPUT, SERIES, STUDY, a_delivery, a_job, a_series
 from tests.scanner_fixture import ABORT, CONTEXTS, IMPLICIT, command, item, message, uid, us
 from tests.synthetic import ct_series, part10

@@ -13,9 +13,10 @@ from gateway.peers.dicomweb import peer
 from gateway.tables import Association, Instance, Series
 from gateway.trail import AuditEvent
 from tests.certificates import Authority, client_context
+from tests.ports import free_port
 from tests.scanner_fixture import Scanner, c_store
 from tests.synthetic import ct_series, part10
-from tests.world import World, free_port, send
+from tests.world import World, send
 
 QUIET = {"completeness": {"quiet_seconds": 60}}
 

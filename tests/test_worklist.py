@@ -19,8 +19,9 @@ from gateway.peers.dimse import Dimse
 from gateway.uids import derived_uid
 from gateway.worklist import Worklist
 from tests.peers_fixture import running_scp
+from tests.ports import free_port
 from tests.synthetic import ct_series
-from tests.world import World, free_port
+from tests.world import World
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -32,6 +32,7 @@ from gateway.store import Store
 from gateway.tables import DeliveryState, Instance, JobState, SeriesState
 from gateway.wanted import Wanted
 from tests.nursery import Fork, Nursery
+from tests.ports import free_port
 from tests.scp_fixture import ScriptedScp, add_contexts
 
 HERE = Path(__file__).parent
@@ -348,11 +349,6 @@ def _pour(source: socket.socket, target: socket.socket) -> None:
         while data := source.recv(65536):
             target.sendall(data)
         target.shutdown(socket.SHUT_WR)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 def _toml(values: Mapping[str, Any]) -> str:

@@ -24,7 +24,8 @@ import psutil
 
 from tests.benchmarks.measure import tree
 from tests.peers_fixture import DICOMWEB_PLUGIN
-from tests.world import World, free_port
+from tests.ports import free_port
+from tests.world import World
 
 OURS, DCMTK, ORTHANC, PYNETDICOM = "this gateway", "DCMTK storescp", "Orthanc", "pynetdicom"
 _DISCARD_PORT = 9

@@ -22,7 +22,8 @@ from tests.benchmarks.bulletin import machine
 from tests.benchmarks.cluster import Cluster
 from tests.benchmarks.fleet import EVERYTHING, Site, wait_up
 from tests.benchmarks.measure import cpu_seconds, memory_mb
-from tests.peers_fixture import Orthanc, free_port
+from tests.peers_fixture import Orthanc
+from tests.ports import free_port
 from tests.rows_fixture import SERIES, a_series
 
 _SECONDS = 60

@@ -24,7 +24,8 @@ from gateway.peers.dicomweb import peer
 from gateway.take import terms
 from tests.benchmarks.measure import fair_start
 from tests.benchmarks.report import Figures, Report
-from tests.peers_fixture import free_port, running_orthanc, running_storescp
+from tests.peers_fixture import running_orthanc, running_storescp
+from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.world import send
 

@@ -168,10 +168,10 @@ class Door:
         _logger.warning("instance.alarming", reason=reason, association=origin.association)
         self._note(origin.association, Alarming(self._clock(), origin, incoming.sop_instance_uid, reason))
 
-    def end(self, origin: Origin, *, whole: bool = False) -> None:
-        """Its segment goes to the next association. `whole`: it was released, and everything in it was taken."""
+    def end(self, origin: Origin, *, whole: bool = False, broken: bool = False) -> None:
+        """Its segment goes to the next association. `whole`, `broken`: as in Ended."""
         if origin.association in self._segments:
-            self._note(origin.association, Ended(self._clock(), origin, whole))
+            self._note(origin.association, Ended(self._clock(), origin, whole, broken))
             segment = self._segments.pop(origin.association, None)
             if segment is not None:
                 self._idle.append(segment)

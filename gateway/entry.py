@@ -79,6 +79,8 @@ class Ended:
     origin: Origin
     whole: bool = False
     """It was released, and everything in it was taken."""
+    broken: bool = False
+    """It was aborted or lost."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def record(entry: Promise) -> dict[str, Any]:
 
 
 def promise(found: Mapping[str, Any]) -> Promise:
-    """Inverse of `record`."""
+    """Inverse of `record`; what a later version of the gateway wrote besides is left out."""
     values = dict(found)
     kind = _KINDS[values.pop("kind")]
     values["at"] = datetime.fromisoformat(values["at"])
@@ -146,4 +148,4 @@ def promise(found: Mapping[str, Any]) -> Promise:
     for name in _REFERENCES:
         if values.get(name) is not None:
             values[name] = tuple(tuple(one) for one in values[name])
-    return kind(**values)
+    return kind(**{name: value for name, value in values.items() if name in kind.__dataclass_fields__})

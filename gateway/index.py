@@ -15,6 +15,7 @@ from gateway.db import insert_new, lock
 from gateway.engine import SETTLE, Queues, settle_attempt
 from gateway.entry import Kept
 from gateway.instance import Identity, Origin
+from gateway.repetition import Repetition
 from gateway.tables import Association, Instance, Series, SeriesState, Study, Version
 
 
@@ -124,6 +125,10 @@ def _insert_instances(session: Session, known: Sequence[Known], held: Mapping[st
         if receipt in _APART
     ]  # fmt: skip
     insert_new(session, Version, apart)
+    again = {
+        (one.entry.origin.association, one.series) for one, how in zip(known, receipts, strict=True) if how is Receipt.REPEATED
+    }
+    insert_new(session, Repetition, [{"association": one, "series_instance_uid": uid} for one, uid in sorted(again)])
     return receipts
 
 

@@ -8,6 +8,8 @@ from gateway.completeness import Policy, Where
 from gateway.forms import AeTitle, Section
 from gateway.settings import listed, some
 
+Signal = Literal["performed", "source", "geometry", "declared", "numbers", "association"]
+
 
 class CompletenessWhere(Section):
     """For some series another policy; the first that fits says, and what it leaves out is as in [completeness]."""
@@ -19,7 +21,7 @@ class CompletenessWhere(Section):
     deadline_seconds: float | None = Field(default=None, gt=0)
     at_deadline: Literal["partial", "hold", "fail"] | None = None
     source: str | None = None
-    ignore: tuple[Literal["performed", "source", "geometry", "declared", "numbers"], ...] | None = None
+    ignore: tuple[Signal, ...] | None = None
     one_association: bool | None = None
 
 
@@ -34,7 +36,7 @@ class CompletenessSection(Section):
     """What becomes then of one that lacks something and that a rule wants: it runs and says so, waits for a person, or fails."""
     source: str = ""
     """The peer that series come from: it is asked how many instances they have."""
-    ignore: tuple[Literal["performed", "source", "geometry", "declared", "numbers"], ...] = ()
+    ignore: tuple[Signal, ...] = ()
     """Evidence that is not believed."""
     one_association: bool = False
     """Whoever sends a series sends it over one association: when that was released, the series is whole."""

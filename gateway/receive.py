@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, delete, select, union, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -25,6 +25,7 @@ from gateway.heed import heed, look_soon
 from gateway.index import Known, index
 from gateway.instance import identity
 from gateway.journal import Entry
+from gateway.repetition import Repetition
 from gateway.returned import check_filed, take_back
 from gateway.store import Store
 from gateway.tables import Association, Instance, Segment
@@ -73,8 +74,7 @@ def receive(
                 elif isinstance(one, Performed):
                     heed(session, one, now=now, queues=queues, quiet=quiet)
             ended = [one for _, one in found if isinstance(one, Ended)]
-            whole = Association.id.in_([one.origin.association for one in ended if one.whole])
-            session.execute(update(Association).where(whole).values(whole=True))
+            _how(session, ended)
             _end(session, Association.id.in_([one.origin.association for one in ended]), now, queues, quiet)
     except (DataError, IntegrityError):  # one that the database cannot hold must not keep the others waiting
         if len(found) == 1:
@@ -107,6 +107,8 @@ def association_ended(association: str, now: datetime, *, db: Database, queues: 
 def executor_died(executor: str, now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
     """A process that died took its associations with it."""
     with db.begin() as session:
+        lost = (Association.executor == executor, Association.ended_at.is_(None), Association.ingest == "dimse")
+        session.execute(update(Association).where(*lost).values(broken=True))
         _end(session, Association.executor == executor, now, queues, quiet)
 
 
@@ -154,12 +156,20 @@ def _missing(session: Session, kept: Kept, reason: str) -> None:
     )  # fmt: skip
 
 
+def _how(session: Session, ended: Sequence[Ended]) -> None:
+    for one in ended:
+        if one.whole or one.broken:
+            mine = update(Association).where(Association.id == one.origin.association)
+            session.execute(mine.values(whole=one.whole, broken=one.broken))
+
+
 def _end(session: Session, these: ColumnElement[bool], now: datetime, queues: Queues, quiet: timedelta) -> None:
     """What came over them need not wait for more."""
     open_ones = update(Association).where(these, Association.ended_at.is_(None)).values(ended_at=now)
     ended = session.scalars(open_ones.returning(Association.id)).all()
     if not ended:
         return
-    mine = select(Instance.series_instance_uid).where(Instance.association.in_(ended)).distinct()
-    for uid in sorted(session.scalars(mine)):
+    mine = select(Instance.series_instance_uid).where(Instance.association.in_(ended))
+    again = select(Repetition.series_instance_uid).where(Repetition.association.in_(ended))
+    for uid in sorted(session.scalars(union(mine, again))):
         look_soon(session, uid, now, queues, quiet)

@@ -104,8 +104,8 @@ class Association(Table):
     """The process that holds the connection; when that has died the association has ended."""
     began_at: Mapped[datetime]
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
-    whole: Mapped[bool] = mapped_column(default=False)
-    """It was released, and everything in it was taken."""
+    whole: Mapped[bool] = mapped_column(default=False)  # released, with everything in it taken
+    broken: Mapped[bool] = mapped_column(default=False)  # aborted or lost, so that its sender may come back with the rest
 
 
 class Instance(Table):

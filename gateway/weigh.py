@@ -14,6 +14,7 @@ from gateway.completeness import Counted, Evidence, Performed, Says, Signal, Ver
 from gateway.db import insert_once
 from gateway.modality import FINAL, StepState
 from gateway.performed import PerformedSeries, ProcedureStep
+from gateway.repetition import Repetition
 from gateway.retrieval import Retrieval
 from gateway.tables import Association, Instance, Series
 from gateway.verdicts import SeriesVerdict
@@ -50,6 +51,7 @@ def gather(session: Session, series: Series) -> Evidence:
         whole_associations=session.scalar(count.where(Association.whole)) or 0,
         source=_announced(session, series),
         performed=_performed(session, series),
+        broken_off=_is_broken_off(session, series),
     )
     found = session.get(SeriesVerdict, (series.series_instance_uid, series.revision))
     return known if found is None else _remembered(known, found)
@@ -92,6 +94,16 @@ def _performed(session: Session, series: Series) -> Performed | None:
         return Performed(0, 0, is_open) if is_open else None
     mine = select(Instance.sop_instance_uid).where(Instance.series_instance_uid == series.series_instance_uid)
     return Performed(len(made), len(made.intersection(session.scalars(mine))), is_open)
+
+
+def _is_broken_off(session: Session, series: Series) -> bool:
+    """Whoever came back with what was here already, and ended well, has said that there is no more."""
+    mine = select(Instance.association).where(Instance.series_instance_uid == series.series_instance_uid)
+    if session.scalar(select(Association.id).where(Association.id.in_(mine), Association.broken).limit(1)) is None:
+        return False
+    again = select(Repetition.association).where(Repetition.series_instance_uid == series.series_instance_uid)
+    all_ = select(Association.broken).where(Association.id.in_(mine) | Association.id.in_(again))
+    return bool(session.scalar(all_.order_by(Association.began_at.desc(), Association.id.desc()).limit(1)))
 
 
 def _announced(session: Session, series: Series) -> Counted | None:

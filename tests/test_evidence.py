@@ -185,6 +185,17 @@ def test_one_association_is_evidence_only_where_the_sender_is_known_for_it_and_i
     assert verdict(replace(released, associations=2, whole_associations=2), now=at(1), policy=known).decision is Decision.WAIT
 
 
+def test_who_broke_off_is_waited_for_where_nothing_else_says_that_the_series_is_whole():
+    broken = evidence(broken_off=True)
+    believed = replace(POLICY, ignore=("association",))
+
+    assert verdict(broken, now=at(599), policy=POLICY).decision is Decision.WAIT
+    assert verdict(broken, now=at(600), policy=POLICY).decision is Decision.HELD
+    assert verdict(broken, now=at(600), policy=POLICY).missing == "the last association that brought any of them was broken off"
+    assert verdict(evidence(WHOLE, broken_off=True), now=at(1), policy=POLICY).decision is Decision.COMPLETE
+    assert verdict(broken, now=at(10), policy=believed).decision is Decision.COMPLETE
+
+
 def test_the_first_policy_that_fits_modality_and_sender_is_taken():
     mr, ct1 = replace(POLICY, quiet_seconds=120), replace(POLICY, quiet_seconds=3)
     policy = replace(POLICY, where=(Where(mr, modalities=("MR",)), Where(ct1, calling_ae_titles=("CT1",))))
@@ -275,6 +286,54 @@ def test_a_series_that_is_whole_has_its_job_a_second_after_its_last_instance(pla
     assert {one["name"]: one["says"] for one in story.verdict.signals}["declared"] == "whole"
     assert story.verdict.decision == "complete"
     assert "6 of 6 images by ImagesInAcquisition" in story.series.reason
+
+
+def bring(place: Place, series: list[Dataset], *, broken: bool = False) -> None:
+    place.now += timedelta(seconds=1)
+    origin = scanner()
+    for ds in series:
+        place.bring(ds, origin)
+    place.door.end(origin, whole=not broken, broken=broken)
+    place.file()
+
+
+@pytest.mark.parametrize("rest", [slice(0, 12), slice(5, 12), slice(7, 12)], ids=["all", "some again", "only the rest"])
+def test_half_a_series_whose_sender_broke_off_runs_when_it_came_back_and_brought_the_rest(place: Place, rest: slice) -> None:
+    series = ct_series(12)
+    bring(place, series[:7], broken=True)
+    assert look(place, series, after=1).state == "receiving"
+    assert look(place, series, after=300).state == "receiving"
+
+    bring(place, series[rest])
+
+    assert look(place, series, after=10).state == "complete"
+    (job,) = jobs(place)
+    assert (job.revision, job.partial) == (1, "")
+
+
+def test_who_broke_off_behind_its_last_instance_and_brings_it_again_is_not_waited_for(place: Place) -> None:
+    series = ct_series(12)
+    bring(place, series, broken=True)
+    assert look(place, series, after=20).state == "receiving"
+
+    bring(place, series[-1:])
+
+    with place.db() as session:
+        assert session.get_one(Series, series[0].SeriesInstanceUID).due_at == place.now
+    assert look(place, series, after=1).state == "complete"
+    assert len(jobs(place)) == 1
+
+
+def test_half_a_series_whose_sender_never_comes_back_is_held_at_its_deadline(place: Place) -> None:
+    series = ct_series(12)
+    bring(place, series[:4])
+    bring(place, series[4:7], broken=True)
+    look(place, series, after=1)
+
+    held = look(place, series, after=600)
+
+    assert (held.state, jobs(place)) == ("held", [])
+    assert "broken off" in held.reason
 
 
 def test_a_series_with_a_hole_that_a_rule_wants_is_held_at_its_deadline_and_a_person_lets_it_go(place: Place) -> None:

@@ -164,6 +164,8 @@ def test_an_association_has_ended_when_the_other_side_releases_or_aborts_it(gate
     getattr(association, leave)()
 
     wait(lambda: gate.promised(Ended))
+    (ended,) = gate.promised(Ended)
+    assert (ended.whole, ended.broken) == (leave == "release", leave == "abort")
     assert [one.ended_at for one in gate.rows(Association) if one.ended_at]
 
 
@@ -176,7 +178,9 @@ def test_a_connection_that_breaks_in_the_middle_of_an_instance_leaves_nothing_be
         scanner.send(half[: len(half) // 2])
         getattr(scanner if end == "reset" else scanner.socket, end)()
     wait(lambda: gate.promised(Ended))
+    (ended,) = gate.promised(Ended)
 
+    assert (ended.whole, ended.broken) == (False, True)
     assert set(gate.held()) == {one.SOPInstanceUID}
     assert send([other], gate.port) == [0x0000]
     assert gate.stored() == {encoded(one), encoded(other)}

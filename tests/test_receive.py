@@ -195,7 +195,7 @@ def test_an_association_may_be_ended_by_name_or_with_its_process(place: Place, e
         else:
             executor_died("tests", NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
 
-    assert place.count(Association, ended_at=NOW) == 1
+    assert place.count(Association, ended_at=NOW, broken=end == "executor") == 1
 
 
 def test_refusals_and_rejections_are_told_in_the_trail(place: Place) -> None:

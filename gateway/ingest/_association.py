@@ -66,8 +66,7 @@ class Association:
     fragment: int = 16_376
     """Bytes of data in one P-DATA of ours: what the other side takes, less the headers."""
     has_refused: bool = False
-    is_whole: bool = False
-    """It was released, and everything in it was taken."""
+    is_released: bool = False
 
     def run(self, established: Callable[["Association"], None] = lambda _: None) -> None:
         try:
@@ -136,7 +135,7 @@ class Association:
         if kind != pdu.RELEASE_RQ or length != 4 or not message.is_between:
             raise Abort("expected P-DATA or a release", _UNEXPECTED_PDU)
         self.wire.take(length)
-        self.is_whole = not self.has_refused
+        self.is_released = True
         self.wire.send(pdu.release_rp())
         return False
 

@@ -152,7 +152,8 @@ class Listener:
             association.run(self._established)
         finally:
             if self.associations.pop(origin.association, None):
-                self._door.end(association.origin, whole=association.is_whole)
+                released, refused = association.is_released, association.has_refused
+                self._door.end(association.origin, whole=released and not refused, broken=not released)
 
     def _established(self, association: Association) -> None:
         self.associations[association.origin.association] = association

@@ -26,7 +26,7 @@ from gateway.tables import (
     Study,
     Version,
 )
-from gateway.wanted import CONSEQUENCES, Wanted, in_state, series_conditions, sought, within
+from gateway.wanted import CONSEQUENCES, Wanted, in_state, of_series, sought, within
 
 T = TypeVar("T")
 _PARTED = "~"
@@ -102,9 +102,8 @@ def series(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) ->
     else:
         query = in_state(query, Series.state, wanted.state, SeriesState)
     query = within(query, Series.last_received_at, wanted)
-    for condition in series_conditions(wanted):
-        query = query.where(condition)
     with db() as session:
+        query = of_series(session, query, wanted)
         found = session.scalars(
             _after(query, (Series.last_received_at, Series.series_instance_uid), after).limit(limit + 1)
         ).all()

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, exists, func, select, tuple_, union
+from sqlalchemy import ColumnElement, Select, exists, func, select, union
+from sqlalchemy.orm import Session
 
 from gateway.columns import fold
 from gateway.db import Database
@@ -69,19 +70,30 @@ CONSEQUENCES = {"no rule matched": unmatched, "something failed": _failed}
 """What a list of series can be narrowed to beside their states."""
 
 
-def series_conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
-    conditions: list[ColumnElement[bool]] = []
+def of_series(session: Session, query: Select[Any], wanted: Wanted) -> Select[Any]:
+    """Those of this modality, that this rule wanted, of which something goes to this peer."""
     if wanted.modality:
-        conditions.append(Series.modality == wanted.modality)
+        query = query.where(Series.modality == wanted.modality)
     if wanted.rule:
-        mine = select(RuleOutcome.series_instance_uid, RuleOutcome.revision).where(RuleOutcome.matched)
-        key = tuple_(Series.series_instance_uid, Series.revision)
-        conditions.append(key.in_(mine.where(RuleOutcome.rule == wanted.rule)))
+        mine = select(RuleOutcome.series_instance_uid).where(RuleOutcome.matched, RuleOutcome.rule == wanted.rule)
+        query = _few_or_many(session, query, mine, mine.where(_of_it()))
     if wanted.peer:
-        of_it = (Job.series_instance_uid == Series.series_instance_uid) & (Delivery.job == Job.id)
-        by_job = Delivery.peer.concat("") == wanted.peer  # from the series on, not over all that ever went to the peer
-        conditions.append(exists().where(of_it, by_job))
-    return conditions
+        mine = select(Job.series_instance_uid).join(Delivery, Delivery.job == Job.id)
+        by_job = Job.series_instance_uid == Series.series_instance_uid, Delivery.peer.concat("") == wanted.peer
+        query = _few_or_many(session, query, mine.where(Delivery.peer == wanted.peer), mine.where(*by_job))
+    return query
+
+
+def _few_or_many(session: Session, query: Select[Any], mine: Select[Any], of_it: Select[Any]) -> Select[Any]:
+    """Series in `mine`, whose rows are asked for one series by `of_it`.
+
+    Where they are few they are named; where they are many the list finds a page of them soon, in its own order. No database
+    knows which it is, and each of them chooses the slow way for one of both; an offset keeps them from choosing.
+    """
+    few = session.scalars(mine.limit(MOST_FOUND)).all()
+    if len(few) < MOST_FOUND:
+        query = query.where(Series.series_instance_uid.in_(set(few)))
+    return query.where(of_it.correlate(Series).offset(0).exists())
 
 
 def is_cut(db: Database, text: str) -> bool:

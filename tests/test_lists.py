@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from gateway import audit, lists, migrations
+from gateway import audit, lists, migrations, wanted
 from gateway.audit import Act
 from gateway.columns import fold
 from gateway.db import open_database, open_engine
@@ -72,7 +72,9 @@ def test_a_study_is_found_by_the_beginning_of_what_people_know_of_it_and_by_any_
         assert not is_cut(db, looked_for)
 
 
-def test_series_are_narrowed_by_what_became_of_them(db) -> None:
+@pytest.mark.parametrize("most", [wanted.MOST_FOUND, 1], ids=["few", "many"])
+def test_series_are_narrowed_by_what_became_of_them(db, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(wanted, "MOST_FOUND", most)  # a rule or a peer of more series than that is looked for another way
     for narrowed, numbers in NARROWED:
         assert found(db, lists.series, **narrowed) == numbers
 

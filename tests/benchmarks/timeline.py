@@ -1,13 +1,15 @@
 """From the last image to the results in the PACS: what the gateway itself takes, and how much memory.
 
-    python -m tests.benchmarks.timeline [--slices 300] [--rounds 3]
+    python -m tests.benchmarks.timeline [--slices 300] [--rounds 3] [--prompt 40]
 
 Phantoms of 300 slices of 512 x 512 go by C-STORE to a `gateway serve`; a real Orthanc takes the results. Printed are the
 steps of the time line and the gateway's overhead: last image -> last result acknowledged, less the quiet time and less the
 model. The model is what Triton itself reports for the request: waiting, copying into and out of the model's process,
 computing; what the gateway does to hand the volume over is its own. The first series after the start stands apart, because
 it meets fresh memory and nothing loaded. The memory is the sum of the proportional set sizes of the gateway's process tree,
-without Triton, sampled every 50 ms. Nothing is asserted: a machine decides nothing but its own figures.
+without Triton, sampled every 50 ms. Then as many small series as `--prompt` says, one after the other, which declare their
+number of images: from the last image to the start of the job, with the waiting times that the gateway has by default. Nothing
+is asserted: a machine decides nothing but its own figures.
 """
 
 import argparse
@@ -23,14 +25,18 @@ import psutil
 from tritonclient.grpc import InferenceServerClient
 
 from gateway.admin import show_series
+from gateway.patience import CompletenessSection
 from gateway.peers import load_protocols, make_peer, send_many
 from gateway.phantom import chest_ct
 from gateway.tritonserver import TritonServer
+from tests.benchmarks.report import Goal
 from tests.peers_fixture import Orthanc, running_orthanc
+from tests.synthetic import ct_series
 from tests.world import RULES, World
 
 ROOT = Path(__file__).parent.parent.parent
 QUIET_SECONDS = 1.0
+_SMALL = 40
 
 
 def main() -> None:
@@ -38,6 +44,7 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--pipeline", default="ct_lung")
+    parser.add_argument("--prompt", type=int, default=40)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -47,8 +54,15 @@ def main() -> None:
         with server, running_orthanc(folder / "orthanc") as pacs, _world(folder, options, server.url, pacs) as world:
             with _peak_memory(world.start().process.pid) as peak:
                 rounds = [_round(world, number, options) for number in range(options.rounds + 1)]
+        with server, _prompt_world(folder / "prompt", server.url) as world:
+            world.start()
+            prompt = [_prompt(world, number) for number in range(options.prompt)]
     _tell("the first series after the start", rounds[:1], options)
     _tell(f"median of {options.rounds} series after it", rounds[1:], options)
+    if prompt:
+        print(f"\n{options.prompt} series of {_SMALL} slices that declare their number, last image -> job started, seconds")
+        print(f"  median {statistics.median(prompt):.2f}, the longest {max(prompt):.2f}")
+        print(Goal("p95 of last image -> job started, s", sorted(prompt)[int(len(prompt) * 0.95)], 2, at_most=True))
     print(f"\npeak memory of the process tree without Triton: {peak[0] / 1e9:.2f} GB (goal: at most 1.5)")
 
 
@@ -64,6 +78,23 @@ def _world(folder: Path, options: argparse.Namespace, triton: str, pacs: Orthanc
     rules = RULES.replace("pipeline: bright", f"pipeline: {options.pipeline}")
     settings = {"completeness": {"quiet_seconds": QUIET_SECONDS}, "triton": {"timeout_seconds": 600}}
     return World(folder, f"sqlite:///{folder}/gateway.db", triton, (peer,), rules, settings)
+
+
+def _prompt_world(folder: Path, triton: str) -> World:
+    """With the waiting times that the gateway has by default."""
+    settings = {"completeness": CompletenessSection().model_dump(include={"quiet_seconds", "settle_seconds"})}
+    return World(folder, f"sqlite:///{folder}/gateway.db", triton, settings=settings)
+
+
+def _prompt(world: World, number: int) -> float:
+    series = ct_series(_SMALL, 256, 256, seed=number, ImagesInAcquisition=_SMALL)
+    assert world.send(series) == [0x0000] * _SMALL
+    world.wait_settled(number + 1, 60)
+    job = world.jobs()[0]
+    with world.database() as db:
+        found = show_series(db, job.series_instance_uid)
+    assert found.series.series_instance_uid == series[0].SeriesInstanceUID
+    return (job.started_at - found.series.last_received_at).total_seconds()
 
 
 def _round(world: World, number: int, options: argparse.Namespace) -> dict[str, float]:

@@ -24,7 +24,7 @@ from gateway.db import Database, lock
 from gateway.delivery import AT_MOST, OPEN, Pace, again, end, enqueue_proof, follow, tell
 from gateway.engine import Queues, ticket
 from gateway.errors import Damaged, DeliveryError, Rejected, Unanswered, Unreachable
-from gateway.peers import Peer, Proof, Sent, Wanted
+from gateway.peers import Peer, Proof, Sent, Sought
 from gateway.store import Store
 from gateway.tables import Delivery, DeliveryState, OutputInstance, Study
 from gateway.trail import AuditEvent
@@ -125,20 +125,20 @@ def _send(
         path = store.check(output.sha256)
     except Damaged as error:
         raise DeliveryError(str(error)) from error
-    wanted = Wanted(output.study_instance_uid, output.series_instance_uid, output.sop_instance_uid, output.sop_class_uid, path)
-    if asks_first and _holds(peer, wanted):
+    sought = Sought(output.study_instance_uid, output.series_instance_uid, output.sop_instance_uid, output.sop_class_uid, path)
+    if asks_first and _holds(peer, sought):
         return Sent(0x0000, "it is there already, from an attempt whose end is not known here")
     if patient_id is not None and peer.proof is Proof.QUERY:
         _check_patient(peer, output.study_instance_uid, patient_id)
     return peer.send(path)
 
 
-def _holds(peer: Peer, wanted: Wanted) -> bool:
+def _holds(peer: Peer, sought: Sought) -> bool:
     """Whether it is known to be there; who cannot say so gets it again."""
     if peer.proof is Proof.NONE:
         return False
     try:
-        return peer.holds(wanted)
+        return peer.holds(sought)
     except DeliveryError as error:
         _logger.info("peer.not_asked", reason=str(error))
         return False

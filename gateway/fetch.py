@@ -25,7 +25,7 @@ _AGAIN, _AGAIN_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Offered:
     """A series that a peer told of; `due_at` is when it is taken unless something new is told of it."""
 
     study_instance_uid: str
@@ -39,11 +39,11 @@ def position(peer: str, *, db: Database) -> int | None:
         return session.scalar(select(WatchMark.position).where(WatchMark.peer == peer))
 
 
-def move_on(peer: str, reached: int, wanted: Sequence[Wanted], now: datetime, *, db: Database) -> None:
+def move_on(peer: str, reached: int, offered: Sequence[Offered], now: datetime, *, db: Database) -> None:
     """The peer's log was read up to there. What we made ourselves is not wanted, whoever has it."""
     with db.begin() as session:
-        ours = _ours(session, {one.series_instance_uid for one in wanted})
-        for one in wanted:
+        ours = _ours(session, {one.series_instance_uid for one in offered})
+        for one in offered:
             if one.series_instance_uid not in ours:
                 _want(session, peer, one, now)
         if not insert_once(session, WatchMark, peer=peer, position=reached, at=now):
@@ -112,7 +112,7 @@ def ask(peer: str, study: str, series: str, pipeline: str, *, actor: str, now: d
     with db.begin() as session:
         if _ours(session, {series}):
             raise ConfigError(["expected a series that this gateway did not make"])
-        _want(session, peer, Wanted(study, series, now), now)
+        _want(session, peer, Offered(study, series, now), now)
         key = session.scalars(select(Retrieval.id).filter_by(peer=peer, series_instance_uid=series)).one()
         row = lock(session, Retrieval, key)
         row.orders = [one for one in row.orders if one["pipeline"] != pipeline] + [{"pipeline": pipeline, "by": actor}]
@@ -149,7 +149,7 @@ def _ours(session: Session, series: Collection[str]) -> set[str]:
     return set(session.scalars(query.distinct()))
 
 
-def _want(session: Session, peer: str, one: Wanted, now: datetime) -> None:
+def _want(session: Session, peer: str, one: Offered, now: datetime) -> None:
     values = {"due_at": one.due_at, "wanted_at": now, "state": RetrievalState.WANTED, "attempts": 0, "reason": "", "told": ""}
     key = {"peer": peer, "series_instance_uid": one.series_instance_uid}
     if not insert_once(session, Retrieval, study_instance_uid=one.study_instance_uid, **key, **values):

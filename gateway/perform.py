@@ -23,7 +23,7 @@ from gateway.errors import ConfigError
 from gateway.order import place
 from gateway.peers import Peer
 from gateway.pipeline import Pipeline
-from gateway.procedure import Wanted
+from gateway.procedure import Requested
 from gateway.store import Store
 from gateway.subscriptions import PROGRESSED, report
 from gateway.tables import Delivery, DeliveryState, Job, JobState, OutputInstance, Series, SeriesState
@@ -31,6 +31,7 @@ from gateway.uids import secret_uid
 from gateway.workitems import Workitem, WorkitemState
 
 _FIRST, _AT_MOST = timedelta(seconds=2), timedelta(seconds=15)
+_OF_ITS_AGE, _RARELY = 0.05, timedelta(minutes=10)
 _EARLY = timedelta(seconds=1)
 """The engine's clock and ours need not be the same."""
 _OPEN = (DeliveryState.QUEUED, DeliveryState.SENDING)
@@ -62,26 +63,32 @@ def perform(uid: str, now: datetime, *, here: Place) -> None:
             goes_on = _begin(session, row, workitem, now, here)
         else:
             goes_on = _follow(session, row, workitem, now, here)
-        row.due_at = now + backoff(row.looks, first=_FIRST, at_most=_AT_MOST) if goes_on else None
+        row.due_at = now + backoff(row.looks, first=_FIRST, at_most=_at_most(row, now)) if goes_on else None
         if row.due_at is not None:
             row.ticket = ticket(row.looks, row.due_at)
             here.queues.enqueue(session, PERFORM, uid, attempt=row.ticket, lane=PERFORM, delay=row.due_at - now)
     crash_point("perform.committed")
 
 
+def _at_most(row: Workitem, now: datetime) -> timedelta:
+    """The longer its series does not come, the less often it is looked for."""
+    waits = now - row.made_at if row.state == WorkitemState.SCHEDULED else timedelta(0)
+    return max(_AT_MOST, min(waits * _OF_ITS_AGE, _RARELY))
+
+
 def _begin(session: Session, row: Workitem, workitem: Dataset, now: datetime, here: Place) -> bool:
     """Whether there is more to look for."""
-    wanted = procedure.wanted(workitem, here.pipelines, here.ae_title)
-    if wanted is None:  # another performer's
+    requested = procedure.requested(workitem, here.pipelines, here.ae_title)
+    if requested is None:  # another performer's
         return False
     try:
-        series, send_to = _series(wanted), _send_to(wanted, here.peers)
-        if not wanted.is_ready or not _is_settled(session, series):
-            _fetch(session, wanted, series, now, here)
+        series, send_to = _series(requested), _send_to(requested, here.peers)
+        if not requested.is_ready or not _is_settled(session, series):
+            _fetch(session, requested, series, now, here)
             return True
         ordered = place(
-            session, here.queues, series, pipeline=wanted.pipeline, pipelines=here.pipelines, send_to=send_to,
-            peers=[*here.peers], priority=wanted.priority, actor=row.person, now=now,
+            session, here.queues, series, pipeline=requested.pipeline, pipelines=here.pipelines, send_to=send_to,
+            peers=[*here.peers], priority=requested.priority, actor=row.person, now=now,
         )  # fmt: skip
     except ConfigError as error:
         row.is_ours = True
@@ -89,7 +96,7 @@ def _begin(session: Session, row: Workitem, workitem: Dataset, now: datetime, he
         return _give_up(session, row, workitem, "; ".join(error.problems), now, here)
     row.is_ours, row.job, row.made_job, row.looks = True, ordered.job, ordered.is_new, 1
     achieved.tell(workitem, f"job {ordered.job} is ordered", 0)
-    achieved.perform(workitem, wanted.pipeline, here.ae_title, now, ())
+    achieved.perform(workitem, requested.pipeline, here.ae_title, now, ())
     ups.claim(session, row, workitem, secret_uid(), here.store, _ACTOR, now)
     return True
 
@@ -133,28 +140,28 @@ def _give_up(session: Session, row: Workitem, workitem: Dataset, reason: str, no
     return False
 
 
-def _series(wanted: Wanted) -> str:
-    if len(wanted.series) != 1:
-        raise ConfigError([f"expected one series in the Input Information Sequence, there are {len(wanted.series)}"])
-    return wanted.series[0]
+def _series(requested: Requested) -> str:
+    if len(requested.series) != 1:
+        raise ConfigError([f"expected one series in the Input Information Sequence, there are {len(requested.series)}"])
+    return requested.series[0]
 
 
-def _send_to(wanted: Wanted, peers: Mapping[str, Peer]) -> list[str]:
+def _send_to(requested: Requested, peers: Mapping[str, Peer]) -> list[str]:
     """Peers by their AE titles or names."""
     known = {title: name for name, title in _titles(peers)}
-    if not set(wanted.peers) <= set(known):
+    if not set(requested.peers) <= set(known):
         raise ConfigError(["expected AE titles of peers of this gateway where its results are wanted"])
-    return [known[one] for one in wanted.peers]
+    return [known[one] for one in requested.peers]
 
 
-def _fetch(session: Session, wanted: Wanted, series: str, now: datetime, here: Place) -> None:
+def _fetch(session: Session, requested: Requested, series: str, now: datetime, here: Place) -> None:
     """What is not here, where one of its sources is a peer that series are taken from (by its AE title or name)."""
-    if not wanted.is_ready or not wanted.study or session.get(Series, series) is not None:
+    if not requested.is_ready or not requested.study or session.get(Series, series) is not None:
         return
     taken_from = [name for name, peer in here.peers.items() if getattr(peer, "take", "nothing") != "nothing"]
-    source = next((name for name, title in _titles(here.peers) if title in wanted.sources and name in taken_from), None)
+    source = next((name for name, title in _titles(here.peers) if title in requested.sources and name in taken_from), None)
     if source is not None:
-        fetch.want(session, source, wanted.study, series, now)
+        fetch.want(session, source, requested.study, series, now)
 
 
 def _titles(peers: Mapping[str, Peer]) -> list[tuple[str, str]]:

@@ -43,7 +43,7 @@ class BadWorkitem(GatewayError):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Requested:
     """What a workitem orders of us. `peers` are AE titles where its results are wanted, `sources` those of who has its input."""
 
     pipeline: str
@@ -136,7 +136,7 @@ def lacks(workitem: Dataset, state: str) -> list[str]:
     return [f"{PERFORMED}.{keyword}" for keyword in lacking]
 
 
-def wanted(workitem: Dataset, pipelines: Collection[str], ae_title: str) -> Wanted | None:
+def requested(workitem: Dataset, pipelines: Collection[str], ae_title: str) -> Requested | None:
     """None where it orders nothing of us: its work item code names no pipeline here, or it is meant for another station."""
     codes = items(workitem, "ScheduledWorkitemCodeSequence")
     named = [_value(code) for code in codes if code.get("CodingSchemeDesignator") == SCHEME]
@@ -146,7 +146,7 @@ def wanted(workitem: Dataset, pipelines: Collection[str], ae_title: str) -> Want
         return None
     inputs = items(workitem, "InputInformationSequence")
     places = [place for one in inputs for place in items(one, "DICOMRetrievalSequence")]
-    return Wanted(
+    return Requested(
         pipeline,
         next((uid for one in inputs for uid in texts(one, "StudyInstanceUID")), ""),
         tuple(dict.fromkeys(uid for one in inputs for uid in texts(one, "SeriesInstanceUID"))),

@@ -21,7 +21,7 @@ from gateway.db import Database, lock
 from gateway.delivery import AT_MOST, Pace, again, end, enqueue_proof, tell
 from gateway.engine import Queues, backoff, ticket
 from gateway.errors import DeliveryError, Unreachable
-from gateway.peers import Peer, Proof, Wanted
+from gateway.peers import Peer, Proof, Sought
 from gateway.store import Store
 from gateway.tables import Delivery, DeliveryState, OutputInstance
 from gateway.uids import secret_uid
@@ -60,11 +60,11 @@ def prove(
         if peer.proof is Proof.COMMITMENT:
             _ask(delivery, output, peer, clock(), db, queues, pace)
             return
-        wanted = Wanted(
+        sought = Sought(
             output.study_instance_uid, output.series_instance_uid, output.sop_instance_uid, output.sop_class_uid,
             store.path(output.sha256),
         )  # fmt: skip
-        is_there = peer.holds(wanted)
+        is_there = peer.holds(sought)
     except DeliveryError as error:
         _look_again(
             delivery, clock(), db, queues, pace.wait(delivery.looks + 1), reason=f"not proved yet: {error}", asked_at=None

@@ -15,7 +15,7 @@ import structlog
 
 from gateway import fetch, progress
 from gateway.errors import ConfigError, DeliveryError, Unreachable
-from gateway.fetch import Wanted
+from gateway.fetch import Offered
 from gateway.filing import told
 from gateway.ingest.retrieve import Retrieved, retrieve
 from gateway.retrieval import Retrieval
@@ -123,11 +123,11 @@ class Watch:
                 fetch.move_on(self._name, news.position, self._wanted(news.series, now), now, db=db)
             reached, is_more = news.position, news.more
 
-    def _wanted(self, series: Mapping[str, bool], now: datetime) -> list[Wanted]:
+    def _wanted(self, series: Mapping[str, bool], now: datetime) -> list[Offered]:
         later = now + timedelta(seconds=self.peer.quiet_seconds)
         found = ((self.peer.series(resource), is_stable) for resource, is_stable in series.items())
         return [
-            Wanted(one.study_instance_uid, one.series_instance_uid, now if is_stable else later)
+            Offered(one.study_instance_uid, one.series_instance_uid, now if is_stable else later)
             for one, is_stable in found
             if one is not None
         ]

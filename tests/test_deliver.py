@@ -15,7 +15,7 @@ from gateway.deliver import deliver
 from gateway.delivery import Pace, make
 from gateway.engine import DELIVER, PROVE, Queues
 from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
-from gateway.peers import Proof, Sent, Wanted
+from gateway.peers import Proof, Sent, Sought
 from gateway.prove import prove, told
 from gateway.resend import resend
 from gateway.store import Store
@@ -61,10 +61,10 @@ class Pacs:
     def echo(self) -> str:
         return "here"
 
-    def holds(self, wanted: Wanted) -> bool:
+    def holds(self, sought: Sought) -> bool:
         if self.is_mute:
             raise AWAY
-        return wanted.sop_instance_uid in self.held
+        return sought.sop_instance_uid in self.held
 
     def patient_of(self, study_instance_uid: str) -> str | None:
         return self.patient_id

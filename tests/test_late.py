@@ -24,7 +24,7 @@ from gateway.engine import SETTLE, settle_attempt
 from gateway.errors import Unreachable
 from gateway.instance import Origin
 from gateway.outputs import Equipment
-from gateway.peers import Proof, Sent, Wanted
+from gateway.peers import Proof, Sent, Sought
 from gateway.pipeline import load_pipelines
 from gateway.receive import receive
 from gateway.rules import load as load_rules
@@ -359,7 +359,7 @@ class Pacs:
             raise Unreachable("no connection")
         return self.patient_id
 
-    def holds(self, _wanted: Wanted) -> bool:
+    def holds(self, _sought: Sought) -> bool:
         return bool(self.received)
 
     def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None: ...

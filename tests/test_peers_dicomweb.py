@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from gateway.errors import Rejected, Unanswered, Unreachable
-from gateway.peers import Sent, Wanted, load_protocols, make_peer
+from gateway.peers import Sent, Sought, load_protocols, make_peer
 from gateway.peers._verdict import verdict
 from tests.peers_fixture import (
     closes,
@@ -301,7 +301,7 @@ def test_a_server_that_stops_while_bytes_still_go_out_leaves_no_doubt_at_all(tmp
 
 
 def wanted(ds, path=None):
-    return Wanted(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.SOPClassUID, path)
+    return Sought(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.SOPClassUID, path)
 
 
 def test_orthanc_is_asked_for_what_it_holds_and_whose_it_is(orthanc, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Rejected, Unreachable
-from gateway.peers import Wanted, load_protocols, make_peer, send_many
+from gateway.peers import Sought, load_protocols, make_peer, send_many
 from tests.peers_fixture import stored
 from tests.synthetic import ct_series, part10
 
@@ -125,7 +125,7 @@ def test_sending_many_tells_of_each_what_became_of_it(instances):
 
 
 def wanted(ds, path):
-    return Wanted(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.SOPClassUID, path)
+    return Sought(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.SOPClassUID, path)
 
 
 def test_what_is_there_is_read_back_and_compared(tmp_path, instances):

@@ -11,7 +11,7 @@ from pynetdicom.dsutils import encode
 
 from gateway import command, pdu
 from gateway.errors import Rejected, Unreachable
-from gateway.peers import Wanted, _find, load_protocols, make_peer
+from gateway.peers import Sought, _find, load_protocols, make_peer
 from tests.peers_fixture import running_dcmqrscp, running_orthanc, running_scp, running_tcp, stored
 from tests.synthetic import ct_series
 
@@ -36,7 +36,7 @@ def dimse(port, **settings):
 
 
 def wanted(ds, path):
-    return Wanted(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.SOPClassUID, path)
+    return Sought(ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.SOPInstanceUID, ds.SOPClassUID, path)
 
 
 def check_finds_what_it_has(peer, tmp_path, seed):
@@ -236,7 +236,7 @@ def answers(*parts):
     return talk
 
 
-WANTED = Wanted("1.2.1", "1.2.2", "1.2.3", "1.2.840.10008.5.1.4.1.1.2", None)
+WANTED = Sought("1.2.1", "1.2.2", "1.2.3", "1.2.840.10008.5.1.4.1.1.2", None)
 OURS, OTHER = match_of(SOPInstanceUID="1.2.3"), match_of(SOPInstanceUID="1.2.4")
 
 

@@ -108,6 +108,20 @@ def here(database_url: str, tmp_path: Path):
     made.db.kw["bind"].dispose()
 
 
+def test_the_longer_its_series_does_not_come_the_less_often_it_is_looked_for(here: Here) -> None:
+    here.order(series="2.25.404")
+    waits = []
+    for days in (0, 0.01, 1, 30):
+        here.now = NOW + timedelta(days=days)
+        for _ in range(5):
+            here.now = max(here.now, here.row().due_at)
+            perform(UID, here.now, here=here.place)
+        waits.append((here.row().due_at - here.now).total_seconds())
+
+    assert waits == [15, pytest.approx(50, abs=10), 600, 600]
+    assert here.row().state == "SCHEDULED"
+
+
 def test_a_workitem_that_names_a_pipeline_is_claimed_with_its_job_in_one_step(here) -> None:
     here.order(ScheduledProcedureStepPriority="HIGH")
 

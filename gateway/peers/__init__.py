@@ -55,7 +55,7 @@ class Proof(StrEnum):
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Sought:
     """An instance of ours that a peer is asked for; `path` is the PS3.10 file."""
 
     study_instance_uid: str
@@ -114,7 +114,7 @@ class Peer(Protocol):
         """Deliveries begun in a minute, of all processes together; None: as many as there are."""
         ...
 
-    def holds(self, wanted: Wanted) -> bool:
+    def holds(self, sought: Sought) -> bool:
         """Whether the peer has exactly this instance, by query or by reading it back; raises Unreachable or Rejected."""
         ...
 

@@ -20,7 +20,7 @@ from gateway.peers import (
     Capability,
     Proof,
     Sent,
-    Wanted,
+    Sought,
     is_few,
     is_rate,
     one_of,
@@ -47,9 +47,9 @@ class Dicomweb(Http):
     concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
     per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
 
-    def holds(self, wanted: Wanted) -> bool:
-        path = f"studies/{wanted.study_instance_uid}/series/{wanted.series_instance_uid}/instances"
-        return self._search(path, "SOPInstanceUID", wanted.sop_instance_uid) is not None
+    def holds(self, sought: Sought) -> bool:
+        path = f"studies/{sought.study_instance_uid}/series/{sought.series_instance_uid}/instances"
+        return self._search(path, "SOPInstanceUID", sought.sop_instance_uid) is not None
 
     def patient_of(self, study_instance_uid: str) -> str | None:
         """None also where the peer does not tell the Patient ID."""

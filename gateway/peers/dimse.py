@@ -21,7 +21,7 @@ from gateway.peers import (
     Capability,
     Proof,
     Sent,
-    Wanted,
+    Sought,
     _find,
     _get,
     _probe,
@@ -75,14 +75,14 @@ class Dimse:
     per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
     worklist: bool = setting("true or false", lambda value: isinstance(value, bool), default=False)
 
-    def holds(self, wanted: Wanted) -> bool:
+    def holds(self, sought: Sought) -> bool:
         keys = {
-            "StudyInstanceUID": wanted.study_instance_uid,
-            "SeriesInstanceUID": wanted.series_instance_uid,
-            "SOPInstanceUID": wanted.sop_instance_uid,
+            "StudyInstanceUID": sought.study_instance_uid,
+            "SeriesInstanceUID": sought.series_instance_uid,
+            "SOPInstanceUID": sought.sop_instance_uid,
         }
         matches = self._find(_find.identifier("IMAGE", keys))
-        return any(_find.uid(match, "SOPInstanceUID") == wanted.sop_instance_uid for match in matches)
+        return any(_find.uid(match, "SOPInstanceUID") == sought.sop_instance_uid for match in matches)
 
     def patient_of(self, study_instance_uid: str) -> str | None:
         """None also where the peer does not tell the Patient ID."""

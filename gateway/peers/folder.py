@@ -21,7 +21,7 @@ from gateway.peers import (
     Capability,
     Proof,
     Sent,
-    Wanted,
+    Sought,
     is_few,
     is_rate,
     is_text,
@@ -44,11 +44,11 @@ class Folder:
     concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
     per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
 
-    def holds(self, wanted: Wanted) -> bool:
+    def holds(self, sought: Sought) -> bool:
         """Read back, and compared with ours; raises Unreachable where the folder is away: then nothing is known."""
-        target = Path(self.path) / wanted.study_instance_uid / wanted.series_instance_uid / f"{wanted.sop_instance_uid}.dcm"
+        target = Path(self.path) / sought.study_instance_uid / sought.series_instance_uid / f"{sought.sop_instance_uid}.dcm"
         try:
-            source = wanted.path.open("rb")
+            source = sought.path.open("rb")
         except OSError as error:
             raise unreadable(error) from error
         with source, _using("read"):

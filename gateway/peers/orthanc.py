@@ -26,7 +26,7 @@ from gateway.peers import (
     STUDY_KEYS,
     Proof,
     Sent,
-    Wanted,
+    Sought,
     is_few,
     is_rate,
     is_seconds,
@@ -112,10 +112,10 @@ class Orthanc(Http):
             raise Rejected(PROCESSING_FAILURE, "Orthanc does not keep it: expected Success or AlreadyStored")
         return Sent(status, "stored" if status == STORED else "the peer has it already")
 
-    def holds(self, wanted: Wanted) -> bool:
+    def holds(self, sought: Sought) -> bool:
         uids = {
-            "StudyInstanceUID": wanted.study_instance_uid, "SeriesInstanceUID": wanted.series_instance_uid,
-            "SOPInstanceUID": wanted.sop_instance_uid,
+            "StudyInstanceUID": sought.study_instance_uid, "SeriesInstanceUID": sought.series_instance_uid,
+            "SOPInstanceUID": sought.sop_instance_uid,
         }  # fmt: skip
         with self.client() as client:
             return bool(self._find(client, "Instance", uids))

@@ -55,7 +55,7 @@ class Policy:
 
     quiet_seconds: float
     deadline_seconds: float
-    settle_seconds: float = 1
+    settle_seconds: float = 0.5
     at_deadline: str = "hold"
     source: str = ""
     ignore: Collection[str] = ()

@@ -28,7 +28,7 @@ class CompletenessWhere(Section):
 class CompletenessSection(Section):
     quiet_seconds: float = Field(default=10, ge=0)
     """Where nothing else says whether a series is whole, it is after so long without an instance."""
-    settle_seconds: float = Field(default=1, ge=0)
+    settle_seconds: float = Field(default=0.5, ge=0)
     """So long after its last instance, when its associations have ended, the headers are looked at."""
     deadline_seconds: float = Field(default=3600, gt=0)
     """How long a series waits for what is missing, or for an association that never ends."""

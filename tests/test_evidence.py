@@ -117,9 +117,9 @@ def test_headers_that_cannot_be_read_say_nothing_and_raise_nothing():
 # --- What decides ---
 
 
-def test_evidence_that_suffices_ends_the_waiting_a_second_after_the_last_instance():
-    assert verdict(evidence(WHOLE), now=at(0.9), policy=POLICY).due == at(1)
-    found = verdict(evidence(WHOLE), now=at(1), policy=POLICY)
+def test_evidence_that_suffices_ends_the_waiting_half_a_second_after_the_last_instance():
+    assert verdict(evidence(WHOLE), now=at(0.4), policy=POLICY).due == at(0.5)
+    found = verdict(evidence(WHOLE), now=at(0.5), policy=POLICY)
     assert (found.decision, found.missing) == (Decision.COMPLETE, "")
     assert found.reason.endswith("64 instances, 64 of 64")
 
@@ -273,12 +273,12 @@ def jobs(place: Place) -> list[Job]:
     return [row.job for row in lists.jobs(place.db, Wanted()).rows][::-1]
 
 
-def test_a_series_that_is_whole_has_its_job_a_second_after_its_last_instance(place: Place) -> None:
+def test_a_series_that_is_whole_has_its_job_half_a_second_after_its_last_instance(place: Place) -> None:
     series = declared(6)
     come(place, series)
 
-    assert look(place, series, after=0.5).state == "receiving"
-    assert look(place, series, after=0.5).state == "complete"
+    assert look(place, series, after=0.25).state == "receiving"
+    assert look(place, series, after=0.25).state == "complete"
 
     (job,) = jobs(place)
     assert job.partial == ""

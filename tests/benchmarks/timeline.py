@@ -58,7 +58,8 @@ def main() -> None:
             world.start()
             prompt = [_prompt(world, number) for number in range(options.prompt)]
     _tell("the first series after the start", rounds[:1], options)
-    _tell(f"median of {options.rounds} series after it", rounds[1:], options)
+    if options.rounds:
+        _tell(f"median of {options.rounds} series after it", rounds[1:], options)
     if prompt:
         print(f"\n{options.prompt} series of {_SMALL} slices that declare their number, last image -> job started, seconds")
         print(f"  median {statistics.median(prompt):.2f}, the longest {max(prompt):.2f}")

@@ -1,7 +1,7 @@
 """Who a cookie belongs to, remembered for pages that look for news: it costs no question to the database while nothing happens.
 
-Every change of a person, a role or a sign-in is told in the audit trail, so it is forgotten when the version of the world moves
-(live.py), and after half a minute in any case.
+Every change of a person, a role or a sign-in is told in the audit trail, so it is forgotten when such a change was told there
+(live.Pulse.people), and after half a minute in any case.
 """
 
 import time

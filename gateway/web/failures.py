@@ -1,6 +1,6 @@
 """What goes wrong, in words: a page that says what to do, or problem details of REST (RFC 9457). Never a value, never a stack."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -8,15 +8,16 @@ from urllib.parse import quote
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from sqlalchemy.exc import DataError, DBAPIError
 from starlette.exceptions import HTTPException
 
 from gateway import log
 from gateway.errors import ConfigError
-from gateway.web.live import NothingNew
+from gateway.web.live import NothingNew, Shown
 from gateway.web.render import page
-from gateway.web.who import NotAllowed, NotOurs, NotSignedIn, is_rest
+from gateway.web.shared import CSRF
+from gateway.web.who import NotAllowed, NotOurs, NotSignedIn, csrf_of, is_rest
 
 _WORDS = {
     400: ("This request is not one that the gateway understands.", "Go back and try it again."),
@@ -47,8 +48,13 @@ def failure(request: Request, status: int, *problems: str, headers: dict[str, st
     return answer
 
 
-def _nothing_new(_request: Request, _error: NothingNew) -> Response:
+# Asked for all the time, so without a thread.
+async def _nothing_new(_request: Request, _error: NothingNew) -> Response:
     return Response(status_code=204)
+
+
+async def _shown(request: Request, found: Shown) -> Response:
+    return HTMLResponse(found.text.replace(CSRF, csrf_of(request)))
 
 
 def _not_signed_in(request: Request, _error: NotSignedIn) -> Response:
@@ -98,8 +104,9 @@ def _unexpected(request: Request, error: Exception) -> Response:
     return failure(request, 500)
 
 
-_ANSWERS: tuple[tuple[type[Exception], Callable[[Request, Any], Response]], ...] = (
+_ANSWERS: tuple[tuple[type[Exception], Callable[[Request, Any], Response | Awaitable[Response]]], ...] = (
     (NothingNew, _nothing_new),
+    (Shown, _shown),
     (NotSignedIn, _not_signed_in),
     (NotAllowed, _not_allowed),
     (NotOurs, _not_ours),

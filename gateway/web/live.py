@@ -10,24 +10,38 @@ import time
 from typing import Annotated
 
 from fastapi import Depends, Query, Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from gateway import audit
+from gateway.audit import Act
 from gateway.db import Database
+from gateway.trail import AuditEvent
+from gateway.web.shared import is_live
 
 _LOOK_SECONDS = 0.5
+_PEOPLE = (Act.PERSON_SIGNED_IN, Act.PERSON_SIGNED_OUT, Act.PERSON_CHANGED)
 
 
 class NothingNew(Exception):
     """The page shows the world as it is; answered with 204."""
 
 
+class Shown(Exception):
+    """Somebody else has just been shown the same."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+
 class Pulse:
-    """The version of the world, looked up at most twice a second for all who ask."""
+    """The version of the world, looked up at most twice a second for all who ask; and which of them changed who may what."""
 
     def __init__(self, db: Database) -> None:
         self._db, self._lock = db, threading.Lock()
-        self._version, self._looked = 0, -_LOOK_SECONDS
+        self._version, self._people, self._looked = 0, 0, -_LOOK_SECONDS
 
     @property
     def is_fresh(self) -> bool:
@@ -38,13 +52,26 @@ class Pulse:
         """As of the last look."""
         return self._version
 
+    @property
+    def people(self) -> int:
+        """The last version in which somebody came or went, or may something else than before."""
+        return self._people
+
     def version(self) -> int:
         with self._lock:
             if not self.is_fresh:
                 with self._db() as session:
                     head = audit.head_of(session)
-                self._version, self._looked = head.position if head else 0, time.monotonic()
+                    version = head.position if head else 0
+                    if version < self._version or _are_other_people(session, self._version):
+                        self._people = version
+                self._version, self._looked = version, time.monotonic()
             return self._version
+
+
+def _are_other_people(session: Session, since: int) -> bool:
+    told = select(AuditEvent.id).where(AuditEvent.id > since, AuditEvent.act.in_(_PEOPLE))
+    return since == 0 or session.scalar(told.limit(1)) is not None
 
 
 async def version_of(pulse: Pulse) -> int:
@@ -56,6 +83,10 @@ async def _news(request: Request, seen: Annotated[int | None, Query(ge=0)] = Non
     version = await version_of(request.app.state.site.pulse)
     if seen is not None and seen == version:
         raise NothingNew
+    if seen is not None and is_live(request):
+        shown = request.app.state.site.shared.find(request, version, seen)
+        if shown is not None:
+            raise NothingNew if shown.version == seen else Shown(shown.text)
     return version
 
 

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import gateway
 from gateway.web.found import Part
+from gateway.web.shared import CSRF, asks_who, is_live
 from gateway.web.who import cookie, csrf_of
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -73,11 +74,16 @@ _ENVIRONMENT = _environment()
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A whole page, or a part of one; its template gets `values`, the person, and what base.html wants."""
-    person = getattr(request.state, "person", None)
-    told = _told(request)
+    person, csrf = getattr(request.state, "person", None), csrf_of(request)
+    told, is_shared = _told(request), is_live(request) and status == 200 and "news" in values
     text = _ENVIRONMENT.get_template(template).render(
-        request=request, person=person, csrf=csrf_of(request), told=told, navigation=_navigation(request, person), **values
-    )
+        request=request, person=person, csrf=CSRF if is_shared else csrf, told=told, navigation=_navigation(request, person),
+        **values,
+    )  # fmt: skip
+    if is_shared:
+        is_of_all = not asks_who(_ENVIRONMENT, template)
+        request.app.state.site.shared.keep(request, values["news"], text, is_of_all=is_of_all)
+        text = text.replace(CSRF, csrf)
     answer = HTMLResponse(text, status)
     if told:
         answer.delete_cookie(cookie(request.app.state.site, "told"))

@@ -28,6 +28,7 @@ from gateway.web.health import Health, looks
 from gateway.web.limits import Limits
 from gateway.web.live import Pulse
 from gateway.web.recent import Recent
+from gateway.web.shared import Shared
 from gateway.web.verification import Verification
 
 _CHANNELS = 128
@@ -59,6 +60,7 @@ class Site:
     """Of peers whose series are taken from there; None where this process does not receive."""
     limits: Limits = field(default_factory=Limits)
     faces: Faces = field(default_factory=Faces)
+    shared: Shared = field(default_factory=Shared)
     channels: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(_CHANNELS))
     """Of UPS-RS: websockets that are open."""
 
@@ -98,7 +100,7 @@ def site_of(running: Gateway) -> Site:
     )  # fmt: skip
 
 
-def _site(request: Request) -> Site:
+async def _site(request: Request) -> Site:
     found: Site = request.app.state.site
     return found
 

@@ -29,8 +29,13 @@ _EVERY_SECONDS = 2
 _SERIES = 2000
 
 
-def look(url: str, cookies: Sequence[dict[str, str]], paths: Sequence[str], seconds: float) -> None:
-    """As a browser would: each viewer has a page, and asks for its live part every two seconds with the version that it shows."""
+def look(url: str, cookies: Sequence[dict[str, str]], paths: Sequence[str], seconds: float, happens_in: str) -> None:
+    """As a browser would: each viewer has a page, and asks for its live part every two seconds with the version that it shows.
+
+    Every second something happens in the database `happens_in`, if any.
+    """
+    if happens_in:
+        threading.Thread(target=_go_on, args=(happens_in,), daemon=True).start()
     clients = [httpx2.Client(base_url=url, cookies=one, timeout=30) for one in cookies]
     parts = []
     for number, client in enumerate(clients):
@@ -74,21 +79,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(Goal(f"{chosen.viewers} viewers, {what}: percent of a core", percent, GOAL_PERCENT, at_most=True))
 
 
+def _go_on(database_url: str) -> None:
+    db = open_database(database_url)
+    while True:
+        time.sleep(1)
+        with db.begin() as session:
+            audit.record(session, Act.INSTANCE_RECEIVED, at=datetime.now(UTC))
+
+
 def _cost(place, cookies, paths, seconds: float, *, busy: bool) -> float:
-    ended = threading.Event()
-
-    def go_on() -> None:
-        while busy and not ended.wait(1):
-            with place.db.begin() as session:
-                audit.record(session, Act.INSTANCE_RECEIVED, at=datetime.now(UTC))
-
-    threading.Thread(target=go_on, daemon=True).start()
-    viewers = multiprocessing.get_context("spawn").Process(target=look, args=(place.url, cookies, paths, seconds + 8))
+    happens_in = str(place.db.kw["bind"].url) if busy else ""
+    arguments = (place.url, cookies, paths, seconds + 8, happens_in)
+    viewers = multiprocessing.get_context("spawn").Process(target=look, args=arguments)
     viewers.start()
     time.sleep(8)  # until every page has been loaded
     cpu, began = time.process_time(), time.monotonic()
     viewers.join()
-    ended.set()
     return 100 * (time.process_time() - cpu) / (time.monotonic() - began)
 
 

@@ -112,8 +112,8 @@ class Evidence:
     """What is known of a series: its instances, the associations that carried any of them, what was found in its headers.
 
     Times are aware. `signals` is None while nobody has looked at the headers of these instances. `whole_associations` were
-    released, with everything in them taken. `broken_off`: the last that carried any, also one that was here already, was aborted
-    or lost. `forced_by`: the person who said that it is complete.
+    released, with everything in them taken. `broken_off`: one that carried any was aborted or lost, and its sender
+    has not come back to the study since. `forced_by`: the person who said that it is complete.
     """
 
     instances: int
@@ -241,7 +241,7 @@ def _source(evidence: Evidence) -> Signal | None:
 
 def _association(evidence: Evidence, policy: Policy) -> Signal | None:
     if evidence.broken_off:
-        return Signal("association", Says.SHORT, "the last association that brought any of them was broken off")
+        return Signal("association", Says.SHORT, "an association was broken off, and its sender has not come back")
     if not policy.one_association:
         return None
     if (evidence.associations, evidence.whole_associations) != (1, 1):

@@ -28,7 +28,7 @@ from gateway.journal import Entry
 from gateway.repetition import Repetition
 from gateway.returned import check_filed, take_back
 from gateway.store import Store
-from gateway.tables import Association, Instance, Segment
+from gateway.tables import Association, Instance, Segment, Series, SeriesState
 
 Found = tuple[Entry, Promise]
 """What was promised, and where it lies."""
@@ -171,5 +171,10 @@ def _end(session: Session, these: ColumnElement[bool], now: datetime, queues: Qu
         return
     mine = select(Instance.series_instance_uid).where(Instance.association.in_(ended))
     again = select(Repetition.series_instance_uid).where(Repetition.association.in_(ended))
-    for uid in sorted(session.scalars(union(mine, again))):
+    brought = set(session.scalars(union(mine, again)))
+    studies = select(Series.study_instance_uid).where(Series.series_instance_uid.in_(brought))
+    others = select(Series.series_instance_uid).where(
+        Series.study_instance_uid.in_(studies), Series.state == SeriesState.RECEIVING
+    )  # where the sender had broken off, its return tells of these too
+    for uid in sorted(brought.union(session.scalars(others))):
         look_soon(session, uid, now, queues, quiet)

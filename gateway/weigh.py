@@ -5,9 +5,9 @@ Headers are read, and a source is asked, once for the instances that are there; 
 
 from dataclasses import asdict, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, union
 from sqlalchemy.orm import Session
 
 from gateway.completeness import Counted, Evidence, Performed, Says, Signal, Verdict
@@ -97,13 +97,27 @@ def _performed(session: Session, series: Series) -> Performed | None:
 
 
 def _is_broken_off(session: Session, series: Series) -> bool:
-    """Whoever came back with what was here already, and ended well, has said that there is no more."""
-    mine = select(Instance.association).where(Instance.series_instance_uid == series.series_instance_uid)
-    if session.scalar(select(Association.id).where(Association.id.in_(mine), Association.broken).limit(1)) is None:
+    """Whoever came back with anything of the study, and ended well, has said that there is no more.
+
+    That is told by when instances came: an association whose process died is found to have ended only some time later.
+    """
+    mine = select(Association.id, Association.began_at).where(Association.id.in_(_brought((series.series_instance_uid,))))
+    broken = dict(session.execute(mine.where(Association.broken)).all())
+    if not broken:
         return False
-    again = select(Repetition.association).where(Repetition.series_instance_uid == series.series_instance_uid)
-    all_ = select(Association.broken).where(Association.id.in_(mine) | Association.id.in_(again))
-    return bool(session.scalar(all_.order_by(Association.began_at.desc(), Association.id.desc()).limit(1)))
+    of_study = select(Series.series_instance_uid).where(Series.study_instance_uid == series.study_instance_uid)
+    last = select(func.max(Instance.received_at)).where(
+        Instance.series_instance_uid.in_(of_study), Instance.association.in_(broken)
+    )
+    broken_at = max(session.scalar(last) or series.first_received_at, *broken.values())
+    well = select(Association.id).where(Association.ended_at.is_not(None), ~Association.broken, Association.began_at >= broken_at)
+    return session.scalar(well.where(Association.id.in_(_brought(of_study))).limit(1)) is None
+
+
+def _brought(series: Any) -> Any:
+    """The associations that brought instances of these series, for the first time or again."""
+    first = select(Instance.association).where(Instance.series_instance_uid.in_(series))
+    return union(first, select(Repetition.association).where(Repetition.series_instance_uid.in_(series)))
 
 
 def _announced(session: Session, series: Series) -> Counted | None:

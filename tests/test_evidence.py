@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
 from sqlalchemy import select
 
 from gateway import admin, forced, lists
@@ -191,7 +192,9 @@ def test_who_broke_off_is_waited_for_where_nothing_else_says_that_the_series_is_
 
     assert verdict(broken, now=at(599), policy=POLICY).decision is Decision.WAIT
     assert verdict(broken, now=at(600), policy=POLICY).decision is Decision.HELD
-    assert verdict(broken, now=at(600), policy=POLICY).missing == "the last association that brought any of them was broken off"
+    assert (
+        verdict(broken, now=at(600), policy=POLICY).missing == "an association was broken off, and its sender has not come back"
+    )
     assert verdict(evidence(WHOLE, broken_off=True), now=at(1), policy=POLICY).decision is Decision.COMPLETE
     assert verdict(broken, now=at(10), policy=believed).decision is Decision.COMPLETE
 
@@ -322,6 +325,19 @@ def test_who_broke_off_behind_its_last_instance_and_brings_it_again_is_not_waite
         assert session.get_one(Series, series[0].SeriesInstanceUID).due_at == place.now
     assert look(place, series, after=1).state == "complete"
     assert len(jobs(place)) == 1
+
+
+def test_who_comes_back_with_the_rest_of_a_study_has_said_that_there_is_no_more_of_its_other_series(place: Place) -> None:
+    first, second = ct_series(6), ct_series(6, SeriesInstanceUID=generate_uid())
+    for ds in second:
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    bring(place, [*first, *second[:2]], broken=True)
+    assert look(place, first, after=300).state == "receiving"
+
+    bring(place, second[2:])
+
+    assert look(place, first, after=1).state == "complete"
+    assert look(place, second, after=10).state == "complete"
 
 
 def test_half_a_series_whose_sender_never_comes_back_is_held_at_its_deadline(place: Place) -> None:

@@ -50,7 +50,7 @@ _UNEXPECTED = {
 class Association:
     """Established. `accepted` has the ID of each presentation context that the peer took; `fragment` is bytes a PDU.
 
-    `was_interrupted`: the peer has sent a request of its own, which was not answered.
+    `was_interrupted`: the peer has sent a request of its own, which was not answered. `is_released`: it has agreed to the end.
     """
 
     connection: Connection
@@ -58,6 +58,7 @@ class Association:
     fragment: int
     message_id: int = 0
     was_interrupted: bool = False
+    is_released: bool = False
     _fragments: deque[tuple[int, bytes]] = field(default_factory=deque, init=False)
 
     def store(self, instance: Part10) -> int:
@@ -259,7 +260,9 @@ def associate(
 def _part(parting: Connection, association: Association) -> None:
     if not association.was_interrupted:
         parting.send(pdu.release_rq())
-        if parting.receive()[0] != pdu.P_DATA:  # a report that has crossed our release
+        kind, _ = parting.receive()
+        association.is_released = kind == pdu.RELEASE_RP
+        if kind != pdu.P_DATA:  # a report that has crossed our release
             return
     parting.send(pdu.abort())
 

@@ -1,4 +1,5 @@
 """Scanners: each sends study after study by C-STORE, and sends again what nobody acknowledged, as long as it takes.
+Whose association broke comes back in any case, with its last image.
 
 Between two images it waits a little, as one that reconstructs them does: so there is always somebody in the middle of a study.
 """
@@ -67,10 +68,12 @@ class Scanners:
     def _send(self, sample: Sample, ports: Iterator[int], calling: str) -> None:
         left, port = list(sample.instances), next(ports)
         while left and not self._stopping.is_set():
-            taken = self._store(left, port, calling)
+            taken, is_released = self._store(left, port, calling)
             with self._lock:
-                self.acknowledged |= dict.fromkeys(taken, time.monotonic())
+                self.acknowledged = dict.fromkeys(taken, time.monotonic()) | self.acknowledged
             left = [path for path in left if path not in taken]
+            if not left and not is_released:
+                left = taken[-1:]
             if left:
                 port = next(ports)
                 self._stopping.wait(_PAUSE_SECONDS)
@@ -78,8 +81,8 @@ class Scanners:
             with self._lock:
                 self.studies.append(sample)
 
-    def _store(self, paths: Sequence[Path], port: int, calling: str) -> list[Path]:
-        """Over one association; those that were acknowledged."""
+    def _store(self, paths: Sequence[Path], port: int, calling: str) -> tuple[list[Path], bool]:
+        """Over one association; those that were acknowledged, and whether the other side agreed to its end."""
         instances, taken = [read_part10(path) for path in paths], []
         contexts = dict.fromkeys((instance.sop_class_uid, instance.transfer_syntax_uid) for instance in instances)
         with (
@@ -94,4 +97,4 @@ class Scanners:
                 if association.store(instance) == 0x0000:
                     taken.append(instance.path)
                 self._stopping.wait(self._pause)
-        return taken
+        return taken, bool(taken) and association.is_released

@@ -68,6 +68,17 @@ def test_who_may_less_never_gets_the_buttons_of_who_may_more(console: ConsolePla
     assert 'name="csrf"' not in shown["viewer"]
 
 
+@pytest.mark.parametrize("path", ["/", "/jobs", "/series", "/deliveries", "/peers", "/audit"])
+def test_a_whole_page_is_nobody_elses_whatever_its_address_says(console: ConsolePlace, job: int, path: str) -> None:
+    changed(console, "whole")
+
+    shown = {role: part(console.client(role), path) for role in ("administrator", "viewer")}
+
+    assert {role: re.findall(r'<span class="role">(\w+)<', text) for role, text in shown.items()} == {
+        "administrator": ["administrator"], "viewer": ["viewer"],
+    }  # fmt: skip
+
+
 def test_a_list_in_which_nobody_sees_more_is_shared_by_all_roles_and_only_by_those_who_narrowed_it_alike(
     console: ConsolePlace, job: int
 ) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import mimetypes
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -15,8 +15,9 @@ from itsdangerous import BadData, URLSafeSerializer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import gateway
+from gateway.signin import Person
 from gateway.web.found import Part
-from gateway.web.shared import CSRF, asks_who, is_live
+from gateway.web.shared import CSRF, asks, is_live
 from gateway.web.who import cookie, csrf_of
 
 _ASSETS = Path(__file__).parent / "assets"
@@ -74,15 +75,16 @@ _ENVIRONMENT = _environment()
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
     """A whole page, or a part of one; its template gets `values`, the person, and what base.html wants."""
-    person, csrf = getattr(request.state, "person", None), csrf_of(request)
-    told, is_shared = _told(request), is_live(request) and status == 200 and "news" in values
+    person: Person | None = getattr(request.state, "person", None)
+    csrf = csrf_of(request)
+    told, asked = _told(request), asks(_ENVIRONMENT, template)
+    is_shared = asked.is_part and is_live(request) and status == 200 and "news" in values
+    whom = replace(person, name="", digest="") if person and is_shared else person
     text = _ENVIRONMENT.get_template(template).render(
-        request=request, person=person, csrf=CSRF if is_shared else csrf, told=told, navigation=_navigation(request, person),
-        **values,
-    )  # fmt: skip
+        request=request, person=whom, csrf=CSRF if is_shared else csrf, told=told, navigation=_navigation(request, whom), **values
+    )
     if is_shared:
-        is_of_all = not asks_who(_ENVIRONMENT, template)
-        request.app.state.site.shared.keep(request, values["news"], text, is_of_all=is_of_all)
+        request.app.state.site.shared.keep(request, values["news"], text, is_of_all=not asked.who)
         text = text.replace(CSRF, csrf)
     answer = HTMLResponse(text, status)
     if told:

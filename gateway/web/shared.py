@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from fastapi import Request
-from jinja2 import Environment, meta
+from jinja2 import Environment, meta, nodes
 
 _FRESH_SECONDS, _MOST_KEPT = 3.0, 500
 CSRF = secrets.token_hex(32)
@@ -54,12 +54,23 @@ def is_live(request: Request) -> bool:
     return request.method == "GET" and "seen" in request.query_params and getattr(request.state, "person", None) is not None
 
 
+class Asks(NamedTuple):
+    """What a template shows: whether it is a part of a page by itself, and whether that depends on what the person may."""
+
+    is_part: bool
+    who: bool
+
+
 @lru_cache
-def asks_who(environment: Environment, template: str) -> bool:
-    """Whether what the template shows depends on the person."""
+def asks(environment: Environment, template: str) -> Asks:
+    """A whole page names the person who looks, in what it extends: it is nobody else's."""
     assert environment.loader
     source, _, _ = environment.loader.get_source(environment, template)
-    return bool({"person", "request", "navigation", "told"} & meta.find_undeclared_variables(environment.parse(source)))
+    tree = environment.parse(source)
+    named = meta.find_undeclared_variables(tree)
+    is_whole = any(tree.find(kind) for kind in (nodes.Extends, nodes.Include))
+    is_part = not is_whole and not named & {"request", "navigation", "told"}
+    return Asks(is_part, "person" in named)
 
 
 def _key(request: Request, *, is_of_all: bool) -> Hashable:

@@ -43,7 +43,7 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip
 	touch $@ $(VENV)/.installed
 
 # NVIDIA Triton has an environment of its own: it needs numpy < 2 and torch, the gateway neither.
-$(TRITON)/.installed: gateway/tritonserver.py | $(VENV)/.installed
+$(TRITON)/.installed: gateway/inference/tritonserver.py | $(VENV)/.installed
 	$(BIN)/gateway models install-server --environment $(TRITON)
 	touch $@
 
@@ -60,7 +60,7 @@ tests/ohif/node_modules/.installed: tests/ohif/package-lock.json
 
 # OHIF beside the console, as npm has it.
 viewer: $(VIEWER)/installed
-$(VIEWER)/installed: gateway/viewer.py | $(VENV)/.installed
+$(VIEWER)/installed: gateway/web/viewer.py | $(VENV)/.installed
 	@if command -v npm >/dev/null; then $(BIN)/gateway viewer install --folder $(VIEWER) && touch $@; \
 	else echo "npm is not here: the tests with the viewer will be skipped"; fi
 

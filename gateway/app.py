@@ -13,42 +13,45 @@ import structlog
 from sqlalchemy import select
 
 import gateway
-from gateway import audit, engine, hosts, migrations, rulebook
-from gateway.archives import Archives
-from gateway.audit import Act
-from gateway.breaker import Breaker
+from gateway import engine, migrations
+from gateway.acts import rulebook
+from gateway.acts.order import order
+from gateway.acts.rulebook import Current
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.commit import resume
+from gateway.configuration.roles import Role
+from gateway.configuration.sections import Config
 from gateway.db import Database, check_durable, open_database
-from gateway.doorman import Doorman
 from gateway.engine import Queues, Worker
 from gateway.errors import GatewayError
+from gateway.fetching.archives import Archives
+from gateway.fetching.sources import Sources
+from gateway.fetching.take import Surroundings, terms
+from gateway.fetching.watch import Watches
+from gateway.fetching.worklist import Worklist
 from gateway.filing import Books
-from gateway.follow import Follower
-from gateway.inherit import Heir
-from gateway.liveness import Presence, only_one
-from gateway.metrics import Meter
-from gateway.models import Models
-from gateway.notary import Notary
-from gateway.order import order
-from gateway.plan import Plan
+from gateway.inference.breaker import Breaker
+from gateway.inference.models import Models
+from gateway.machine.liveness import Presence, only_one
 from gateway.prove import told
 from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
-from gateway.rehearsal import Rehearsal
-from gateway.reread import Reread
-from gateway.restored import refuse_older
-from gateway.roles import Role
 from gateway.roster import Roster
-from gateway.rulebook import Current
-from gateway.sections import Config
-from gateway.sources import Sources
-from gateway.stages import Stages
+from gateway.rows.tables import Association
+from gateway.serving.doorman import Doorman
+from gateway.serving.follow import Follower
+from gateway.serving.hosts import Hosts, share
+from gateway.serving.inherit import Heir
+from gateway.serving.notary import Notary
+from gateway.serving.plan import Plan
+from gateway.serving.rehearsal import Rehearsal
+from gateway.serving.reread import Reread
+from gateway.serving.stages import Stages
 from gateway.store import Store
 from gateway.sweep import schedule
-from gateway.tables import Association
-from gateway.take import Surroundings, terms
-from gateway.tellers import Tellers
-from gateway.watch import Watches
-from gateway.worklist import Worklist
+from gateway.telling.metrics import Meter
+from gateway.telling.tellers import Tellers
+from gateway.work.restored import refuse_older
 
 # A job makes very many DICOM elements, none of them garbage before it ends: looking for some at every 700th is wasted.
 _GARBAGE = (50_000, 20, 20)
@@ -66,7 +69,6 @@ class Gateway:
 
     def __init__(self, ready: Plan, roles: frozenset[Role] = frozenset(Role), *, file: Path | None = None) -> None:
         self._plan, self._roles, config = ready, roles, ready.config
-        self._has_others = not config.database_url.startswith("sqlite")
         self.store = Store(config.store_folder, keep_free_bytes=config.store.keep_free_bytes)
         self.db: Database = open_database(config.database_url)
         self.queues = Queues(config.database_url)
@@ -80,6 +82,7 @@ class Gateway:
         self._archives = Archives(lambda: self.roster.active, self.surroundings)
         self._rules = Current(self.db, pipelines=lambda: ready.pipelines, peers=lambda: self.roster.names)
         self.worker = Worker(config.database_url, self._stages(), watched=self._associated, buried=self._buried)
+        self._hosts = Hosts(self.db, self.worker.executor, alone=config.database_url.startswith("sqlite"))
         self._quiet = config.completeness.policy.first_look
         self.doorman: Doorman | None = None
         self.watches = Watches(lambda: self.roster.active, self.surroundings())
@@ -102,7 +105,7 @@ class Gateway:
             self._followed = self.roster.generation
             names = {"pipelines": self._plan.pipelines, "peers": self.roster.names}
             rulebook.begin(self.db, config.rules.file, **names, now=now())
-            hosts.share(config.store_folder, db=self.db)
+            share(config.store_folder, db=self.db)
             self.store.forget_unfinished()
             stack.enter_context(self.store.working())
             gc.set_threshold(*_GARBAGE)
@@ -232,20 +235,11 @@ class Gateway:
             forget=partial(forget, db=db),
             ended=lambda association: association_ended(association, now(), db=db, queues=queues, quiet=quiet),
             closed=self._doors_closed,
-            filed=self._tell_filed,
+            filed=self._hosts.tell,
         )
 
-    def _tell_filed(self, at: datetime | None) -> None:
-        if not self._has_others:
-            return
-        if at is None:
-            hosts.has_gone(self.worker.executor, db=self.db)
-        else:
-            hosts.has_filed(self.worker.executor, at, db=self.db)
-
     def _left(self, executors: set[str], dead: set[str]) -> None:
-        if self._has_others:
-            hosts.forget_dead(executors, now(), dead=dead, db=self.db)
+        self._hosts.forget(executors, now(), dead=dead)
 
     def _doors_closed(self, reason: str) -> None:
         act = Act.DOOR_CLOSED if reason else Act.DOOR_OPENED
@@ -261,13 +255,10 @@ class Gateway:
         )  # fmt: skip
 
     def _filed_at(self) -> datetime:
-        return self._filed_everywhere(self.doorman.filed_at if self.doorman else now())
+        return self._hosts.filed(self.doorman.filed_at if self.doorman else now())
 
     def _filed_by(self, moment: datetime) -> datetime:
-        return self._filed_everywhere(self.doorman.filed_by(moment) if self.doorman else moment)
-
-    def _filed_everywhere(self, here: datetime) -> datetime:
-        return hosts.filed_by_others(self.worker.executor, here, db=self.db) if self._has_others else here
+        return self._hosts.filed(self.doorman.filed_by(moment) if self.doorman else moment)
 
     def _associated(self) -> set[str]:
         """Processes that hold associations which have not ended."""

@@ -17,17 +17,17 @@ import structlog
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from gateway import audit
-from gateway.audit import Act
-from gateway.commitment import CONFLICT, DUPLICATE_TRANSACTION, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Outcome
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
+from gateway.dicom.commitment import CONFLICT, DUPLICATE_TRANSACTION, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Outcome
 from gateway.engine import COMMIT, Queues, backoff, peer_lane, ticket
 from gateway.errors import Damaged, DeliveryError, Rejected, Unreachable
 from gateway.peers import Peer
 from gateway.peers.dimse import Dimse
+from gateway.rows.tables import Commitment, CommitmentState, Instance, Version
 from gateway.store import Store
-from gateway.tables import Commitment, CommitmentState, Instance, Version
 
 _LOOK, _LOOK_AT_MOST = timedelta(seconds=1), timedelta(seconds=10)
 _CHUNK = 1000

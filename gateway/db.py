@@ -10,9 +10,9 @@ from sqlalchemy import Table as Rows
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
 
-from gateway.columns import Table
 from gateway.errors import ConfigError
-from gateway.liveness import GIVES_UP, PATIENCE
+from gateway.machine.liveness import GIVES_UP, PATIENCE
+from gateway.rows.columns import Table
 
 _logger = structlog.get_logger()
 

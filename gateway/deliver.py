@@ -17,17 +17,17 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gateway import audit
-from gateway.audit import Act
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
-from gateway.delivery import AT_MOST, OPEN, Pace, again, end, enqueue_proof, follow, tell
 from gateway.engine import Queues, ticket
 from gateway.errors import Damaged, DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.peers import Peer, Proof, Sent, Sought
+from gateway.rows.tables import Delivery, DeliveryState, OutputInstance, Study
+from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.tables import Delivery, DeliveryState, OutputInstance, Study
-from gateway.trail import AuditEvent
+from gateway.work.delivery import AT_MOST, OPEN, Pace, again, end, enqueue_proof, follow, tell
 
 _LONGEST_ASKED = timedelta(hours=4)
 _OLDEST = datetime(2026, 1, 1, tzinfo=UTC)

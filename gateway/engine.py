@@ -29,8 +29,8 @@ from sqlalchemy import bindparam, exists, literal, select, text, union_all
 from sqlalchemy.orm import Session
 
 from gateway.attempt import AWAY, Stage, guarded, until_the_database_answers
-from gateway.bell import Bell
-from gateway.liveness import IsDead, Presence
+from gateway.machine.bell import Bell
+from gateway.machine.liveness import IsDead, Presence
 
 _NAME = "gateway"
 _VERSION = "1"  # of the stages' arguments, not of our release: work enqueued before an upgrade goes on after it

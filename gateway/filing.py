@@ -10,10 +10,10 @@ from pathlib import Path
 import structlog
 
 from gateway import log
-from gateway.door import Door
-from gateway.entry import Ended, Full, Kept, promise
-from gateway.folders import claim
-from gateway.journal import entries, release, segments
+from gateway.doors.door import Door
+from gateway.doors.entry import Ended, Full, Kept, promise
+from gateway.doors.journal import entries, release, segments
+from gateway.machine.folders import claim
 from gateway.receive import Found
 
 _BATCH, _BATCH_BYTES = 500, 64 * 1024**2

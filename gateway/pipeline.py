@@ -13,7 +13,7 @@ import highdicom as hd
 import numpy as np
 from pydicom import Dataset
 
-from gateway.choose import ONLY, Which
+from gateway.decisions.choose import ONLY, Which
 from gateway.errors import ConfigError
 from gateway.outputs import Output
 

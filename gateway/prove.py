@@ -13,18 +13,18 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from gateway import audit
-from gateway.audit import Act
-from gateway.commitment import NO_SUCH_INSTANCE, Outcome
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
-from gateway.delivery import AT_MOST, Pace, again, end, enqueue_proof, tell
+from gateway.dicom.commitment import NO_SUCH_INSTANCE, Outcome
+from gateway.dicom.uids import secret_uid
 from gateway.engine import Queues, backoff, ticket
 from gateway.errors import DeliveryError, Unreachable
 from gateway.peers import Peer, Proof, Sought
+from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
 from gateway.store import Store
-from gateway.tables import Delivery, DeliveryState, OutputInstance
-from gateway.uids import secret_uid
+from gateway.work.delivery import AT_MOST, Pace, again, end, enqueue_proof, tell
 
 _LOOK, _LOOK_AT_MOST = timedelta(seconds=0.5), timedelta(seconds=10)
 _INDEXED = timedelta(seconds=30)

@@ -13,22 +13,22 @@ from sqlalchemy import ColumnElement, delete, select, union, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
-from gateway import audit
-from gateway.ask import ask
-from gateway.audit import Act
-from gateway.commitment import Outcome
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once
+from gateway.dicom.commitment import Outcome
+from gateway.dicom.instance import identity
+from gateway.doors.entry import Alarming, Asked, Declined, Ended, Kept, Performed, Promise, Reported, TurnedAway
+from gateway.doors.journal import Entry
 from gateway.engine import Queues
-from gateway.entry import Alarming, Asked, Declined, Ended, Kept, Performed, Promise, Reported, TurnedAway
-from gateway.heed import heed, look_soon
-from gateway.index import Known, index
-from gateway.instance import identity
-from gateway.journal import Entry
-from gateway.repetition import Repetition
-from gateway.returned import check_filed, take_back
+from gateway.rows.repetition import Repetition
+from gateway.rows.tables import Association, Instance, Segment, Series, SeriesState
 from gateway.store import Store
-from gateway.tables import Association, Instance, Segment, Series, SeriesState
+from gateway.work.ask import ask
+from gateway.work.heed import heed, look_soon
+from gateway.work.index import Known, index
+from gateway.work.returned import check_filed, take_back
 
 Found = tuple[Entry, Promise]
 """What was promised, and where it lies."""

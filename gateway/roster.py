@@ -16,11 +16,11 @@ import structlog
 from sqlalchemy import inspect, make_url, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway.contacts import Contact
+from gateway.configuration.sections import Config
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
 from gateway.peers import Key, MakePeer, Peer, keys, load_protocols, make_peer, secrets
-from gateway.sections import Config
+from gateway.rows.contacts import Contact
 
 FILE = "gateway.toml"
 HIDDEN = "(not shown)"

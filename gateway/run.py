@@ -14,19 +14,20 @@ from pydicom import Dataset
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from gateway import audit, conformance, delivery, shadow
-from gateway.audit import Act
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
+from gateway.dicom.uids import job_key
 from gateway.engine import RUN, Queues, backoff, model_lane, rank
 from gateway.errors import BadOutput, JobError, NoRoom, OutOfResources
-from gateway.load import Earlier, Inputs, beside, load
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Pipeline
-from gateway.searches import Prior, PriorInstance, PriorState
+from gateway.rows.searches import Prior, PriorInstance, PriorState
+from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.store import Store, Stored
-from gateway.tables import Job, JobInstance, JobState, OutputInstance
-from gateway.uids import job_key
+from gateway.work import conformance, delivery, shadow
+from gateway.work.load import Earlier, Inputs, beside, load
 
 CRASHES_AT_MOST = 3
 _RETRY_FIRST, _RETRY_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)

@@ -14,24 +14,26 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from gateway import audit, facts, jobs
-from gateway.audit import Act
-from gateway.completeness import Counted, Decision, Evidence, Policy, Verdict, verdict
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
+from gateway.decisions import facts
+from gateway.decisions.completeness import Counted, Decision, Evidence, Policy, Verdict, verdict
+from gateway.decisions.evidence import signals
+from gateway.decisions.priority import REQUESTED, decide
+from gateway.decisions.rank import Traits, traits
+from gateway.decisions.rules import Outcome, RuleSet, is_result, match
+from gateway.dicom.values import each, texts
 from gateway.engine import SETTLE, Queues, settle_attempt
-from gateway.evidence import signals
 from gateway.ingest.retrieve import PRIOR
-from gateway.nominate import nominate
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
-from gateway.priority import REQUESTED, decide
-from gateway.rank import Traits, traits
-from gateway.rules import Outcome, RuleSet, is_result, match
+from gateway.rows.tables import Association, Instance, OutputInstance, RuleOutcome, Series, SeriesState
 from gateway.store import Store
-from gateway.tables import Association, Instance, OutputInstance, RuleOutcome, Series, SeriesState
-from gateway.values import each, texts
-from gateway.weigh import came, gather, keep
+from gateway.work import jobs
+from gateway.work.nominate import nominate
+from gateway.work.weigh import came, gather, keep
 
 Arrival = Callable[[Association, Series], Mapping[str, object]]
 """Facts of when a series came, and from whom."""

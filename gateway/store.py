@@ -16,10 +16,10 @@ from uuid import uuid4
 from xxhash import xxh3_64
 
 from gateway.crash import crash_point
-from gateway.disk import sync_file_system, sync_folder
+from gateway.doors.journal import Entry
 from gateway.errors import Damaged, OutOfResources
-from gateway.folders import claim
-from gateway.journal import Entry
+from gateway.machine.disk import sync_file_system, sync_folder
+from gateway.machine.folders import claim
 
 _CHUNK = 1 << 20
 

@@ -12,7 +12,6 @@ from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
 from gateway.db import Database, lock
-from gateway.delivery import OPEN, enqueue, enqueue_proof, follow
 from gateway.engine import (
     COMMIT,
     DELIVER,
@@ -29,10 +28,11 @@ from gateway.engine import (
     settle_attempt,
     ticket,
 )
-from gateway.nominate import late_studies, look_again
-from gateway.searches import PriorSearch, SearchState, is_open
-from gateway.tables import Commitment, CommitmentState, Delivery, DeliveryState, Instance, Job, JobState, Series, SeriesState
-from gateway.workitems import Workitem
+from gateway.rows.searches import PriorSearch, SearchState, is_open
+from gateway.rows.tables import Commitment, CommitmentState, Delivery, DeliveryState, Instance, Job, JobState, Series, SeriesState
+from gateway.rows.workitems import Workitem
+from gateway.work.delivery import OPEN, enqueue, enqueue_proof, follow
+from gateway.work.nominate import late_studies, look_again
 
 PERIOD = timedelta(seconds=60)
 _OVERDUE = timedelta(minutes=2)

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.db import Database
-from gateway.liveness import GIVES_UP
+from gateway.machine.liveness import GIVES_UP
 
 _LOCK_SPACE = 7402
 

@@ -132,7 +132,7 @@ def _migrate(url: str) -> None:
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The gRPC address of a real Triton that serves our models and the tests' own."""
     from gateway.errors import ConfigError
-    from gateway.tritonserver import TritonServer
+    from gateway.inference.tritonserver import TritonServer
 
     log = tmp_path_factory.mktemp("triton") / "triton.log"
     server = TritonServer([ROOT / "triton_models", ROOT / "tests" / "models"], log_file=log, environment=ROOT / ".venv-triton")

@@ -24,12 +24,12 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from gateway import people, signin
+from gateway.access import people, signin
 from gateway.app import Gateway
-from gateway.config import parse
+from gateway.configuration.config import parse
+from gateway.configuration.roles import Role
 from gateway.db import Database
-from gateway.plan import plan
-from gateway.roles import Role
+from gateway.serving.plan import plan
 from gateway.web.console import Console, site_of
 from gateway.web.site import Site
 from gateway.web.who import cookie

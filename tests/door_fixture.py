@@ -11,15 +11,15 @@ from sqlalchemy import func, select
 
 from gateway import app
 from gateway.db import open_database
-from gateway.delivery import Pace
-from gateway.door import Door
+from gateway.dicom.instance import Incoming, Origin
+from gateway.doors.door import Door
+from gateway.doors.entry import promise
+from gateway.doors.journal import entries, segments
 from gateway.engine import Queues
-from gateway.entry import promise
-from gateway.instance import Incoming, Origin
-from gateway.journal import entries, segments
 from gateway.prove import told
 from gateway.receive import Found, receive
 from gateway.store import Store
+from gateway.work.delivery import Pace
 from tests.synthetic import part10
 
 NOW = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)

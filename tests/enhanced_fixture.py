@@ -8,7 +8,7 @@ from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage, ExplicitVRLittleEndian, RLELossless
 
-from gateway.uids import derived_uid
+from gateway.dicom.uids import derived_uid
 
 OF_THE_OBJECT = (
     "SpecificCharacterSet", "StudyDate", "SeriesDate", "StudyTime", "SeriesTime", "TimezoneOffsetFromUTC", "AccessionNumber",

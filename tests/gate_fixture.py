@@ -16,19 +16,19 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from gateway.db import open_database
-from gateway.delivery import Pace
-from gateway.door import Door
+from gateway.doors.door import Door
+from gateway.doors.entry import Declined, Kept, Promise, TurnedAway, promise
+from gateway.doors.journal import Entry, entries, segments
+from gateway.doors.policy import Policy
+from gateway.doors.visits import Limits
 from gateway.engine import Queues
-from gateway.entry import Declined, Kept, Promise, TurnedAway, promise
 from gateway.ingest.dimse import Listener, Wrap
-from gateway.journal import Entry, entries, segments
-from gateway.policy import Policy
 from gateway.prove import told
 from gateway.receive import receive
+from gateway.rows.tables import Instance, Version
+from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.tables import Instance, Version
-from gateway.trail import AuditEvent
-from gateway.visits import Limits
+from gateway.work.delivery import Pace
 from tests.peers_fixture import data_set
 from tests.scanner_fixture import AC, Scanner, encoded
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from pydicom import Dataset
 
 from gateway.db import Database, insert_once
+from gateway.rows.tables import Association, Instance, Job, OutputInstance, Series, Study
 from gateway.store import Store
-from gateway.tables import Association, Instance, Job, OutputInstance, Series, Study
 from tests.synthetic import part10
 
 NOW = datetime(2026, 1, 2, 10, 11, 12, tzinfo=UTC)

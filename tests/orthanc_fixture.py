@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from gateway import people
+from gateway.access import people
 from gateway.app import upgrade
 from gateway.db import open_database
-from gateway.retrieval import WatchMark
+from gateway.rows.retrieval import WatchMark
 from tests.peers_fixture import DICOMWEB_PLUGIN, Orthanc, running_orthanc
 from tests.world import RULES, World, send
 

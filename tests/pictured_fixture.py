@@ -5,11 +5,11 @@ from datetime import UTC, datetime, timedelta
 
 from pydicom import Dataset
 
-from gateway import audit
-from gateway.audit import Act
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import Database
+from gateway.rows.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
 from gateway.store import Store
-from gateway.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
 from tests.results_fixture import encoding, headers, lung_outputs, lungs
 from tests.synthetic import ct_series, part10
 

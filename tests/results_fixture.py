@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
-from gateway.header import clean
+from gateway.dicom.header import clean
 from gateway.outputs import Algorithm, Encoding, Equipment, Output
 from gateway.outputs.seg import Segment, Segmentation
 from gateway.outputs.sr import PRIVATE_SCHEME, Group, Measurement, MeasurementReport

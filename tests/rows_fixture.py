@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
-from gateway import audit
-from gateway.audit import Act
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import Database
 from gateway.engine import DELIVER, RUN, Queues, model_lane, peer_lane
-from gateway.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
+from gateway.rows.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
 
 NOW = datetime(2026, 1, 2, 10, 11, 12, tzinfo=UTC)
 STUDY = "2.25." + "1" * 59

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.accepted import MediaType, accepted
+from gateway.web.accepted import MediaType, accepted
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.dicom.pdu import associate_rq as own_request
 from gateway.ingest._acse import proposal
-from gateway.pdu import associate_rq as own_request
 from tests.scanner_fixture import associate_rq, item
 
 CT, EXPLICIT, IMPLICIT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2"

@@ -6,11 +6,12 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from gateway import admin, lists
+from gateway.acts import admin
 from gateway.db import open_database
 from gateway.engine import DELIVER, RUN, Queues, workflow_id
 from gateway.errors import ConfigError
-from gateway.wanted import Wanted
+from gateway.views import lists
+from gateway.views.wanted import Wanted
 from tests.rows_fixture import NOW, OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
 
 LATER = NOW + timedelta(minutes=1)

@@ -7,15 +7,15 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlalchemy import select, update
 
-from gateway.audit import Act
-from gateway.config import parse
+from gateway.auditing.audit import Act
+from gateway.configuration.config import parse
+from gateway.configuration.oversight import AlarmsSection, SilenceSection
 from gateway.db import Database, open_database
+from gateway.decisions.silence import Expectation
 from gateway.errors import ConfigError
-from gateway.lookout import look_out
-from gateway.oversight import AlarmsSection, SilenceSection
-from gateway.silence import Expectation
-from gateway.tables import Association, Job
-from gateway.trail import AuditEvent, OpenAlarm
+from gateway.rows.tables import Association, Job
+from gateway.rows.trail import AuditEvent, OpenAlarm
+from gateway.telling.lookout import look_out
 from tests.rows_fixture import NOW, a_job, a_series
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from gateway.bell import Bell
-from gateway.breaker import Breaker
 from gateway.engine import RUN, Queues, model_lane, rank
 from gateway.errors import BadModelOutput, ModelUnavailable
-from gateway.tables import Job, JobInstance, JobState
-from gateway.trail import AuditEvent
-from gateway.triton import Triton
+from gateway.inference.breaker import Breaker
+from gateway.inference.triton import Triton
+from gateway.machine.bell import Bell
+from gateway.rows.tables import Job, JobInstance, JobState
+from gateway.rows.trail import AuditEvent
 from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.world import World, relay

@@ -10,9 +10,9 @@ from pydicom import Dataset
 from sqlalchemy import MetaData, inspect, select
 
 from gateway.db import Database
-from gateway.happening import Kind
-from gateway.tables import Study
-from gateway.tritonserver import TritonServer
+from gateway.inference.tritonserver import TritonServer
+from gateway.rows.tables import Study
+from gateway.telling.happening import Kind
 from tests.notices_fixture import Hook, Mailbox, mail_server, web_server
 from tests.otlp_fixture import otlp_collector
 from tests.ports import free_port

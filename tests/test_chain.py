@@ -22,12 +22,13 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from gateway import audit, cli, migrations, seal
-from gateway.audit import Act
-from gateway.chain import Finding, canonical, entry_hash
+from gateway import cli, migrations
+from gateway.auditing import audit, seal
+from gateway.auditing.audit import Act
+from gateway.auditing.chain import Finding, canonical, entry_hash
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
-from gateway.trail import AuditEvent, AuditSink
+from gateway.rows.trail import AuditEvent, AuditSink
 from tests.rows_fixture import NOW, SERIES
 
 EVENTS = 6

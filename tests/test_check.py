@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.check import check_all
+from gateway.commands.check import check_all
 from gateway.db import open_engine
 from gateway.migrations import upgrade
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from gateway.choose import LARGEST, ONLY, choose
+from gateway.decisions.choose import LARGEST, ONLY, choose
+from gateway.decisions.facts import facts
 from gateway.errors import Unsuitable
-from gateway.facts import facts
+from gateway.imaging.split import parts
 from gateway.outputs import Equipment
-from gateway.split import parts
 from tests.synthetic import ct_series
 
 OURS = Equipment("Gateway", "Gateway", "1", "1")

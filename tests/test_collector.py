@@ -14,12 +14,12 @@ import pytest
 from lxml import etree
 from sqlalchemy import select
 
-from gateway import audit
-from gateway.audit import Act
-from gateway.collector import Collector
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.configuration.oversight import AuditSection
 from gateway.db import Database, open_database
-from gateway.oversight import AuditSection
-from gateway.trail import AuditEvent, AuditSink
+from gateway.rows.trail import AuditEvent, AuditSink
+from gateway.telling.collector import Collector
 from tests.certificates import Authority
 from tests.collector_fixture import TlsCollector, number_of, server_context, udp_collector, wait_until, xml_of
 from tests.ports import free_port
@@ -312,9 +312,9 @@ _TELL_ONCE = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from gateway.collector import Collector
+from gateway.telling.collector import Collector
 from gateway.db import open_database
-from gateway.oversight import AuditSection
+from gateway.configuration.oversight import AuditSection
 url, syslog, authorities = sys.argv[1:]
 section = AuditSection(syslog=syslog, authorities=Path(authorities), source="gw1")
 collector = Collector(open_database(url), section, clock=lambda: datetime.now(UTC))

@@ -22,20 +22,20 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
-from gateway import pdu
-from gateway.ask import ask
 from gateway.commit import commit, commit_failed
-from gateway.commitment import COMMITMENT, Outcome, read_request
 from gateway.db import Database
+from gateway.dicom import pdu
+from gateway.dicom.commitment import COMMITMENT, Outcome, read_request
+from gateway.dicom.instance import Origin
+from gateway.doors.entry import Asked
 from gateway.engine import COMMIT
-from gateway.entry import Asked
 from gateway.errors import InvalidArgument, Unreachable
-from gateway.instance import Origin
 from gateway.peers._association import COMMITMENT_REPORTS
 from gateway.peers.dimse import Dimse
+from gateway.rows.tables import Commitment, CommitmentState, Instance
+from gateway.rows.trail import AuditEvent
 from gateway.sweep import sweep
-from gateway.tables import Commitment, CommitmentState, Instance
-from gateway.trail import AuditEvent
+from gateway.work.ask import ask
 from tests.door_fixture import NOW, Place
 from tests.peers_fixture import Orthanc, running_orthanc
 from tests.ports import free_port

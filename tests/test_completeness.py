@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.completeness import Evidence, Policy, verdict
+from gateway.decisions.completeness import Evidence, Policy, verdict
 
 START = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)
 POLICY = Policy(quiet_seconds=10, deadline_seconds=600)

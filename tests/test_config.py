@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.config import load, understood
+from gateway.configuration.config import load, understood
+from gateway.configuration.sections import Config
 from gateway.errors import ConfigError
-from gateway.sections import Config
 
 
 @pytest.fixture

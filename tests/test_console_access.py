@@ -9,11 +9,11 @@ import httpx2
 import pytest
 from fastapi.routing import APIRoute, APIWebSocketRoute
 
-from gateway import people, signin
-from gateway.accounts import Right
-from gateway.audit import Act
+from gateway.access import people, signin
+from gateway.auditing.audit import Act
 from gateway.errors import ConfigError
-from gateway.trail import AuditEvent
+from gateway.rows.accounts import Right
+from gateway.rows.trail import AuditEvent
 from gateway.web import application, found, render
 from gateway.web.who import Needs, cookie
 from tests.console_fixture import PASSWORD, ROLES, ConsolePlace, a_console
@@ -414,7 +414,7 @@ def test_a_gateway_tells_that_it_is_alive_and_ready_and_nothing_else(console: Co
     ("host", "more", "words"), [("0.0.0.0", {}, "behind_proxy"), ("127.0.0.1", {"key": "x"}, "certificate and key")]
 )
 def test_a_console_that_others_could_listen_to_is_refused_in_words(host: str, more: dict[str, str], words: str) -> None:
-    from gateway.config import parse
+    from gateway.configuration.config import parse
 
     with pytest.raises(ConfigError, match=words):
         parse({"web": {"host": host, **more}}, where="tests")

@@ -9,10 +9,11 @@ from playwright.sync_api import Browser, expect
 from pydicom import dcmread
 from sqlalchemy import select
 
-from gateway import people, rulebook
-from gateway.ruleset import Shadow
-from gateway.tables import Job, OutputInstance, Series
-from gateway.uids import derived_uid
+from gateway.access import people
+from gateway.acts import rulebook
+from gateway.dicom.uids import derived_uid
+from gateway.rows.ruleset import Shadow
+from gateway.rows.tables import Job, OutputInstance, Series
 from gateway.web.found import pages
 from tests.console_fixture import ROLES, ConsolePlace, assert_accessible, assert_fits, shot
 from tests.pictured_fixture import a_pictured_job

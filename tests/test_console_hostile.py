@@ -7,9 +7,9 @@ import socket
 import pytest
 from playwright.sync_api import Browser
 
-from gateway import audit
-from gateway.audit import Act
-from gateway.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.rows.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
 from gateway.web import found
 from tests.console_fixture import ConsolePlace
 from tests.rows_fixture import NOW

@@ -8,12 +8,12 @@ import pytest
 from joserfc.jwk import RSAKey
 from playwright.sync_api import Browser, expect
 
-from gateway import people
-from gateway.accounts import Right
-from gateway.audit import Act
-from gateway.config import parse
+from gateway.access import people
+from gateway.auditing.audit import Act
+from gateway.configuration.config import parse
 from gateway.errors import ConfigError
-from gateway.trail import AuditEvent
+from gateway.rows.accounts import Right
+from gateway.rows.trail import AuditEvent
 from tests.console_fixture import ConsolePlace, a_console, assert_accessible, shot
 from tests.oidc_fixture import Provider, a_provider
 

@@ -8,9 +8,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 from sqlalchemy import select
 
-from gateway import admin, audit
-from gateway.audit import Act
-from gateway.tables import Delivery, Series, Study, Version
+from gateway.acts import admin
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.rows.tables import Delivery, Series, Study, Version
 from tests.console_fixture import ROLES, ConsolePlace, a_console, assert_accessible, assert_fits, shot
 from tests.pictured_fixture import HOSTILE, a_pictured_job
 from tests.rows_fixture import SERIES, a_delivery, a_job, a_series

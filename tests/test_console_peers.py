@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from gateway.peering import change_peer, show_peer
+from gateway.acts.peering import change_peer, show_peer
 from gateway.roster import HIDDEN
-from gateway.trail import AuditEvent
+from gateway.rows.trail import AuditEvent
 from tests.console_fixture import ConsolePlace, assert_accessible, assert_fits, shot
 from tests.ports import free_port
 

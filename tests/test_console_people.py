@@ -3,8 +3,8 @@
 import pytest
 from playwright.sync_api import Browser, expect
 
-from gateway import people, signin
-from gateway.accounts import Right
+from gateway.access import people, signin
+from gateway.rows.accounts import Right
 from tests.console_fixture import PASSWORD, ROLES, ConsolePlace, assert_accessible, assert_fits, shot
 
 

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance, status_code_conformance
 
-from gateway import people
-from gateway.tables import Delivery, Job
-from gateway.trail import AuditEvent
+from gateway.access import people
+from gateway.rows.tables import Delivery, Job
+from gateway.rows.trail import AuditEvent
 from tests.console_fixture import ConsolePlace, a_console
 from tests.rows_fixture import OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
 

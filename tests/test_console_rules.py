@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from gateway import facts, rulebook
-from gateway.kept import Keep
+from gateway.acts import rulebook
+from gateway.acts.rulebook import VersionState
+from gateway.decisions import facts
 from gateway.outputs import Equipment
-from gateway.rulebook import VersionState
-from gateway.tables import Series
+from gateway.rows.tables import Series
+from gateway.work.kept import Keep
 from tests.console_fixture import ConsolePlace, assert_accessible, assert_fits, shot
 from tests.rows_fixture import SERIES, a_series
 from tests.synthetic import ct_series, part10

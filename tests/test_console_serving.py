@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from playwright.sync_api import Browser, expect
 
-from gateway import people
+from gateway.access import people
 from gateway.app import now
 from tests.certificates import Authority, client_context
 from tests.console_fixture import PASSWORD, a_console, assert_accessible, shot

@@ -6,9 +6,10 @@ import time
 import pytest
 from sqlalchemy import update
 
-from gateway import audit, people
-from gateway.audit import Act
-from gateway.tables import Job
+from gateway.access import people
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.rows.tables import Job
 from gateway.web import shared
 from tests.console_fixture import PASSWORD, Client, ConsolePlace
 from tests.rows_fixture import a_job, a_series

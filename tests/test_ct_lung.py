@@ -10,15 +10,15 @@ import pytest
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
+from gateway.dicom.header import clean
+from gateway.dicom.pixels import pixels
 from gateway.errors import Unsuitable
-from gateway.header import clean
+from gateway.imaging.phantom import chest_ct, lung_volumes_ml
+from gateway.imaging.volume import arrange, volume
+from gateway.inference.triton import Triton
 from gateway.outputs.seg import Segmentation
 from gateway.outputs.sr import MeasurementReport
-from gateway.phantom import chest_ct, lung_volumes_ml
 from gateway.pipeline import Infer, Study
-from gateway.pixels import pixels
-from gateway.triton import Triton
-from gateway.volume import arrange, volume
 from pipelines.ct_lung import LAA_910, LAA_950, PERCENTILE_15, PIPELINE
 from tests import validators
 from tests.results_fixture import encoded, encoding, written

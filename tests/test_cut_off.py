@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.tables import JobState
+from gateway.rows.tables import JobState
 from tests.ports import free_port
 from tests.postgres_fixture import OwnPostgres
 from tests.synthetic import ct_series

@@ -7,20 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from gateway import admin, app, audit, lists, wanted
-from gateway.audit import Act
-from gateway.commitment import Outcome
+from gateway import app
+from gateway.acts import admin
+from gateway.acts.resend import resend
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import Database, open_database
 from gateway.deliver import deliver
-from gateway.delivery import Pace, make
+from gateway.dicom.commitment import Outcome
 from gateway.engine import DELIVER, PROVE, Queues
 from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.peers import Proof, Sent, Sought
 from gateway.prove import prove, told
-from gateway.resend import resend
+from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance
 from gateway.store import Store
 from gateway.sweep import sweep
-from gateway.tables import Delivery, DeliveryState, Job, OutputInstance
+from gateway.views import lists, wanted
+from gateway.work.delivery import Pace, make
 from tests.rows_fixture import NOW, SERIES, STUDY, a_job, a_series
 
 OTHER_STUDY = "2.25.77"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import demopacs
-from gateway.phantom import chest_ct
+from gateway.commands import demopacs
+from gateway.imaging.phantom import chest_ct
 from tests.conftest import ROOT
 from tests.synthetic import ct_series
 
@@ -54,7 +54,7 @@ def test_a_chest_ct_goes_through_the_whole_gateway_and_its_results_come_back_fro
 def test_files_of_ones_own_go_the_same_way_and_a_folder_stands_in_for_orthanc(tmp_path: Path) -> None:
     files = small_phantom(tmp_path / "files")
     code = (
-        "import sys; from pathlib import Path; from rich.console import Console; from gateway.demo import demonstrate;"
+        "import sys; from pathlib import Path; from rich.console import Console; from gateway.commands.demo import demonstrate;"
         "demonstrate(Path(sys.argv[1]), once=True, folder=Path(sys.argv[2]), out=Console(width=200), program=None)"
     )
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pydicom import dcmread
 from requests import Session
 
-from gateway import people
+from gateway.access import people
 from tests.held_fixture import hold
 from tests.synthetic import ct_series, part10
 

@@ -22,8 +22,8 @@ from pydicom import Dataset, dcmread
 from requests import HTTPError, Session
 from sqlalchemy import select
 
-from gateway import people
-from gateway.tables import Association, Instance
+from gateway.access import people
+from gateway.rows.tables import Association, Instance
 from tests.console_fixture import ConsolePlace, a_console
 from tests.peers_fixture import running_orthanc
 from tests.synthetic import ct_series, part10

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway import journal
-from gateway.door import Door
+from gateway.doors import journal
+from gateway.doors.door import Door
+from gateway.doors.journal import segments
 from gateway.errors import InvalidUid, NotUnderstood, OutOfResources
-from gateway.journal import segments
-from gateway.tables import Instance
+from gateway.rows.tables import Instance
 from tests.door_fixture import Place, parts, scanner
 from tests.ports import free_port
 from tests.synthetic import ct_series

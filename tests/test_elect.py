@@ -15,18 +15,19 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from gateway import admin, lists
-from gateway.candidates import Candidate
-from gateway.completeness import Policy
-from gateway.elect import elect
+from gateway.acts import admin
+from gateway.decisions.completeness import Policy
+from gateway.decisions.rank import MEDIUM, SHARP, SOFT, Traits, ranked, sharpness, traits
+from gateway.decisions.rules import load as load_rules
 from gateway.errors import ConfigError
-from gateway.rank import MEDIUM, SHARP, SOFT, Traits, ranked, sharpness, traits
-from gateway.rules import load as load_rules
+from gateway.rows.candidates import Candidate
+from gateway.rows.tables import Job, Study
+from gateway.rows.trail import AuditEvent
 from gateway.settle import settle
 from gateway.sweep import sweep
-from gateway.tables import Job, Study
-from gateway.trail import AuditEvent
-from gateway.wanted import Wanted
+from gateway.views import lists
+from gateway.views.wanted import Wanted
+from gateway.work.elect import elect
 from tests.door_fixture import Place
 from tests.synthetic import ct_series
 from tests.test_late import EQUIPMENT, PIPELINES, RULES, come

@@ -9,18 +9,19 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.pixels.encoders import RLELosslessEncoder
 
-from gateway import facts, kept, load
-from gateway.choose import ONLY, choose
-from gateway.conformance import problems
-from gateway.enhanced import frame_number, unfolded
+from gateway.decisions import facts
+from gateway.decisions.choose import ONLY, choose
+from gateway.decisions.evidence import signals
+from gateway.decisions.rank import traits
+from gateway.dicom.enhanced import frame_number, unfolded
 from gateway.errors import Unsuitable
-from gateway.evidence import signals
+from gateway.imaging.split import parts
 from gateway.outputs import Equipment
 from gateway.outputs.seg import Segmentation
 from gateway.pipeline import Needs, Study
-from gateway.rank import traits
-from gateway.split import parts
 from gateway.store import Store
+from gateway.work import kept, load
+from gateway.work.conformance import problems
 from tests.enhanced_fixture import enhanced
 from tests.results_fixture import SEGMENTS, encoded, encoding, lung_outputs, lungs, written
 from tests.synthetic import ct_series, part10

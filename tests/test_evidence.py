@@ -13,16 +13,17 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from gateway import admin, forced, lists
-from gateway.completeness import Counted, Decision, Evidence, Policy, Says, Signal, Where, verdict
+from gateway.acts import admin, forced
+from gateway.decisions.completeness import Counted, Decision, Evidence, Policy, Says, Signal, Where, verdict
+from gateway.decisions.evidence import signals
+from gateway.decisions.rules import load as load_rules
 from gateway.engine import SETTLE, settle_attempt
 from gateway.errors import ConfigError
-from gateway.evidence import signals
-from gateway.rules import load as load_rules
+from gateway.rows.tables import Job, Series
+from gateway.rows.trail import AuditEvent
 from gateway.settle import settle
-from gateway.tables import Job, Series
-from gateway.trail import AuditEvent
-from gateway.wanted import Wanted
+from gateway.views import lists
+from gateway.views.wanted import Wanted
 from tests.door_fixture import NOW, Place, scanner
 from tests.synthetic import ct_series
 from tests.test_late import EQUIPMENT, PIPELINES, RULES, come, work

@@ -7,11 +7,11 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from gateway.arrival import arrival
-from gateway.facts import attributes, facts
+from gateway.decisions.arrival import arrival
+from gateway.decisions.facts import attributes, facts
+from gateway.decisions.rules import load, match
+from gateway.decisions.vocabulary import FACTS, FLAG, NUMBER, TEXT, WHOLE, Varying
 from gateway.outputs import Equipment
-from gateway.rules import load, match
-from gateway.vocabulary import FACTS, FLAG, NUMBER, TEXT, WHOLE, Varying
 from tests.synthetic import ct_series
 
 OURS = Equipment("Clinical AI", "Gateway", "1.0", "7")

@@ -19,16 +19,16 @@ from pydicom import Dataset
 from sqlalchemy import create_engine, select, text
 from sqlalchemy.pool import QueuePool
 
-from gateway import journal
 from gateway.attempt import Stage, guarded, until_the_database_answers
-from gateway.check import check_all
+from gateway.commands.check import check_all
 from gateway.db import durability, open_engine
-from gateway.door import Door
-from gateway.entry import Kept, promise
-from gateway.journal import entries, segments
+from gateway.doors import journal
+from gateway.doors.door import Door
+from gateway.doors.entry import Kept, promise
+from gateway.doors.journal import entries, segments
+from gateway.rows.tables import DeliveryState, Instance, JobState, OutputInstance
+from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.tables import DeliveryState, Instance, JobState, OutputInstance
-from gateway.trail import AuditEvent
 from tests.archive_fixture import archive
 from tests.door_fixture import NOW, parts, scanner
 from tests.gate_fixture import mounted, open_gate

@@ -16,8 +16,8 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from gateway.db import Database, open_database
-from gateway.tables import Delivery, DeliveryState, OutputInstance
-from gateway.trail import AuditEvent
+from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
+from gateway.rows.trail import AuditEvent
 from tests.archive_fixture import Archive, archive
 from tests.peers_fixture import data_set
 from tests.ports import free_port

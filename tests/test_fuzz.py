@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway import journal, scan
-from gateway.door import Arrival, Door
+from gateway.dicom import scan
+from gateway.dicom.walk import Walk
+from gateway.doors import journal
+from gateway.doors.door import Arrival, Door
 from gateway.errors import NotUnderstood
 from gateway.ingest._multipart import Multipart
-from gateway.walk import Walk
 from tests.fuzz import associations, bodies, datasets, segments
 from tests.fuzz.__main__ import main
 from tests.fuzz.session import Session, run

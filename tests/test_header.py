@@ -9,8 +9,8 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
+from gateway.dicom.header import clean
 from gateway.errors import Unsuitable
-from gateway.header import clean
 from tests.synthetic import ct_series, part10
 
 CHARSETS = Path(os.environ.get("GATEWAY_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "charsets"

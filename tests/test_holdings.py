@@ -6,11 +6,11 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import update
 
-from gateway import holdings
 from gateway.db import open_database
-from gateway.query import parse
+from gateway.dicom.query import parse
+from gateway.rows.tables import Instance
 from gateway.store import Store
-from gateway.tables import Instance
+from gateway.views import holdings
 from tests.held_fixture import NOW, hold, hold_result
 from tests.synthetic import ct_series
 

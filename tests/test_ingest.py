@@ -15,10 +15,10 @@ from pydicom.uid import (
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
 
-from gateway.entry import Ended
+from gateway.doors.entry import Ended
+from gateway.doors.policy import Caller, Policy
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
-from gateway.policy import Caller, Policy
-from gateway.tables import Association, Instance, Series
+from gateway.rows.tables import Association, Instance, Series
 from tests.gate_fixture import Gate, open_gate, wait
 from tests.peers_fixture import data_set
 from tests.scanner_fixture import (

@@ -16,9 +16,9 @@ import pytest
 from pydicom import DataElement, Dataset, config
 from pynetdicom.dsutils import encode
 
-from gateway.entry import Declined, Kept
-from gateway.tables import Instance, Series, Study, Version
-from gateway.trail import AuditEvent
+from gateway.doors.entry import Declined, Kept
+from gateway.rows.tables import Instance, Series, Study, Version
+from gateway.rows.trail import AuditEvent
 from tests.gate_fixture import Gate, mounted, open_gate
 from tests.scanner_fixture import encoded
 from tests.synthetic import ct_series

@@ -25,12 +25,12 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from gateway.door import Door
-from gateway.entry import Alarming, Declined, Ended, Kept, TurnedAway, promise
+from gateway.doors.door import Door
+from gateway.doors.entry import Alarming, Declined, Ended, Kept, TurnedAway, promise
+from gateway.doors.journal import entries, segments
+from gateway.doors.policy import ANYONE, Caller, Rejection
 from gateway.ingest.dicomweb import Limits, Server
-from gateway.journal import entries, segments
 from gateway.peers import Sent, load_protocols, make_peer
-from gateway.policy import ANYONE, Caller, Rejection
 from tests.certificates import Authority, client_context
 from tests.peers_fixture import data_set, stored
 from tests.synthetic import ct_series, part10

@@ -27,14 +27,14 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from gateway.config import load
-from gateway.door import Door
-from gateway.entry import Declined, Ended, Kept, promise
+from gateway.configuration.config import load
+from gateway.dicom.instance import part10_header
+from gateway.doors.door import Door
+from gateway.doors.entry import Declined, Ended, Kept, promise
+from gateway.doors.journal import entries, segments
 from gateway.errors import ConfigError
 from gateway.ingest._place import Changed, find
 from gateway.ingest.folder import Folder
-from gateway.instance import part10_header
-from gateway.journal import entries, segments
 from tests.peers_fixture import data_set
 from tests.synthetic import ct_series, part10
 

@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from gateway.errors import DeliveryError, Rejected
 from gateway.peers import load_protocols, make_peer, send_many
-from gateway.trail import AuditEvent
+from gateway.rows.trail import AuditEvent
 from tests.conftest import ROOT
 from tests.gate_fixture import Gate, open_gate
 from tests.peers_fixture import data_set, running_storescp

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydicom import DataElement, Dataset, config
 
-from gateway.door import Arrival, Door
-from gateway.entry import Declined
-from gateway.scan import Scan
+from gateway.dicom.scan import Scan
+from gateway.doors.door import Arrival, Door
+from gateway.doors.entry import Declined
 from tests.gate_fixture import Gate, open_gate
 from tests.scanner_fixture import (
     ABORT,

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from pynetdicom import AE
 
+from gateway.doors.policy import Caller, Policy
 from gateway.ingest.dimse import Wrap
-from gateway.policy import Caller, Policy
-from gateway.tls import ServerContext, handshake, names
+from gateway.machine.tls import ServerContext, handshake, names
 from tests.certificates import Authority, Issued, client_context
 from tests.gate_fixture import Gate, open_gate, wait
 from tests.peers_fixture import stored

@@ -11,16 +11,16 @@ import httpx2
 import pytest
 from pydicom import Dataset
 
-from gateway import scan
-from gateway.door import Door
-from gateway.entry import Kept, promise
+from gateway.dicom import scan
+from gateway.dicom.filemeta import read_meta
+from gateway.dicom.instance import Incoming, check
+from gateway.doors.door import Door
+from gateway.doors.entry import Kept, promise
+from gateway.doors.journal import entries, segments
+from gateway.doors.policy import ANYONE
 from gateway.errors import Refused
-from gateway.filemeta import read_meta
 from gateway.ingest.dicomweb import Limits, Server
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
-from gateway.instance import Incoming, check
-from gateway.journal import entries, segments
-from gateway.policy import ANYONE
 from tests.conftest import ROOT
 from tests.peers_fixture import data_set
 

@@ -19,11 +19,12 @@ import httpx2
 import pytest
 import yaml
 
-from gateway import config, tritonserver
+from gateway.configuration import config
+from gateway.configuration.sections import Config
+from gateway.decisions.rules import load as load_rules
+from gateway.inference import tritonserver
 from gateway.peers import load_protocols, make_peer
 from gateway.pipeline import load_pipelines
-from gateway.rules import load as load_rules
-from gateway.sections import Config
 from gateway.web.found import pages
 from tests.ports import free_port
 from tests.test_architecture import commands

@@ -21,11 +21,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from gateway import scan
+from gateway.dicom import scan
+from gateway.dicom.instance import IDENTIFYING, Incoming, check, identity, part10_header
+from gateway.dicom.scan import Scan
+from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from gateway.errors import InvalidUid, Mismatch, NotUnderstood, Refused
-from gateway.instance import IDENTIFYING, Incoming, check, identity, part10_header
-from gateway.scan import Scan
-from gateway.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 INSTANCE = "1.2.826.1.2.34"
 VALUES = {

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway import journal
+from gateway.doors import journal
+from gateway.doors.journal import Segment, entries, new_segment, release, segments
 from gateway.errors import OutOfResources
-from gateway.journal import Segment, entries, new_segment, release, segments
 
 
 def commit(segment: Segment, data: bytes, **record: object) -> None:

@@ -18,8 +18,8 @@ from sqlalchemy import select, text
 
 import gateway
 from gateway import crash
-from gateway.tables import DeliveryState, Instance, JobState, OutputInstance, SeriesState
-from gateway.trail import AuditEvent
+from gateway.rows.tables import DeliveryState, Instance, JobState, OutputInstance, SeriesState
+from gateway.rows.trail import AuditEvent
 from tests.peers_fixture import ScriptedScp, data_set
 from tests.ports import free_port
 from tests.synthetic import ct_series, part10

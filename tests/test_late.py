@@ -16,21 +16,18 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from gateway import admin, lists, wanted
-from gateway.completeness import Policy
+from gateway.acts import admin
+from gateway.decisions.completeness import Policy
+from gateway.decisions.rules import load as load_rules
 from gateway.deliver import deliver
-from gateway.delivery import Pace
+from gateway.dicom.instance import Origin
 from gateway.engine import SETTLE, settle_attempt
 from gateway.errors import Unreachable
-from gateway.instance import Origin
 from gateway.outputs import Equipment
 from gateway.peers import Proof, Sent, Sought
 from gateway.pipeline import load_pipelines
 from gateway.receive import receive
-from gateway.rules import load as load_rules
-from gateway.run import run
-from gateway.settle import settle
-from gateway.tables import (
+from gateway.rows.tables import (
     Delivery,
     DeliveryState,
     Instance,
@@ -43,7 +40,11 @@ from gateway.tables import (
     Study,
     Version,
 )
-from gateway.trail import AuditEvent
+from gateway.rows.trail import AuditEvent
+from gateway.run import run
+from gateway.settle import settle
+from gateway.views import lists, wanted
+from gateway.work.delivery import Pace
 from tests.door_fixture import NOW, Place, scanner
 from tests.synthetic import ct_series
 

@@ -5,15 +5,17 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from gateway import audit, lists, migrations, wanted
-from gateway.audit import Act
-from gateway.columns import fold
+from gateway import migrations
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import open_database, open_engine
 from gateway.errors import ConfigError
-from gateway.overview import overview
-from gateway.tables import Association, Delivery, Instance, Job, OutputInstance, RuleOutcome, Series, Study
-from gateway.trail import AuditSink
-from gateway.wanted import Wanted, is_cut
+from gateway.rows.columns import fold
+from gateway.rows.tables import Association, Delivery, Instance, Job, OutputInstance, RuleOutcome, Series, Study
+from gateway.rows.trail import AuditSink
+from gateway.views import lists, wanted
+from gateway.views.overview import overview
+from gateway.views.wanted import Wanted, is_cut
 
 NOW = datetime(2026, 1, 2, 10, 30, tzinfo=UTC)
 PATIENTS = ("Müller^Jörg", "MULLER^ANNA", "SMITH^JOHN=山田^太郎", "O'HARA^<b>")

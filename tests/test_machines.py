@@ -16,19 +16,20 @@ from pydicom import Dataset, dcmread
 from sqlalchemy import select, text
 from structlog.testing import capture_logs
 
-from gateway import hosts, migrations
+from gateway import migrations
+from gateway.commands.desk import reach
+from gateway.configuration.roles import Role, roles
+from gateway.configuration.sections import Config
 from gateway.db import Database, open_database, open_engine
-from gateway.desk import reach
 from gateway.errors import ConfigError
 from gateway.filing import Books
-from gateway.folders import claim, folders, holding
-from gateway.inherit import Heir
+from gateway.machine.folders import claim, folders, holding
 from gateway.migrations import Schema
-from gateway.roles import Role, roles
-from gateway.sections import Config
+from gateway.rows.tables import Filed, JobState, OutputInstance, Series, SeriesState
+from gateway.rows.trail import AuditEvent
+from gateway.serving.hosts import Hosts, share
+from gateway.serving.inherit import Heir
 from gateway.store import Store
-from gateway.tables import Filed, JobState, OutputInstance, Series, SeriesState
-from gateway.trail import AuditEvent
 from tests.ports import free_port
 from tests.postgres_fixture import OwnPostgres
 from tests.synthetic import ct_series
@@ -177,27 +178,29 @@ def test_a_folder_belongs_to_who_claimed_it_until_that_ends(tmp_path: Path) -> N
 
 def test_series_are_settled_as_of_what_the_slowest_receiver_has_filed_but_not_for_ever(database_url: str) -> None:
     db = open_database(database_url)
-    assert hosts.filed_by_others("me", NOW, db=db) == NOW
+    me, quick, slow, hung = (Hosts(db, name) for name in ("me", "quick", "slow", "hung"))
+    assert me.filed(NOW) == NOW
 
-    hosts.has_filed("me", NOW - timedelta(seconds=50), db=db)
-    hosts.has_filed("quick", NOW - timedelta(seconds=1), db=db)
-    hosts.has_filed("slow", NOW - timedelta(seconds=9), db=db)
-    hosts.has_filed("slow", NOW - timedelta(seconds=7), db=db)
+    me.tell(NOW - timedelta(seconds=50))
+    quick.tell(NOW - timedelta(seconds=1))
+    slow.tell(NOW - timedelta(seconds=9))
+    slow.tell(NOW - timedelta(seconds=7))
 
-    assert hosts.filed_by_others("me", NOW, db=db) == NOW - timedelta(seconds=7)
-    hosts.has_gone("slow", db=db)
-    assert hosts.filed_by_others("me", NOW, db=db) == NOW - timedelta(seconds=1)
-    hosts.has_filed("hung", NOW - timedelta(days=1), db=db)
-    assert hosts.filed_by_others("me", NOW, db=db) == NOW - timedelta(seconds=60)
+    assert me.filed(NOW) == NOW - timedelta(seconds=7)
+    slow.tell(None)
+    assert me.filed(NOW) == NOW - timedelta(seconds=1)
+    hung.tell(NOW - timedelta(days=1))
+    assert me.filed(NOW) == NOW - timedelta(seconds=60)
+    assert Hosts(db, "me", alone=True).filed(NOW) == NOW
     db.kw["bind"].dispose()
 
 
 def test_a_receiver_that_left_no_folder_is_not_waited_for(database_url: str) -> None:
     db = open_database(database_url)
     for executor, seconds in (("dead", 60), ("with folder", 60), ("just beginning", 1)):
-        hosts.has_filed(executor, NOW - timedelta(seconds=seconds), db=db)
+        Hosts(db, executor).tell(NOW - timedelta(seconds=seconds))
 
-    hosts.forget_dead({"with folder"}, NOW, db=db)
+    Hosts(db, "me").forget({"with folder"}, NOW)
 
     with db() as session:
         assert set(session.scalars(select(Filed.executor))) == {"with folder", "just beginning"}
@@ -207,9 +210,9 @@ def test_a_receiver_that_left_no_folder_is_not_waited_for(database_url: str) -> 
 def test_a_receiver_whose_folders_were_taken_over_is_not_waited_for_any_longer(database_url: str) -> None:
     db = open_database(database_url)
     for executor in ("dead", "dead, of two folders", "living"):
-        hosts.has_filed(executor, NOW, db=db)
+        Hosts(db, executor).tell(NOW)
 
-    hosts.forget_dead({"dead, of two folders", "living"}, NOW, dead={"dead", "dead, of two folders"}, db=db)
+    Hosts(db, "me").forget({"dead, of two folders", "living"}, NOW, dead={"dead", "dead, of two folders"})
 
     with db() as session:
         assert set(session.scalars(select(Filed.executor))) == {"dead, of two folders", "living"}
@@ -234,11 +237,11 @@ def test_a_store_folder_that_is_not_the_one_of_the_database_is_refused(database_
     db = open_database(database_url)
     for name in ("store", "other"):
         (tmp_path / name).mkdir()
-    hosts.share(tmp_path / "store", db=db)
-    hosts.share(tmp_path / "store", db=db)
+    share(tmp_path / "store", db=db)
+    share(tmp_path / "store", db=db)
 
     with pytest.raises(ConfigError, match="expected the folder in which all files of this database are"):
-        hosts.share(tmp_path / "other", db=db)
+        share(tmp_path / "other", db=db)
 
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["store.id"]
     db.kw["bind"].dispose()

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from lxml import etree
 from pydicom.sr._concepts_dict import concepts
 
-from gateway import audit
-from gateway.audit import Act
-from gateway.elements import About, Node
-from gateway.message import message
-from gateway.trail import AuditEvent
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.auditing.elements import About, Node
+from gateway.auditing.message import message
+from gateway.rows.trail import AuditEvent
 
 HERE = Path(__file__).parent
 EXAMPLE = HERE.parent.parent / "shared" / "lab" / "audit_example.xml"
@@ -141,7 +141,7 @@ def test_every_act_is_told_as_the_event_that_the_enumeration_names() -> None:
 
 
 def test_every_act_has_a_row_of_its_own() -> None:
-    from gateway import message as module
+    from gateway.auditing import message as module
 
     assert set(module._TOLD) == set(Act)
     assert sum(len(acts) for *_, acts in module._ROWS) == len(Act)

@@ -12,13 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
-from gateway import audit, people
-from gateway.audit import Act
+from gateway.access import people
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import Database, open_database
-from gateway.metrics import Meter
-from gateway.tables import Delivery, Job
-from gateway.tally import Tally
-from gateway.trail import OpenAlarm
+from gateway.doors.tally import Tally
+from gateway.rows.tables import Delivery, Job
+from gateway.rows.trail import OpenAlarm
+from gateway.telling.metrics import Meter
 from tests.console_fixture import a_console
 from tests.ports import free_port
 from tests.rows_fixture import NOW, OUTPUT, SERIES, a_delivery, a_job, a_series

@@ -14,10 +14,10 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, inspect, text
 
 from gateway import app, migrations
-from gateway.columns import PREFIX, Table
 from gateway.db import open_database, open_engine
 from gateway.errors import ConfigError
 from gateway.migrations import Schema
+from gateway.rows.columns import PREFIX, Table
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

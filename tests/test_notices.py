@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from gateway import audit
-from gateway.audit import Act
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import Database, open_database
-from gateway.digest import SHOWN
 from gateway.errors import ConfigError, NoticeError
-from gateway.happening import TOLD, USUAL, Kind, happening
-from gateway.herald import Herald
-from gateway.notices import addressee, load_ways
-from gateway.trail import AuditEvent, AuditSink
-from gateway.wording import Wording
+from gateway.rows.trail import AuditEvent, AuditSink
+from gateway.telling.digest import SHOWN
+from gateway.telling.happening import TOLD, USUAL, Kind, happening
+from gateway.telling.herald import Herald
+from gateway.telling.notices import addressee, load_ways
+from gateway.telling.wording import Wording
 from tests.certificates import Authority
 from tests.collector_fixture import server_context
 from tests.notices_fixture import Hook, Mailbox, mail_server, web_server
@@ -97,8 +97,8 @@ def acts(db: Database, act: Act) -> int:
 
 def a_telling(way, *kinds: Kind):
     """What `way` would be told of one event of each kind."""
-    from gateway.digest import Digest
-    from gateway.happening import Happening
+    from gateway.telling.digest import Digest
+    from gateway.telling.happening import Happening
 
     digest = Digest()
     for number, kind in enumerate(kinds or (Kind.JOB_FAILED,), 1):
@@ -231,8 +231,8 @@ _TELL_ONCE = """
 import sys
 from datetime import UTC, datetime, timedelta
 from gateway.db import open_database
-from gateway.herald import Herald
-from gateway.notices import addressee, load_ways
+from gateway.telling.herald import Herald
+from gateway.telling.notices import addressee, load_ways
 url, hook = sys.argv[1:]
 known = addressee({"name": "ops", "protocol": "webhook", "url": hook}, ways=load_ways(), source="gw1", console="")
 clock = iter(datetime.now(UTC) + timedelta(minutes=minute) for minute in range(9))

@@ -3,14 +3,14 @@
 import pytest
 from sqlalchemy import select, update
 
-from gateway.audit import Act
+from gateway.acts.order import Ordered, order
+from gateway.auditing.audit import Act
 from gateway.db import open_database
 from gateway.engine import RUN, Queues
 from gateway.errors import ConfigError
-from gateway.order import Ordered, order
 from gateway.pipeline import Needs, Pipeline
-from gateway.tables import Instance, Job, JobInstance, OutputInstance, Series
-from gateway.trail import AuditEvent
+from gateway.rows.tables import Instance, Job, JobInstance, OutputInstance, Series
+from gateway.rows.trail import AuditEvent
 from tests.rows_fixture import NOW, SERIES, SOURCE, a_job, a_series
 
 PIPELINES = {

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from gateway.retrieval import Retrieval, RetrievalState, WatchMark
-from gateway.tables import DeliveryState, JobState
-from gateway.trail import AuditEvent
+from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
+from gateway.rows.tables import DeliveryState, JobState
+from gateway.rows.trail import AuditEvent
 from tests.orthanc_fixture import a_token, modalities, orthanc_with_plugin, stored_in, wait_watching, world_beside
 from tests.peers_fixture import running_http, running_orthanc
 from tests.ports import free_port

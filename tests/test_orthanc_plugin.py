@@ -9,7 +9,7 @@ import urllib.request
 
 import pytest
 
-from gateway.tables import JobState
+from gateway.rows.tables import JobState
 from tests.console_fixture import shot
 from tests.orthanc_fixture import SCRIPT, a_token, orthanc_with_plugin, stored_in, wait_watching, world_beside
 from tests.peers_fixture import closes, running_http, running_tcp, silent

@@ -8,10 +8,10 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 
-from gateway.conformance import problems
 from gateway.errors import BadOutput
 from gateway.outputs.seg import Segmentation, segment_voxels
 from gateway.outputs.sr import Group, Measurement, MeasurementReport
+from gateway.work.conformance import problems
 from tests.results_fixture import (
     CT,
     LUNG,

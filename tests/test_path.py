@@ -15,8 +15,8 @@ import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
-from gateway.tables import Association, DeliveryState, JobState, OutputInstance, SeriesState
-from gateway.trail import AuditEvent
+from gateway.rows.tables import Association, DeliveryState, JobState, OutputInstance, SeriesState
+from gateway.rows.trail import AuditEvent
 from tests.peers_fixture import data_set, data_set_sha256, running_orthanc
 from tests.ports import free_port
 from tests.synthetic import ct_series, part10

@@ -11,19 +11,19 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SegmentationStor
 from pynetdicom import build_context
 from sqlalchemy import select, update
 
-from gateway import admin
-from gateway.config import parse
-from gateway.contacts import Contact
+from gateway.acts import admin
+from gateway.acts.peering import add_peer, change_peer, disable_peer, echo_peer, list_peers, probe_peer, remove_peer, show_peer
+from gateway.acts.resend import resend
+from gateway.configuration.config import parse
 from gateway.db import open_database
 from gateway.engine import Queues
 from gateway.errors import ConfigError
-from gateway.peering import add_peer, change_peer, disable_peer, echo_peer, list_peers, probe_peer, remove_peer, show_peer
-from gateway.plan import plan
-from gateway.resend import resend
 from gateway.roster import HIDDEN, Roster, known
+from gateway.rows.contacts import Contact
+from gateway.rows.tables import Delivery, OutputInstance
+from gateway.rows.trail import AuditEvent
+from gateway.serving.plan import plan
 from gateway.store import Store
-from gateway.tables import Delivery, OutputInstance
-from gateway.trail import AuditEvent
 from tests.peers_fixture import running_http, running_orthanc, running_scp
 from tests.ports import free_port
 from tests.rows_fixture import NOW, OUTPUT, a_delivery, a_job, a_series
@@ -278,7 +278,7 @@ def test_a_rule_for_nobody_is_told_the_peers_each_once(tmp_path: Path, database_
 
 
 def known_config(world: World):
-    from gateway.config import load
+    from gateway.configuration.config import load
 
     return load(world.config)
 

@@ -5,8 +5,8 @@ import socket
 import pytest
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian, generate_uid
 
-from gateway import command, pdu
-from gateway.commitment import COMMITMENT, WELL_KNOWN, Outcome, encoded_request, read_request
+from gateway.dicom import command, pdu
+from gateway.dicom.commitment import COMMITMENT, WELL_KNOWN, Outcome, encoded_request, read_request
 from gateway.errors import Rejected, Unreachable
 from gateway.peers import load_protocols, make_peer
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp, running_tcp, silent, stored

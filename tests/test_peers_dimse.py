@@ -12,7 +12,7 @@ import pytest
 from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian, SegmentationStorage
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context
 
-from gateway import command, pdu
+from gateway.dicom import command, pdu
 from gateway.errors import Rejected, Unanswered, Unreachable
 from gateway.peers import Sent, load_protocols, make_peer, send_many
 from tests.peers_fixture import (

@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from pynetdicom.dsutils import encode
 
-from gateway import command, pdu
+from gateway.dicom import command, pdu
 from gateway.errors import Rejected, Unreachable
 from gateway.peers import Sought, _find, load_protocols, make_peer
 from tests.peers_fixture import running_dcmqrscp, running_orthanc, running_scp, running_tcp, stored

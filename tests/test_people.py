@@ -5,10 +5,10 @@ from datetime import timedelta
 
 import pytest
 
-from gateway import people, signin
-from gateway.accounts import Right
+from gateway.access import people, signin
 from gateway.db import open_database
 from gateway.errors import ConfigError
+from gateway.rows.accounts import Right
 from tests.rows_fixture import NOW
 
 PASSWORD = "correct horse battery staple"

@@ -12,20 +12,21 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select, update
 
-from gateway import people, ups
-from gateway.audit import Act
+from gateway.access import people
+from gateway.auditing.audit import Act
 from gateway.db import open_database
+from gateway.dicom.procedure import parse
 from gateway.engine import PERFORM, RUN, Queues
-from gateway.perform import Place, perform
 from gateway.pipeline import Needs, Pipeline
-from gateway.procedure import parse
-from gateway.retrieval import Retrieval
+from gateway.rows.retrieval import Retrieval
+from gateway.rows.tables import Delivery, Job, OutputInstance, Series
+from gateway.rows.trail import AuditEvent
+from gateway.rows.workitems import Workitem, WorkitemDocument
 from gateway.store import Store
-from gateway.subscriptions import subscribe, waiting
 from gateway.sweep import sweep
-from gateway.tables import Delivery, Job, OutputInstance, Series
-from gateway.trail import AuditEvent
-from gateway.workitems import Workitem, WorkitemDocument
+from gateway.workitems import ups
+from gateway.workitems.perform import Place, perform
+from gateway.workitems.subscriptions import subscribe, waiting
 from tests.ports import free_port
 from tests.rows_fixture import NOW, SERIES, STUDY, a_delivery, a_series
 from tests.synthetic import ct_series

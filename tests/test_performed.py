@@ -11,18 +11,18 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import ModalityPerformedProcedureStep
 
-from gateway.completeness import Decision, Evidence, Performed, Policy, verdict
-from gateway.heed import forget
-from gateway.modality import Step, StepState
-from gateway.performed import PerformedSeries, ProcedureStep
-from gateway.policy import Caller
-from gateway.policy import Policy as DoorPolicy
-from gateway.rules import RuleSet
+from gateway.decisions.completeness import Decision, Evidence, Performed, Policy, verdict
+from gateway.decisions.rules import RuleSet
+from gateway.dicom.modality import Step, StepState
+from gateway.doors.policy import Caller
+from gateway.doors.policy import Policy as DoorPolicy
+from gateway.doors.steps import Steps
+from gateway.rows.performed import PerformedSeries, ProcedureStep
+from gateway.rows.tables import Series, SeriesState
+from gateway.rows.trail import AuditEvent
+from gateway.serving.stages import equipment
 from gateway.settle import settle
-from gateway.stages import equipment
-from gateway.steps import Steps
-from gateway.tables import Series, SeriesState
-from gateway.trail import AuditEvent
+from gateway.work.heed import forget
 from tests.door_fixture import NOW, Place, scanner
 from tests.gate_fixture import open_gate
 from tests.synthetic import ct_series

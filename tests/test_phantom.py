@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from gateway.phantom import chest_ct, lung_volumes_ml
-from gateway.volume import arrange
+from gateway.imaging.phantom import chest_ct, lung_volumes_ml
+from gateway.imaging.volume import arrange
 from tests import validators
 from tests.synthetic import part10
 

@@ -9,10 +9,10 @@ from PIL import Image
 from pydicom import Dataset, dcmread
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from gateway import plane
 from gateway.errors import Unsuitable
-from gateway.pictures import Pictures
+from gateway.imaging import plane
 from gateway.store import Store
+from gateway.views.pictures import Pictures
 from tests.results_fixture import SEGMENTS, encoding, headers, lung_outputs, lungs
 from tests.synthetic import ct_series, part10
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.policy import ANYONE, SERVICES, Caller, Policy, Rejection
-from gateway.visits import Limits, Visit
+from gateway.doors.policy import ANYONE, SERVICES, Caller, Policy, Rejection
+from gateway.doors.visits import Limits, Visit
 
 CT, MR, ECHO, COMMITMENT = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.1.1", "1.2.840.10008.1.20.1"
 UNKNOWN_CALLING, UNKNOWN_CALLED = (1, 1, 3), (1, 1, 7)

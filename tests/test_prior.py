@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 
-from gateway import load
-from gateway.load import Earlier
+from gateway.fetching.prior import Past, chosen, day
 from gateway.pipeline import Needs, Priors
-from gateway.prior import Past, chosen, day
 from gateway.store import Store
+from gateway.work import load
+from gateway.work.load import Earlier
 from tests.synthetic import ct_series, part10
 
 TODAY = date(2026, 1, 2)

@@ -9,17 +9,17 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from gateway.completeness import Policy as Completeness
+from gateway.configuration.sections import Config
+from gateway.decisions.completeness import Policy as Completeness
+from gateway.decisions.priority import decide
+from gateway.decisions.rules import load
+from gateway.doors.policy import Caller, Policy, Rejection
 from gateway.engine import RUN, Queues, model_lane, rank
 from gateway.outputs import Equipment
 from gateway.pipeline import Needs, Pipeline
-from gateway.policy import Caller, Policy, Rejection
-from gateway.priority import decide
-from gateway.rules import load
-from gateway.sections import Config
+from gateway.rows.tables import Job, JobInstance, JobState
+from gateway.rows.trail import AuditEvent
 from gateway.settle import settle
-from gateway.tables import Job, JobInstance, JobState
-from gateway.trail import AuditEvent
 from tests.door_fixture import NOW, Origin, Place, scanner
 from tests.synthetic import ct_series
 from tests.world import HERE, World

@@ -11,14 +11,14 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from sqlalchemy import select
 
-from gateway.door import Arrival
+from gateway.dicom.instance import Incoming
+from gateway.doors.door import Arrival
 from gateway.errors import OutOfResources, Unreachable
 from gateway.ingest.dimse import TRANSFER_SYNTAXES
-from gateway.instance import Incoming
 from gateway.peers import load_protocols, make_peer
-from gateway.searches import Prior, PriorSearch, PriorState, SearchState
-from gateway.tables import Association, Instance, JobState
-from gateway.trail import AuditEvent
+from gateway.rows.searches import Prior, PriorSearch, PriorState, SearchState
+from gateway.rows.tables import Association, Instance, JobState
+from gateway.rows.trail import AuditEvent
 from tests.peers_fixture import Orthanc, running_dcmqrscp, running_orthanc, running_scp
 from tests.ports import free_port
 from tests.rows_fixture import NOW, a_job, a_series

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway import audit, cli
-from gateway.audit import Act
+from gateway import cli
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
-from gateway.provenance import provenance
-from gateway.tables import Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Version
+from gateway.rows.tables import Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Version
+from gateway.views.provenance import provenance
 from tests.rows_fixture import NOW, OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
 
 BY = {

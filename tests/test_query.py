@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 
-from gateway.query import LIMIT, LIMIT_AT_MOST, BadQuery, fits, glob, parse
+from gateway.dicom.query import LIMIT, LIMIT_AT_MOST, BadQuery, fits, glob, parse
 
 
 def header(**values: object) -> Dataset:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from gateway import config
+from gateway.configuration import config
+from gateway.decisions.rules import load
+from gateway.inference.tritonserver import TritonServer
 from gateway.peers import load_protocols, make_peer
-from gateway.rules import load
-from gateway.tritonserver import TritonServer
 from tests.conftest import ROOT
 from tests.synthetic import ct_series
 from tests.world import RULES, World

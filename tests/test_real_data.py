@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from gateway.demo import outline_png
+from gateway.commands.demo import outline_png
 from tests import validators
 from tests.peers_fixture import running_orthanc
 from tests.unet import unet_lungs

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, dcmread
 
-from gateway.choose import ONLY, choose
-from gateway.completeness import Evidence, Policy, verdict
+from gateway.decisions.choose import ONLY, choose
+from gateway.decisions.completeness import Evidence, Policy, verdict
+from gateway.decisions.evidence import signals
 from gateway.errors import Unsuitable
-from gateway.evidence import signals
-from gateway.split import parts
-from gateway.volume import arrange
+from gateway.imaging.split import parts
+from gateway.imaging.volume import arrange
 
 REVIEWED = Path(__file__).with_name("real_series.txt")
 _SAYS = {"whole": "W", "short": "S", "nothing": "-"}

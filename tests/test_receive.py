@@ -12,8 +12,8 @@ from sqlalchemy import select
 
 from gateway.errors import NotUnderstood, OutOfResources
 from gateway.receive import association_ended, executor_died, positions
-from gateway.tables import Association, Instance, Segment, Series, SeriesState, Study, Version
-from gateway.trail import AuditEvent
+from gateway.rows.tables import Association, Instance, Segment, Series, SeriesState, Study, Version
+from gateway.rows.trail import AuditEvent
 from tests.door_fixture import NOW, Place, parts, scanner
 from tests.synthetic import ct_series
 

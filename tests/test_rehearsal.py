@@ -8,16 +8,16 @@ import pytest
 from pydicom import dcmread
 from sqlalchemy import select
 
-from gateway.audit import Act
-from gateway.config import parse
+from gateway.auditing.audit import Act
+from gateway.configuration.config import parse
 from gateway.db import Database, open_database
 from gateway.engine import Queues
 from gateway.errors import ConfigError
-from gateway.plan import plan
-from gateway.rehearsal import Rehearsal, _synthetic
+from gateway.rows.tables import Association, Delivery, Instance, Job, OutputInstance, Series, Study
+from gateway.rows.trail import AuditEvent, OpenAlarm, Rehearsed
+from gateway.serving.plan import plan
+from gateway.serving.rehearsal import Rehearsal, _synthetic
 from gateway.store import Store
-from gateway.tables import Association, Delivery, Instance, Job, OutputInstance, Series, Study
-from gateway.trail import AuditEvent, OpenAlarm, Rehearsed
 from tests.ports import free_port
 from tests.rows_fixture import NOW
 from tests.world import World

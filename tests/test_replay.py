@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset, Sequence, dcmread
 
-from gateway import facts
+from gateway.acts.replay import replay
 from gateway.db import open_database
-from gateway.kept import Keep, decoded, encoded, paths
+from gateway.decisions import facts
+from gateway.decisions.rules import load, match, matched
+from gateway.decisions.vocabulary import Varying
 from gateway.outputs import Equipment
-from gateway.replay import replay
-from gateway.rules import load, match, matched
-from gateway.tables import Series, SeriesState, Study
-from gateway.vocabulary import Varying
+from gateway.rows.tables import Series, SeriesState, Study
+from gateway.work.kept import Keep, decoded, encoded, paths
 from tests.synthetic import ct_series
 
 NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from gateway.config import load
+from gateway.acts.peering import add_peer
+from gateway.configuration.config import load
 from gateway.db import open_database
-from gateway.peering import add_peer
-from gateway.reread import Reread
 from gateway.roster import Roster
-from gateway.trail import AuditEvent
+from gateway.rows.trail import AuditEvent
+from gateway.serving.reread import Reread
 
 NOW = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)
 FIRST = '[dimse]\nport = 104\n[[peers]]\nname = "disk"\nprotocol = "folder"\npath = "a"\n'

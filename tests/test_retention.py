@@ -10,29 +10,29 @@ from pydicom import Dataset
 from sqlalchemy import select, update
 from sqlalchemy.orm import undefer
 
-from gateway import admin
-from gateway.ask import ask
+from gateway.acts import admin
 from gateway.commit import commit
-from gateway.completeness import Policy
-from gateway.config import load
-from gateway.entry import Asked
+from gateway.configuration.config import load
+from gateway.configuration.sections import RetentionSection
+from gateway.decisions.completeness import Policy
+from gateway.decisions.rules import load as load_rules
+from gateway.dicom.instance import Origin
+from gateway.doors.entry import Asked
 from gateway.errors import ConfigError, Damaged, OutOfResources
-from gateway.instance import Origin
+from gateway.fetching.worklist import Worklist
 from gateway.outputs import Equipment
 from gateway.pipeline import Needs, Pipeline
-from gateway.plan import plan
-from gateway.retention import retain
 from gateway.roster import Roster
-from gateway.rules import load as load_rules
-from gateway.searches import Prior, PriorSearch, PriorState
-from gateway.sections import RetentionSection
+from gateway.rows.searches import Prior, PriorSearch, PriorState
+from gateway.rows.tables import Commitment, Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
+from gateway.rows.trail import AuditEvent
+from gateway.serving.plan import plan
+from gateway.serving.stages import Stages
 from gateway.settle import settle
-from gateway.stages import Stages
 from gateway.store import Store
-from gateway.tables import Commitment, Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
-from gateway.traces import Traces
-from gateway.trail import AuditEvent
-from gateway.worklist import Worklist
+from gateway.telling.traces import Traces
+from gateway.work.ask import ask
+from gateway.work.retention import retain
 from tests.door_fixture import Place, scanner
 from tests.synthetic import ct_series
 from tests.world import World

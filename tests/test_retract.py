@@ -10,20 +10,21 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 from sqlalchemy import select
 
-from gateway import admin, app
+from gateway import app
+from gateway.acts import admin
+from gateway.acts.resend import resend
+from gateway.acts.retract import retract
 from gateway.db import Database, open_database
 from gateway.deliver import deliver
-from gateway.delivery import Pace
 from gateway.engine import DELIVER, Queues
 from gateway.errors import ConfigError
 from gateway.outputs import Equipment
 from gateway.outputs.rejection import REASONS, note_uid
 from gateway.peers import load_protocols, make_peer
-from gateway.resend import resend
-from gateway.retract import retract
+from gateway.rows.tables import Delivery, Job, OutputInstance, Study
+from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.tables import Delivery, Job, OutputInstance, Study
-from gateway.trail import AuditEvent
+from gateway.work.delivery import Pace
 from tests.peers_fixture import running_orthanc
 from tests.results_fixture import encoded, lung_job
 from tests.rows_fixture import SERIES, a_job, a_series

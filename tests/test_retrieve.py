@@ -5,13 +5,13 @@ from datetime import timedelta
 import pytest
 from pydicom.uid import generate_uid
 
-from gateway.door import Door
-from gateway.entry import Alarming, Declined, Ended, Kept, promise
+from gateway.doors.door import Door
+from gateway.doors.entry import Alarming, Declined, Ended, Kept, promise
+from gateway.doors.journal import entries, segments
 from gateway.errors import NotSupported, OutOfResources, Rejected, Unreachable
 from gateway.ingest._stow import Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.ingest.retrieve import retrieve
-from gateway.journal import entries, segments
 from gateway.peers import load_protocols, make_peer
 from tests.door_fixture import NOW
 from tests.peers_fixture import data_set, running_orthanc, self_signed

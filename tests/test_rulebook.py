@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from gateway import rulebook
+from gateway.acts import rulebook
+from gateway.acts.rulebook import Current, VersionState
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
-from gateway.rulebook import Current, VersionState
-from gateway.trail import AuditEvent
+from gateway.rows.trail import AuditEvent
 
 NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
 NAMES = {"pipelines": ("bright", "dark"), "peers": ("pacs", "archive")}

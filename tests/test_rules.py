@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.decisions.rules import MAX_RULES, load, match
+from gateway.decisions.vocabulary import SHOWN, Varying
 from gateway.errors import ConfigError
-from gateway.rules import MAX_RULES, load, match
-from gateway.vocabulary import SHOWN, Varying
 
 DESIGN = """\
 rules:

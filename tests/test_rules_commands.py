@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from gateway import cli
-from gateway.completeness import Policy
-from gateway.kept import Keep
+from gateway.acts.rulebook import Current
+from gateway.decisions.completeness import Policy
 from gateway.outputs import Equipment
 from gateway.pipeline import load_pipelines
-from gateway.rulebook import Current
+from gateway.rows.tables import Job
 from gateway.settle import settle
-from gateway.tables import Job
+from gateway.work.kept import Keep
 from tests.door_fixture import Place, scanner
 from tests.synthetic import ct_series, part10
 

@@ -18,9 +18,9 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from gateway import limits, scan, walk
+from gateway.dicom import limits, scan, walk
+from gateway.dicom.instance import Identity, Incoming, check, identity
 from gateway.errors import NotUnderstood, Refused
-from gateway.instance import Identity, Incoming, check, identity
 from tests.peers_fixture import data_set
 from tests.synthetic import ct_series
 

@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from gateway import admin, app
-from gateway.archives import Archives
+from gateway import app
+from gateway.acts import admin
 from gateway.db import Database, open_database
 from gateway.engine import PRIORS, RUN, Queues
+from gateway.fetching.archives import Archives
+from gateway.fetching.priors import look_back, priors_failed
 from gateway.pipeline import HOLD, Needs, Pipeline, Priors
-from gateway.priors import look_back, priors_failed
-from gateway.searches import PriorSearch, SearchState
+from gateway.rows.searches import PriorSearch, SearchState
+from gateway.rows.tables import Job, JobInstance, JobState
+from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.tables import Job, JobInstance, JobState
-from gateway.trail import AuditEvent
 from tests.rows_fixture import NOW, a_job, a_series
 from tests.synthetic import ct_series, part10
 

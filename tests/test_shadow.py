@@ -11,24 +11,24 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from gateway import admin
-from gateway.agreement import agreement, dice
-from gateway.arrival import arrival
-from gateway.completeness import Policy
+from gateway.acts import admin
+from gateway.acts.release import held_series, release_held, release_series
+from gateway.decisions.arrival import arrival
+from gateway.decisions.completeness import Policy
+from gateway.decisions.matching import Canary
+from gateway.decisions.rules import RuleSet, load, load_taken
+from gateway.doors.policy import Caller
+from gateway.doors.policy import Policy as Callers
 from gateway.errors import ConfigError
-from gateway.kept import Keep
-from gateway.matching import Canary
 from gateway.outputs import Equipment
 from gateway.pipeline import load_pipelines
-from gateway.policy import Caller
-from gateway.policy import Policy as Callers
-from gateway.release import held_series, release_held, release_series
-from gateway.rules import RuleSet, load, load_taken
+from gateway.rows.tables import Delivery, Job, JobState, OutputInstance, RuleOutcome, Series, SeriesState
+from gateway.rows.trail import AuditEvent
 from gateway.run import run
 from gateway.settle import Held, settle
-from gateway.shadow import release_job
-from gateway.tables import Delivery, Job, JobState, OutputInstance, RuleOutcome, Series, SeriesState
-from gateway.trail import AuditEvent
+from gateway.views.agreement import agreement, dice
+from gateway.work.kept import Keep
+from gateway.work.shadow import release_job
 from tests.door_fixture import Place, scanner
 from tests.synthetic import ct_series
 

@@ -8,7 +8,7 @@ import pytest
 
 PROGRAM = """
 import signal, threading, time
-from gateway.stopping import Stop
+from gateway.machine.stopping import Stop
 
 stop = Stop()
 def other():

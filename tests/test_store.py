@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.doors.journal import Entry, entries, new_segment
 from gateway.errors import Damaged, OutOfResources
-from gateway.journal import Entry, entries, new_segment
 from gateway.store import Store, Stored
 
 CONTENT = b"DICM" * 1000

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from gateway.tables import Delivery, Instance, Job
+from gateway.rows.tables import Delivery, Instance, Job
 from tests.benchmarks.cluster import programs
 from tests.benchmarks.fleet import Site, surroundings
 from tests.benchmarks.mixture import samples

@@ -10,9 +10,9 @@ from sqlalchemy import delete
 from gateway import app
 from gateway.db import Database, open_database
 from gateway.engine import DELIVER, PRIORS, RUN, SETTLE, Queues, settle_attempt
-from gateway.searches import PriorSearch
+from gateway.rows.searches import PriorSearch
+from gateway.rows.tables import Delivery, Instance, Job, OutputInstance, Series
 from gateway.sweep import sweep
-from gateway.tables import Delivery, Instance, Job, OutputInstance, Series
 from tests.rows_fixture import NOW, OUTPUT, SERIES, STUDY, a_job, a_series
 
 LATER = NOW + timedelta(minutes=10)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import CollectorError
-from gateway.syslog import LONGEST_DATAGRAM, Line, frame, line
+from gateway.telling.syslog import LONGEST_DATAGRAM, Line, frame, line
 from tests.certificates import Authority
 from tests.collector_fixture import TlsCollector, server_context, udp_collector, wait_until
 from tests.ports import free_port

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from gateway import admin
+from gateway.acts import admin
 from gateway.db import open_database
-from gateway.timeline import WIDTH, time_line, words
+from gateway.views.timeline import WIDTH, time_line, words
 from tests.rows_fixture import NOW, SERIES, a_delivery, a_job, a_series
 
 

@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.errors import ConfigError
-from gateway.tls import ServerContext, handshake, names, words
+from gateway.machine.tls import ServerContext, handshake, names, words
 from tests.certificates import Authority, Issued, client_context
 
 PATIENCE = 20

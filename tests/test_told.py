@@ -15,18 +15,18 @@ from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
 from sqlalchemy import select
 
-from gateway.commitment import COMMITMENT, WELL_KNOWN, Outcome, read_outcome
 from gateway.db import Database
-from gateway.door import Door
+from gateway.dicom.commitment import COMMITMENT, WELL_KNOWN, Outcome, read_outcome
+from gateway.dicom.instance import Origin
+from gateway.doors.door import Door
+from gateway.doors.entry import Reported, promise, record
+from gateway.doors.policy import Caller, Policy
 from gateway.engine import DELIVER, PROVE, Queues, peer_lane
-from gateway.entry import Reported, promise, record
 from gateway.errors import InvalidArgument
-from gateway.instance import Origin
-from gateway.policy import Caller, Policy
 from gateway.receive import positions
+from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
+from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.tables import Delivery, DeliveryState, OutputInstance
-from gateway.trail import AuditEvent
 from tests.door_fixture import NOW, Place
 from tests.gate_fixture import Gate, open_gate
 from tests.peers_fixture import data_set_sha256, running_orthanc

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from gateway.configuration.oversight import TracingSection
 from gateway.db import Database, open_database
 from gateway.log import KEYS
-from gateway.otlp import Otlp
-from gateway.oversight import TracingSection
-from gateway.tables import Delivery, Job, Series
-from gateway.traces import Span, Traces, trace_id
+from gateway.rows.tables import Delivery, Job, Series
+from gateway.telling.otlp import Otlp
+from gateway.telling.traces import Span, Traces, trace_id
 from tests.otlp_fixture import otlp_collector
 from tests.rows_fixture import NOW, SERIES, a_delivery, a_job, a_series
 from tests.synthetic import ct_series
@@ -41,7 +41,7 @@ def db(database_url: str) -> Iterator[Database]:
 
 
 def test_every_process_makes_the_same_ids_without_being_told_them() -> None:
-    code = f"from gateway.traces import trace_id; print(trace_id({SERIES!r}, 2))"
+    code = f"from gateway.telling.traces import trace_id; print(trace_id({SERIES!r}, 2))"
     elsewhere = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
     assert int(elsewhere) == trace_id(SERIES, 2) != trace_id(SERIES, 1)

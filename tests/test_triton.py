@@ -14,10 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-from gateway import sharedmemory
 from gateway.errors import BadModelOutput, ConfigError, JobError, ModelUnavailable
-from gateway.triton import Triton
-from gateway.tritonserver import TritonServer
+from gateway.inference import sharedmemory
+from gateway.inference.triton import Triton
+from gateway.inference.tritonserver import TritonServer
 from tests.triton_fixture import ENVIRONMENT, start_triton, write_model
 
 CONFIGURATION = """
@@ -260,7 +260,7 @@ def test_a_killed_gateway_leaves_no_server_behind_even_while_a_model_works(tmp_p
         pytest.skip("NVIDIA Triton is not installed")
     write_model(tmp_path / "models", "odd", CONFIGURATION, CODE.replace("time.sleep(3)", "time.sleep(300)"))
     program = (
-        "import sys, threading, time; from pathlib import Path; from gateway.tritonserver import TritonServer\n"
+        "import sys, threading, time; from pathlib import Path; from gateway.inference.tritonserver import TritonServer\n"
         "folder, environment = map(Path, sys.argv[1:])\n"
         "server = TritonServer([folder / 'models'], log_file=folder / 'triton.log', environment=environment)\n"
         "threading.Thread(target=server.start).start()\n"  # the thread that starts it ends before the gateway does

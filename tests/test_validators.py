@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
-from gateway.conformance import problems
 from gateway.outputs.seg import Segmentation
+from gateway.work.conformance import problems
 from tests.results_fixture import (
     NOTHING_FOUND,
     SEGMENTS,

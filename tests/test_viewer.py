@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from gateway import viewer
+from gateway.web import viewer
 from tests.console_fixture import a_console, shot
 from tests.held_fixture import hold, hold_result
 from tests.results_fixture import encoding, headers, lung_outputs, lungs

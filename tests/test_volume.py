@@ -13,9 +13,9 @@ from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 
+from gateway.dicom.pixels import pixels
 from gateway.errors import Unsuitable
-from gateway.pixels import pixels
-from gateway.volume import arrange, volume
+from gateway.imaging.volume import arrange, volume
 from tests.synthetic import chest, ct_series
 
 

@@ -10,8 +10,8 @@ from pynetdicom import AE
 from sqlalchemy import func, select
 
 from gateway.peers.dicomweb import peer
-from gateway.tables import Association, Instance, Series
-from gateway.trail import AuditEvent
+from gateway.rows.tables import Association, Instance, Series
+from gateway.rows.trail import AuditEvent
 from tests.certificates import Authority, client_context
 from tests.ports import free_port
 from tests.scanner_fixture import Scanner, c_store

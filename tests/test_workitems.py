@@ -11,10 +11,10 @@ from sqlalchemy import select
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from gateway import people
-from gateway.audit import Act
-from gateway.columns import Table
-from gateway.trail import AuditEvent
+from gateway.access import people
+from gateway.auditing.audit import Act
+from gateway.rows.columns import Table
+from gateway.rows.trail import AuditEvent
 from tests.workitem_fixture import TRANSACTION, item, json_of, order, performed, state
 
 JSON = {"Content-Type": "application/dicom+json"}

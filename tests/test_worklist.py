@@ -13,11 +13,11 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from gateway.dicom.uids import derived_uid
 from gateway.errors import Unreachable
+from gateway.fetching.worklist import Worklist
 from gateway.peers import load_protocols, make_peer
 from gateway.peers.dimse import Dimse
-from gateway.uids import derived_uid
-from gateway.worklist import Worklist
 from tests.peers_fixture import running_scp
 from tests.ports import free_port
 from tests.synthetic import ct_series

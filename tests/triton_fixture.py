@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import ConfigError
-from gateway.tritonserver import TritonServer
+from gateway.inference.tritonserver import TritonServer
 
 ENVIRONMENT = Path(__file__).parent.parent / ".venv-triton"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydicom import Dataset
 
-from gateway.procedure import coded
+from gateway.dicom.procedure import coded
 
 TRANSACTION = "2.25.111"
 

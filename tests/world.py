@@ -26,11 +26,12 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 
-from gateway import admin, lists
+from gateway.acts import admin
 from gateway.db import Database, open_database
+from gateway.rows.tables import DeliveryState, Instance, JobState, SeriesState
 from gateway.store import Store
-from gateway.tables import DeliveryState, Instance, JobState, SeriesState
-from gateway.wanted import Wanted
+from gateway.views import lists
+from gateway.views.wanted import Wanted
 from tests.nursery import Fork, Nursery
 from tests.ports import free_port
 from tests.scp_fixture import ScriptedScp, add_contexts
@@ -176,7 +177,9 @@ class World:
         assert self.process is not None
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children()
-            return [one for one in children if one.status() != psutil.STATUS_ZOMBIE and "gateway.doorway" in one.cmdline()]
+            return [
+                one for one in children if one.status() != psutil.STATUS_ZOMBIE and "gateway.serving.doorway" in one.cmdline()
+            ]
         return []
 
     def held(self, ds: Dataset) -> bool:

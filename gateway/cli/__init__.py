@@ -65,10 +65,10 @@ def serve(
 
     from gateway import log
     from gateway.app import Gateway
-    from gateway.desk import reach
-    from gateway.plan import plan
-    from gateway.roles import Role, roles
-    from gateway.stopping import Stop
+    from gateway.commands.desk import reach
+    from gateway.configuration.roles import Role, roles
+    from gateway.machine.stopping import Stop
+    from gateway.serving.plan import plan
 
     settings = configured(config)
     chosen = roles(only or (), database_url=settings.database_url)
@@ -100,8 +100,8 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where the demonstration keeps its files.")] = Path("var/demo"),
 ) -> None:
     """Show the whole way on this machine: a chest CT in, segmentation and measurement report in a PACS."""
-    from gateway.demo import demonstrate
-    from gateway.demopacs import orthanc
+    from gateway.commands.demo import demonstrate
+    from gateway.commands.demopacs import orthanc
 
     demonstrate(path, once=once, folder=folder, out=out, program=orthanc())
 
@@ -119,7 +119,7 @@ def retract(
 @app.command()
 def check(config: ConfigOption = None) -> None:
     """Tell everything that is wrong with a configuration: keys, rules, peers, models, database."""
-    from gateway.check import check_all
+    from gateway.commands.check import check_all
 
     findings = check_all(found(config))
     screen().findings((finding.good, finding.text) for finding in findings)
@@ -134,7 +134,7 @@ def send(
     config: ConfigOption = None,
 ) -> None:
     """Send DICOM files as they are."""
-    from gateway.sending import send_path
+    from gateway.commands.sending import send_path
 
     not_arrived = send_path(path, configured(config), to=to, calling_ae_title=calling_ae_title, out=out)
     raise typer.Exit(1 if not_arrived else 0)

@@ -15,9 +15,9 @@ viewer = group("The viewer beside the console.")
 @models.command("list")
 def models_list(config: ConfigOption = None) -> None:
     """The models that Triton knows and whether they answer (starts the embedded Triton for the question)."""
-    from gateway.models import versions
-    from gateway.plan import plan
+    from gateway.inference.models import versions
     from gateway.roster import known
+    from gateway.serving.plan import plan
 
     settings = configured(config)
     ready = plan(settings, added=known(settings))
@@ -33,7 +33,7 @@ def models_install_server(
     config: ConfigOption = None,
 ) -> None:
     """Install NVIDIA Triton for `[triton] url = "embedded"`, in an environment of its own."""
-    from gateway.tritonserver import default_environment, install
+    from gateway.inference.tritonserver import default_environment, install
 
     target = environment or configured(config).triton.environment or default_environment()
     install(target, lambda text: out.print(text, highlight=False, markup=False))
@@ -42,7 +42,7 @@ def models_install_server(
 @db.command("upgrade")
 def db_upgrade(config: ConfigOption = None) -> None:
     """Bring the database's tables up to date (`serve` does so too)."""
-    from gateway.desk import upgrade
+    from gateway.commands.desk import upgrade
 
     upgrade(configured(config))
     out.print("the database is up to date")
@@ -60,7 +60,7 @@ def viewer_install(
     config: ConfigOption = None,
 ) -> None:
     """Install OHIF from npm: images and results side by side, linked from the console."""
-    from gateway.viewer import default_folder, install
+    from gateway.web.viewer import default_folder, install
 
     install(
         folder or configured(config).web.viewer or default_folder(), lambda text: out.print(text, highlight=False, markup=False)

@@ -10,10 +10,10 @@ from gateway.cli.terms import ConfigOption, at_desk, configured, fail, group, ou
 from gateway.errors import DeliveryError
 
 if TYPE_CHECKING:
-    from gateway.contacts import Probe
-    from gateway.peering import PeerLine
+    from gateway.acts.peering import PeerLine
+    from gateway.commands.screen import Row
     from gateway.roster import Entry
-    from gateway.screen import Row
+    from gateway.rows.contacts import Probe
 
 peers = group("The systems that results go to.")
 
@@ -34,7 +34,7 @@ def peers_list(config: ConfigOption = None) -> None:
 @peers.command("show")
 def peers_show(name: str, config: ConfigOption = None) -> None:
     """One peer: its keys but for secrets, what waits for it, what went wrong last, what it took when it was probed."""
-    from gateway.peering import show_peer
+    from gateway.acts.peering import show_peer
 
     at_desk(config, lambda desk: _tell(desk.ask_peers(lambda db, roster: show_peer(db, roster, name))))
 
@@ -42,7 +42,7 @@ def peers_show(name: str, config: ConfigOption = None) -> None:
 @peers.command("add")
 def peers_add(name: str, protocol: str, keys: KeysArgument, ask: AskOption = None, config: ConfigOption = None) -> None:
     """Add a peer; what serves works with it a second later. Those of gateway.toml are changed there."""
-    from gateway.peering import add_peer
+    from gateway.acts.peering import add_peer
 
     table = {"name": name, "protocol": protocol, **_read(keys, ask or ())}
     at_desk(config, lambda desk: desk.change_peers(lambda db, roster, **who: add_peer(db, roster, table, **who)))
@@ -51,7 +51,7 @@ def peers_add(name: str, protocol: str, keys: KeysArgument, ask: AskOption = Non
 @peers.command("change")
 def peers_change(name: str, keys: KeysArgument, ask: AskOption = None, config: ConfigOption = None) -> None:
     """Change keys of a peer that was added; KEY= takes one away."""
-    from gateway.peering import change_peer
+    from gateway.acts.peering import change_peer
 
     changes = _read(keys, ask or ())
     at_desk(config, lambda desk: desk.change_peers(lambda db, roster, **who: change_peer(db, roster, name, changes, **who)))
@@ -72,9 +72,9 @@ def peers_enable(name: str, config: ConfigOption = None) -> None:
 @peers.command("remove")
 def peers_remove(name: str, config: ConfigOption = None) -> None:
     """Remove a peer that was added, where no rule names it and nothing is on its way to it."""
-    from gateway.peering import remove_peer
-    from gateway.plan import plan
-    from gateway.rulebook import sent_to
+    from gateway.acts.peering import remove_peer
+    from gateway.acts.rulebook import sent_to
+    from gateway.serving.plan import plan
 
     pipelines = tuple(plan(configured(config), with_rules=False).pipelines)
 
@@ -87,7 +87,7 @@ def peers_remove(name: str, config: ConfigOption = None) -> None:
 @peers.command("echo")
 def peers_echo(name: str, config: ConfigOption = None) -> None:
     """Ask a peer whether it is there."""
-    from gateway.sending import configured_peer
+    from gateway.commands.sending import configured_peer
 
     out.print(f"{name}: {configured_peer(configured(config), name).echo()}", highlight=False)
 
@@ -95,7 +95,7 @@ def peers_echo(name: str, config: ConfigOption = None) -> None:
 @peers.command("probe")
 def peers_probe(name: str, config: ConfigOption = None) -> None:
     """Ask a peer what it takes: services, SOP classes and transfer syntaxes. Nothing is sent to it."""
-    from gateway.peering import probe_peer
+    from gateway.acts.peering import probe_peer
 
     def probe(db: Any, roster: Any, **who: Any) -> str:
         found = probe_peer(db, roster, name, **who)
@@ -108,7 +108,7 @@ def peers_probe(name: str, config: ConfigOption = None) -> None:
 
 
 def _disable(name: str, config: Any, *, disabled: bool) -> None:
-    from gateway.peering import disable_peer
+    from gateway.acts.peering import disable_peer
 
     at_desk(
         config, lambda desk: desk.change_peers(lambda db, roster, **who: disable_peer(db, roster, name, disabled=disabled, **who))
@@ -139,7 +139,7 @@ def _row(entry: "Entry") -> "Row":
 
 
 def _tell(line: "PeerLine") -> None:
-    from gateway.screen import at
+    from gateway.commands.screen import at
 
     entry = line.entry
     _print(f"{entry.name}: {entry.protocol}, from {entry.place}, {entry.state}")

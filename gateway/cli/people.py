@@ -19,7 +19,7 @@ tokens = group("Tokens with which programs use REST in a person's name.")
 @users.command("list")
 def users_list(config: ConfigOption = None) -> None:
     """Everybody: name, role, since when, whether they may sign in."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.list_people))
 
@@ -27,7 +27,7 @@ def users_list(config: ConfigOption = None) -> None:
 @users.command("add")
 def users_add(name: str, role: RoleOption = "viewer", file: PasswordOption = None, config: ConfigOption = None) -> None:
     """Let somebody in; asks for their first password."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.add(name, role, _password(file))))
 
@@ -35,7 +35,7 @@ def users_add(name: str, role: RoleOption = "viewer", file: PasswordOption = Non
 @users.command("role")
 def users_role(name: str, role: str, config: ConfigOption = None) -> None:
     """Change what somebody may do: viewer, operator or administrator."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.change_role(name, role)))
 
@@ -43,7 +43,7 @@ def users_role(name: str, role: str, config: ConfigOption = None) -> None:
 @users.command("disable")
 def users_disable(name: str, config: ConfigOption = None) -> None:
     """Somebody may not sign in any more, and is signed out at once."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.disable(name)))
 
@@ -51,7 +51,7 @@ def users_disable(name: str, config: ConfigOption = None) -> None:
 @users.command("enable")
 def users_enable(name: str, config: ConfigOption = None) -> None:
     """Somebody may sign in again, whatever there was before."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.enable(name)))
 
@@ -59,7 +59,7 @@ def users_enable(name: str, config: ConfigOption = None) -> None:
 @users.command("password")
 def users_password(name: str, file: PasswordOption = None, config: ConfigOption = None) -> None:
     """Give somebody a new password; their sign-ins end."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.set_password(name, _password(file))))
 
@@ -67,7 +67,7 @@ def users_password(name: str, file: PasswordOption = None, config: ConfigOption 
 @tokens.command("list")
 def tokens_list(config: ConfigOption = None) -> None:
     """Those that may still be used: whose, for what, until when, when used last."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.list_tokens))
 
@@ -81,7 +81,7 @@ def tokens_make(
     config: ConfigOption = None,
 ) -> None:
     """Make one in somebody's name; it is shown this once."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.make_token(name, label, role, days)))
 
@@ -89,7 +89,7 @@ def tokens_make(
 @tokens.command("revoke")
 def tokens_revoke(token: int, config: ConfigOption = None) -> None:
     """Nobody can use it any more."""
-    from gateway import roll
+    from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.revoke_token(token)))
 

@@ -12,7 +12,7 @@ import typer
 from gateway.cli.terms import ConfigOption, configured, group, out, screen
 
 if TYPE_CHECKING:
-    from gateway.ruledesk import RuleDesk
+    from gateway.commands.ruledesk import RuleDesk
 
 T = TypeVar("T")
 _TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%z"]
@@ -26,7 +26,7 @@ NoteOption = Annotated[str, typer.Option(help="Why, for those who read the histo
 
 
 def at_rules(config: Path | None, act: "Callable[[RuleDesk], T]") -> T:
-    from gateway.ruledesk import RuleDesk
+    from gateway.commands.ruledesk import RuleDesk
 
     with closing(RuleDesk(configured(config), out)) as desk:
         return act(desk)
@@ -35,9 +35,9 @@ def at_rules(config: Path | None, act: "Callable[[RuleDesk], T]") -> T:
 @rules.command("check")
 def rules_check(config: ConfigOption = None) -> None:
     """Tell what is wrong with rules.yaml, by line and rule."""
-    from gateway.check import rules_in_words
-    from gateway.plan import plan
+    from gateway.commands.check import rules_in_words
     from gateway.roster import known
+    from gateway.serving.plan import plan
 
     settings = configured(config)
     out.print(rules_in_words(plan(settings, added=known(settings).names)).text, highlight=False, markup=False)
@@ -73,7 +73,7 @@ def rules_test(
     config: ConfigOption = None,
 ) -> None:
     """Tell what every condition of every rule says of files that you have; nothing is kept of them."""
-    from gateway.ruledesk import try_files
+    from gateway.commands.ruledesk import try_files
 
     titles = {"calling_ae_title": calling_ae_title, "called_ae_title": called_ae_title}
     when = at.astimezone() if at else datetime.now().astimezone()
@@ -95,7 +95,7 @@ def rules_suggest(
     path: Annotated[Path, typer.Argument(help="A DICOM file, or a folder.", exists=True)], config: ConfigOption = None
 ) -> None:
     """Write a rule that would take these files, to begin with."""
-    from gateway.ruledesk import try_files
+    from gateway.commands.ruledesk import try_files
 
     found, _ = try_files(configured(config), path, file=None, number=None, titles={}, at_time=datetime.now().astimezone())
     for one in found[:1]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from gateway.config import load
-from gateway.sections import Config
+from gateway.configuration.config import load
+from gateway.configuration.sections import Config
 
 if TYPE_CHECKING:
-    from gateway.desk import Desk
-    from gateway.screen import Screen
+    from gateway.commands.desk import Desk
+    from gateway.commands.screen import Screen
 
 out, err = Console(), Console(stderr=True)
 ConfigOption = Annotated[
@@ -37,14 +37,14 @@ def configured(path: Path | None) -> Config:
 
 
 def at_desk(config: Path | None, act: Callable[["Desk"], None]) -> None:
-    from gateway.desk import Desk
+    from gateway.commands.desk import Desk
 
     with closing(Desk(configured(config), out)) as desk:
         act(desk)
 
 
 def screen() -> "Screen":
-    from gateway.screen import Screen
+    from gateway.commands.screen import Screen
 
     return Screen(out)
 

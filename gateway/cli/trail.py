@@ -10,7 +10,7 @@ import typer
 from gateway.cli.terms import ConfigOption, LimitOption, at_desk, group
 
 if TYPE_CHECKING:
-    from gateway.desk import Desk
+    from gateway.commands.desk import Desk
 
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
 

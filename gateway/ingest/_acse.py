@@ -7,8 +7,8 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gateway.pdu import ASSOCIATE_AC
-from gateway.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from gateway.dicom.pdu import ASSOCIATE_AC
+from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _ACCEPTED, _NO_SUCH_SYNTAX, _NO_SUCH_TRANSFER_SYNTAX = 0, 3, 4
 _MOST_CONTEXTS = 128

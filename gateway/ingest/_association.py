@@ -17,18 +17,19 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from gateway import command as commands
-from gateway import log, pdu
-from gateway.command import C_CANCEL, C_ECHO, C_STORE, Command
-from gateway.door import Arrival, Door
+from gateway import log
+from gateway.dicom import command as commands
+from gateway.dicom import pdu
+from gateway.dicom.command import C_CANCEL, C_ECHO, C_STORE, Command
+from gateway.dicom.instance import Incoming, Origin
+from gateway.dicom.uids import is_uid
+from gateway.doors.door import Arrival, Door
+from gateway.doors.policy import Caller, Policy, Rejection
+from gateway.doors.visits import Visit
 from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood
 from gateway.ingest import _acse
 from gateway.ingest._notices import COMMITMENT, NOTICES, take
 from gateway.ingest._wire import Closed, Late, Wire
-from gateway.instance import Incoming, Origin
-from gateway.policy import Caller, Policy, Rejection
-from gateway.uids import is_uid
-from gateway.visits import Visit
 
 MAXIMUM_PDU = 131_072
 _LONGEST_REQUEST = 64 * 1024  # an A-ASSOCIATE-RQ with 128 contexts and every option stays far below

@@ -1,11 +1,11 @@
 """Storage Commitment, push model, at our door (PS3.4 J.3): asked as its SCP, and told as its SCU, which has asked elsewhere."""
 
-from gateway.command import N_ACTION, N_EVENT_REPORT, Command
-from gateway.commitment import COMMITMENT, EVENTS, REQUEST, WELL_KNOWN, read_outcome, read_request
-from gateway.door import Door
+from gateway.dicom.command import N_ACTION, N_EVENT_REPORT, Command
+from gateway.dicom.commitment import COMMITMENT, EVENTS, REQUEST, WELL_KNOWN, read_outcome, read_request
+from gateway.dicom.instance import Origin
+from gateway.doors.door import Door
 from gateway.errors import NoSuchAction, NoSuchClass, NoSuchEvent, NoSuchInstance
 from gateway.ingest._acse import Context
-from gateway.instance import Origin
 
 __all__ = ["COMMITMENT", "NOTICES", "take"]
 

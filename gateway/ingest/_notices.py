@@ -3,15 +3,15 @@
 A procedure step (PS3.4 F.7) is begun by N-CREATE and changed by N-SET; we are its SCP.
 """
 
-from gateway.command import N_CREATE, N_SET, Command
-from gateway.door import Door
+from gateway.dicom.command import N_CREATE, N_SET, Command
+from gateway.dicom.instance import Origin
+from gateway.dicom.modality import PROCEDURE_STEP, read_changed, read_created
+from gateway.dicom.uids import is_uid
+from gateway.doors.door import Door
 from gateway.errors import InvalidUid, NoSuchClass
 from gateway.ingest import _commitment
 from gateway.ingest._acse import Context
 from gateway.ingest._commitment import COMMITMENT
-from gateway.instance import Origin
-from gateway.modality import PROCEDURE_STEP, read_changed, read_created
-from gateway.uids import is_uid
 
 __all__ = ["COMMITMENT", "NOTICES", "PROCEDURE_STEP", "take"]
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gateway.dicom.uids import is_uid
 from gateway.errors import GatewayError
 from gateway.ingest._answer import Refusal, acceptable
 from gateway.ingest._multipart import Malformed, is_boundary, media_type
-from gateway.uids import is_uid
 
 _PATH = re.compile("/dicom-web/studies(?:/([^/]+))?/?")
 _LEAST_BYTES_PER_SECOND = 1000

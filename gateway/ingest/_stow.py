@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from gateway import scan
-from gateway.door import Arrival, Door
+from gateway.dicom import scan
+from gateway.dicom.filemeta import FOREIGN_PREAMBLE, Meta, read_meta
+from gateway.dicom.instance import Incoming, Origin
+from gateway.doors.door import Arrival, Door
 from gateway.errors import Mismatch, NotSupported, NotUnderstood, Refused
-from gateway.filemeta import FOREIGN_PREAMBLE, Meta, read_meta
 from gateway.ingest._multipart import Ended, Malformed, Multipart, media_type
-from gateway.instance import Incoming, Origin
 
 _UNCODED = {"binary", "8bit", "7bit"}
 

@@ -17,14 +17,14 @@ from uuid import uuid4
 import structlog
 
 from gateway import log
-from gateway.door import Door
+from gateway.dicom.instance import Origin
+from gateway.doors.door import Door
+from gateway.doors.policy import Caller, Rejection
 from gateway.ingest._answer import JSON, Answer, Refusal, answer, refusal
 from gateway.ingest._multipart import Malformed, Multipart, TooMuch
 from gateway.ingest._request import Body, Gone, Head, read_head
 from gateway.ingest._stow import Outcome, Submission, Terms
-from gateway.instance import Origin
-from gateway.policy import Caller, Rejection
-from gateway.served import Bounds, Served
+from gateway.machine.served import Bounds, Served
 
 Admit = Callable[[str, frozenset[str] | None], Caller | Rejection]
 """By address and certificate names (None without TLS). Quick: no I/O."""

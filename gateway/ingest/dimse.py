@@ -31,14 +31,15 @@ from pydicom.uid import (
 from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from gateway import log, tls
-from gateway.door import Door
+from gateway import log
+from gateway.dicom.instance import Origin
+from gateway.doors.door import Door
+from gateway.doors.policy import Policy, Rejection
+from gateway.doors.visits import Limits, Visit
 from gateway.ingest._association import Association
 from gateway.ingest._notices import COMMITMENT, PROCEDURE_STEP
 from gateway.ingest._wire import Wire
-from gateway.instance import Origin
-from gateway.policy import Policy, Rejection
-from gateway.visits import Limits, Visit
+from gateway.machine import tls
 
 # Those that the volume reader can decode; deflate is left out, a few bytes of it can fill the memory.
 TRANSFER_SYNTAXES: tuple[str, ...] = (

@@ -18,12 +18,12 @@ import structlog
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from gateway import log
-from gateway.door import Door
+from gateway.dicom.filemeta import FOREIGN_PREAMBLE, Meta, read_meta
+from gateway.dicom.instance import Incoming, Origin
+from gateway.doors.door import Door
 from gateway.errors import NotSupported, NotUnderstood, OutOfResources, Refused
-from gateway.filemeta import FOREIGN_PREAMBLE, Meta, read_meta
 from gateway.ingest._archive import Archive, Read, is_archive
 from gateway.ingest._place import Changed, Place, Stamp, find
-from gateway.instance import Incoming, Origin
 
 REFUSED, DONE = "refused", "done"
 _UNFINISHED = (".part", ".partial", ".filepart", ".tmp", ".crdownload", "~")

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from uuid import uuid4
 
-from gateway.door import Door
+from gateway.dicom.instance import Origin
+from gateway.doors.door import Door
 from gateway.errors import DeliveryError, GatewayError, NotUnderstood, OutOfResources, Refused, Unreachable
 from gateway.ingest._multipart import Malformed, Multipart, TooMuch, is_boundary, media_type
 from gateway.ingest._stow import Outcome, Part, Submission, Terms
-from gateway.instance import Origin
 
 INGEST, PRIOR = "retrieve", "prior"
 """Of what somebody sent to a peer; and of what a job wants of the past, which starts none."""

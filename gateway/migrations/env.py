@@ -2,7 +2,8 @@
 
 from alembic import context
 
-from gateway import (
+from gateway.migrations import VERSION_TABLE
+from gateway.rows import (
     accounts,
     candidates,
     contacts,
@@ -17,8 +18,7 @@ from gateway import (
     verdicts,
     workitems,
 )
-from gateway.columns import PREFIX, Table, UtcDateTime
-from gateway.migrations import VERSION_TABLE
+from gateway.rows.columns import PREFIX, Table, UtcDateTime
 
 __all__ = (
     "accounts",

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from pydicom import Dataset
 
-from gateway.uids import derived_uid
+from gateway.dicom.uids import derived_uid
 
 NOT_FOR_DIAGNOSIS, INCOMPLETE = "Not for diagnosis", "INCOMPLETE SERIES"
 

@@ -10,8 +10,8 @@ from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from gateway.dicom.uids import derived_uid
 from gateway.outputs import Encoding, Equipment, modules
-from gateway.uids import derived_uid
 
 REASONS: dict[str, tuple[Code, str]] = {
     "quality": (codes.DCM.RejectedForQualityReasons, "The result is wrong or of no use."),

@@ -13,10 +13,10 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage
 
-from gateway.enhanced import frame_number
+from gateway.dicom.enhanced import frame_number
+from gateway.dicom.uids import derived_uid
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
-from gateway.uids import derived_uid
 
 
 @dataclass(frozen=True)

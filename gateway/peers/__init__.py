@@ -14,12 +14,12 @@ from typing import Any, Protocol, get_type_hints
 
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
+from gateway.configuration.protocols import Offer, load
+from gateway.configuration.protocols import is_seconds as is_seconds
+from gateway.configuration.protocols import is_text as is_text
+from gateway.configuration.protocols import read_settings as read_settings
+from gateway.configuration.protocols import setting as setting
 from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
-from gateway.protocols import Offer, load
-from gateway.protocols import is_seconds as is_seconds
-from gateway.protocols import is_text as is_text
-from gateway.protocols import read_settings as read_settings
-from gateway.protocols import setting as setting
 
 BUILT_IN = Path(__file__).parent
 STORED, DUPLICATE, NOT_UNDERSTOOD, NOT_SUPPORTED, PROCESSING_FAILURE = 0x0000, 0x0111, 0xC000, 0x0122, 0x0110

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
-from gateway import command, pdu
-from gateway.command import C_ECHO, C_FIND, C_STORE, N_ACTION, N_EVENT_REPORT, RESPONSE, Command
-from gateway.commitment import COMMITMENT, REQUEST, WELL_KNOWN, Outcome
+from gateway.dicom import command, pdu
+from gateway.dicom.command import C_ECHO, C_FIND, C_STORE, N_ACTION, N_EVENT_REPORT, RESPONSE, Command
+from gateway.dicom.commitment import COMMITMENT, REQUEST, WELL_KNOWN, Outcome
+from gateway.dicom.pdu import Context
 from gateway.errors import Rejected, Unanswered, Unreachable
-from gateway.pdu import Context
 from gateway.peers import NOT_SUPPORTED, SOCKET_OPTIONS
 from gateway.peers._connection import LONGEST_PDU, Connection, words
 from gateway.peers._find import NO_QUERIES, NO_WORKLIST

@@ -9,9 +9,9 @@ from pydicom.uid import UID, ImplicitVRLittleEndian
 from pydicom.valuerep import TEXT_VR_DELIMS
 from pynetdicom.dsutils import decode, encode
 
+from gateway.dicom.scan import in_memory, scan
 from gateway.errors import Rejected, Unreachable
 from gateway.peers import PROCESSING_FAILURE, STORED
-from gateway.scan import in_memory, scan
 
 NO_QUERIES = (
     "the peer does not accept our queries (Study Root C-FIND):"

@@ -9,12 +9,12 @@ from contextlib import ExitStack
 
 from pydicom.uid import ImplicitVRLittleEndian
 
-from gateway import command, pdu
-from gateway.command import C_GET, C_STORE, RESPONSE, SUCCESS, Command
-from gateway.door import Arrival
+from gateway.dicom import command, pdu
+from gateway.dicom.command import C_GET, C_STORE, RESPONSE, SUCCESS, Command
+from gateway.dicom.instance import Incoming
+from gateway.dicom.pdu import Context
+from gateway.doors.door import Arrival
 from gateway.errors import Refused, Rejected, Unreachable
-from gateway.instance import Incoming
-from gateway.pdu import Context
 from gateway.peers._association import Association
 
 GET: Context = ("1.2.840.10008.5.1.4.1.2.2.3", ImplicitVRLittleEndian)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydicom import Dataset
 
+from gateway.dicom.filemeta import MAXIMUM_META_BYTES, Meta, read_meta
+from gateway.dicom.uids import is_uid
 from gateway.errors import NotUnderstood, Rejected, Unreachable
-from gateway.filemeta import MAXIMUM_META_BYTES, Meta, read_meta
 from gateway.peers import NOT_UNDERSTOOD
-from gateway.uids import is_uid
 
 _FIRST = 1024  # holds the file meta of nearly every file
 

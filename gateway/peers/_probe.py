@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pydicom import uid
 from pydicom.uid import UID
 
-from gateway.pdu import Context
+from gateway.dicom.pdu import Context
 from gateway.peers import Capability
 from gateway.peers._association import COMMITMENT_REPORTS, QUERY, VERIFICATION, WORKLIST
 

@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 
 import httpx2
 
+from gateway.dicom.uids import is_uid
 from gateway.peers import Capability
 from gateway.peers._http import read
 from gateway.peers._verdict import matches, refusal, text
-from gateway.uids import is_uid
 
 Ask = Callable[..., AbstractContextManager[httpx2.Response]]
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydicom import Dataset
 
-from gateway.commitment import Outcome, encoded_request
+from gateway.dicom.commitment import Outcome, encoded_request
+from gateway.dicom.pdu import Context
 from gateway.errors import DeliveryError, Rejected, Unreachable
-from gateway.pdu import Context
 from gateway.peers import (
     NOT_SUPPORTED,
     PROCESSING_FAILURE,

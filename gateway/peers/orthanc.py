@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx2
 
+from gateway.dicom.uids import is_uid
 from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.peers import (
     DUPLICATE,
@@ -39,7 +40,6 @@ from gateway.peers._http import JSON, Http, read
 from gateway.peers._part10 import read_part10, unreadable
 from gateway.peers._verdict import refusal
 from gateway.peers.dicomweb import AS_STORED
-from gateway.uids import is_uid
 
 _MOST_ANSWER = 64 * 1024 * 1024
 _CHANGES = 1000

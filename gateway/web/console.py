@@ -14,13 +14,13 @@ from typing import Self
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import people
-from gateway.served import Bounds, Served
-from gateway.signin import forget_ended
-from gateway.tls import ServerContext
+from gateway.access import people
+from gateway.access.signin import forget_ended
+from gateway.configuration.webkeys import WebSection
+from gateway.machine.served import Bounds, Served
+from gateway.machine.tls import ServerContext
 from gateway.web.application import application
 from gateway.web.site import Site, site_of
-from gateway.webkeys import WebSection
 
 __all__ = ("Console", "site_of")
 

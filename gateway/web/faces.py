@@ -7,7 +7,7 @@ Every change of a person, a role or a sign-in is told in the audit trail, so it 
 import time
 from collections import OrderedDict
 
-from gateway.signin import Person
+from gateway.access.signin import Person
 
 _SECONDS, _KEPT = 30.0, 1000
 

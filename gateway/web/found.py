@@ -8,8 +8,8 @@ from types import ModuleType
 
 from fastapi import APIRouter
 
-from gateway.accounts import Right
 from gateway.errors import ConfigError
+from gateway.rows.accounts import Right
 
 _HERE = Path(__file__).parent
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, Response
 
-from gateway.forms import LOOPBACK
+from gateway.configuration.forms import LOOPBACK
 from gateway.web.site import Site
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]

@@ -9,9 +9,9 @@ import structlog
 from sqlalchemy import text
 
 from gateway.db import Database
-from gateway.doorman import Doorman
 from gateway.errors import GatewayError
-from gateway.models import Models
+from gateway.inference.models import Models
+from gateway.serving.doorman import Doorman
 from gateway.store import Store
 
 _WAIT_SECONDS = 0.8

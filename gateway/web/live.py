@@ -14,10 +14,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from gateway import audit
-from gateway.audit import Act
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import Database
-from gateway.trail import AuditEvent
+from gateway.rows.trail import AuditEvent
 from gateway.web.shared import is_live
 
 _LOOK_SECONDS = 0.5

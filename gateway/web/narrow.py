@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from gateway.wanted import Wanted
+from gateway.views.wanted import Wanted
 
 
 def _day(value: Any) -> Any:

@@ -15,9 +15,9 @@ from fastapi import Request
 from fastapi.responses import Response
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from gateway.accounts import Right
-from gateway.signin import NotLetIn
-from gateway.webkeys import OidcSection, client_secret
+from gateway.access.signin import NotLetIn
+from gateway.configuration.webkeys import OidcSection, client_secret
+from gateway.rows.accounts import Right
 
 _ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"})
 """Signatures by a key that only the issuer has; "none" and shared secrets are not among them."""

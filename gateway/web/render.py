@@ -15,7 +15,7 @@ from itsdangerous import BadData, URLSafeSerializer
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import gateway
-from gateway.signin import Person
+from gateway.access.signin import Person
 from gateway.web.found import Part
 from gateway.web.shared import CSRF, asks, is_live
 from gateway.web.who import cookie, csrf_of

@@ -9,20 +9,20 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from gateway.access.signin import Lives
 from gateway.app import Gateway, now
+from gateway.configuration.sections import Config
 from gateway.db import Database
-from gateway.doorman import Doorman
 from gateway.engine import Queues
-from gateway.metrics import Meter
-from gateway.models import Models
-from gateway.pictures import Pictures
-from gateway.plan import Plan
+from gateway.fetching.take import Surroundings
+from gateway.fetching.watch import Watches
+from gateway.inference.models import Models
 from gateway.roster import Roster
-from gateway.sections import Config
-from gateway.signin import Lives
+from gateway.serving.doorman import Doorman
+from gateway.serving.plan import Plan
 from gateway.store import Store
-from gateway.take import Surroundings
-from gateway.watch import Watches
+from gateway.telling.metrics import Meter
+from gateway.views.pictures import Pictures
 from gateway.web.faces import Faces
 from gateway.web.health import Health, looks
 from gateway.web.limits import Limits

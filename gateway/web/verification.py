@@ -8,10 +8,11 @@ from datetime import datetime
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import log, seal
-from gateway.chain import Entry, Finding
+from gateway import log
+from gateway.auditing import seal
+from gateway.auditing.chain import Entry, Finding
+from gateway.configuration.sections import Config
 from gateway.db import Database
-from gateway.sections import Config
 
 _TELL_EVERY = 2000
 

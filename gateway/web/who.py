@@ -11,10 +11,10 @@ from typing import Annotated
 from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
-from gateway import signin
-from gateway.accounts import Right
-from gateway.passwords import digest
-from gateway.signin import Person
+from gateway.access import signin
+from gateway.access.passwords import digest
+from gateway.access.signin import Person
+from gateway.rows.accounts import Right
 from gateway.web.live import version_of
 from gateway.web.site import Site
 

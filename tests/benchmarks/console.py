@@ -18,15 +18,16 @@ from pathlib import Path
 
 from sqlalchemy import func, insert, select, text, update
 
-from gateway import admin, lists
+from gateway.acts import admin
 from gateway.app import upgrade
-from gateway.columns import Table
 from gateway.db import Database, open_database
-from gateway.lists import Page
-from gateway.overview import overview
-from gateway.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
-from gateway.trail import AuditEvent, AuditHead
-from gateway.wanted import Wanted
+from gateway.rows.columns import Table
+from gateway.rows.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
+from gateway.rows.trail import AuditEvent, AuditHead
+from gateway.views import lists
+from gateway.views.lists import Page
+from gateway.views.overview import overview
+from gateway.views.wanted import Wanted
 from tests.benchmarks.cluster import running_cluster
 from tests.benchmarks.report import Goal
 

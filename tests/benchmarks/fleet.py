@@ -11,8 +11,8 @@ from typing import Self
 from sqlalchemy.exc import DBAPIError
 
 from gateway.db import Database, open_database
+from gateway.inference.tritonserver import TritonServer
 from gateway.store import Store
-from gateway.tritonserver import TritonServer
 from tests.benchmarks.cluster import Cluster, running_cluster
 from tests.benchmarks.keeper import Kept
 from tests.benchmarks.reckoning import Count, count

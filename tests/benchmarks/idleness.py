@@ -15,9 +15,9 @@ from sqlalchemy import func, select
 
 from gateway.app import upgrade
 from gateway.db import Database
+from gateway.dicom.uids import digest
 from gateway.engine import RUN, Queues, model_lane, rank
-from gateway.tables import Job
-from gateway.uids import digest
+from gateway.rows.tables import Job
 from tests.benchmarks.bulletin import machine
 from tests.benchmarks.cluster import Cluster
 from tests.benchmarks.fleet import EVERYTHING, Site, wait_up

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydicom import Dataset
 from pydicom.uid import ComprehensiveSRStorage, ComputedRadiographyImageStorage, MRImageStorage
 
-from gateway.uids import derived_uid
+from gateway.dicom.uids import derived_uid
 from tests.synthetic import ct_series, part10
 
 _EDGE = 64

@@ -18,10 +18,10 @@ from tempfile import TemporaryDirectory
 
 from dicomweb_client import DICOMwebClient
 
-from gateway.door import Door
+from gateway.doors.door import Door
+from gateway.fetching.take import terms
 from gateway.ingest.retrieve import retrieve
 from gateway.peers.dicomweb import peer
-from gateway.take import terms
 from tests.benchmarks.measure import fair_start
 from tests.benchmarks.report import Figures, Report
 from tests.peers_fixture import running_orthanc, running_storescp

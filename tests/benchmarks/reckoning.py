@@ -15,8 +15,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from gateway.db import Database
+from gateway.rows.tables import Delivery, DeliveryState, Instance, Job, JobState, OutputInstance, Series, SeriesState, Version
 from gateway.store import Store
-from gateway.tables import Delivery, DeliveryState, Instance, Job, JobState, OutputInstance, Series, SeriesState, Version
 from tests.benchmarks.mixture import Sample
 from tests.peers_fixture import Orthanc, data_set
 

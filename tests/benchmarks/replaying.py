@@ -12,12 +12,12 @@ from pathlib import Path
 
 from sqlalchemy import insert
 
+from gateway.acts.replay import replay
 from gateway.app import upgrade
 from gateway.db import open_database
-from gateway.kept import Keep, encoded
-from gateway.replay import replay
-from gateway.rules import load
-from gateway.tables import Series, SeriesState, Study
+from gateway.decisions.rules import load
+from gateway.rows.tables import Series, SeriesState, Study
+from gateway.work.kept import Keep, encoded
 from tests.synthetic import ct_series
 
 NOW = datetime(2026, 3, 2, tzinfo=UTC)

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 
 from gateway.db import Database
-from gateway.tables import Delivery, Job, Series
+from gateway.rows.tables import Delivery, Job, Series
 
 Seconds = dict[str, list[float]]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import httpx2
 
-from gateway import audit
 from gateway.app import upgrade
-from gateway.audit import Act
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.db import open_database
 from tests.benchmarks.console import fill
 from tests.benchmarks.report import Goal

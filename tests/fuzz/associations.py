@@ -15,17 +15,17 @@ from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom.dsutils import encode
 
-from gateway import pdu, scan
-from gateway.command import C_CANCEL, C_ECHO, C_STORE, N_ACTION, RESPONSE, read
-from gateway.door import Door
-from gateway.entry import Kept, promise
+from gateway.dicom import pdu, scan
+from gateway.dicom.command import C_CANCEL, C_ECHO, C_STORE, N_ACTION, RESPONSE, read
+from gateway.dicom.instance import Origin, check, part10_header
+from gateway.doors.door import Door
+from gateway.doors.entry import Kept, promise
+from gateway.doors.journal import entries, segments
+from gateway.doors.policy import Policy
+from gateway.doors.visits import Limits, Visit
 from gateway.ingest._association import Association
 from gateway.ingest._wire import Wire
 from gateway.ingest.dimse import STORAGE, SUPPORTED
-from gateway.instance import Origin, check, part10_header
-from gateway.journal import entries, segments
-from gateway.policy import Policy
-from gateway.visits import Limits, Visit
 from tests.fuzz import corpus
 
 LONGEST = 64 * 1024

@@ -9,14 +9,14 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from gateway.door import Door
-from gateway.entry import Kept
+from gateway.dicom.filemeta import MAXIMUM_META_BYTES, Meta, read_meta
+from gateway.dicom.instance import Origin
+from gateway.doors.door import Door
+from gateway.doors.entry import Kept
 from gateway.errors import NotUnderstood, Refused
-from gateway.filemeta import MAXIMUM_META_BYTES, Meta, read_meta
 from gateway.ingest._multipart import Ended, Malformed, Multipart, TooMuch, is_boundary, media_type
 from gateway.ingest._stow import Submission, Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
-from gateway.instance import Origin
 from tests.fuzz import corpus
 from tests.fuzz.associations import _FOLDER, promised
 from tests.synthetic import part10

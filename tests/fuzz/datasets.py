@@ -8,12 +8,12 @@ from unicodedata import category
 
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from gateway import scan, walk
-from gateway.entry import Kept, identifying, promise, record
+from gateway.dicom import scan, walk
+from gateway.dicom.filemeta import read_meta
+from gateway.dicom.instance import Incoming, Origin, check, identity, part10_header
+from gateway.dicom.scan import Scan
+from gateway.doors.entry import Kept, identifying, promise, record
 from gateway.errors import NotUnderstood, Refused
-from gateway.filemeta import read_meta
-from gateway.instance import Incoming, Origin, check, identity, part10_header
-from gateway.scan import Scan
 from tests.fuzz import corpus
 
 LONGEST = 16 * 1024

@@ -1,7 +1,7 @@
 """The journal's reader on segments that were changed behind its back: it yields what was committed, or nothing.
 
 The input is a list of changes to a real segment and not the segment itself: a fuzzer that sees what the checksum is compared
-with could forge an entry, and that is no defect (gateway/journal.py).
+with could forge an entry, and that is no defect (gateway/doors/journal.py).
 """
 
 import struct
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from xxhash import xxh3_64_intdigest
 
-from gateway.journal import Segment, entries, new_segment, release
+from gateway.doors.journal import Segment, entries, new_segment, release
 from tests.fuzz.associations import _FOLDER
 
 LONGEST = 96

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from gateway.columns import fold
+from gateway.rows.columns import fold
 
 revision = "0006"
 down_revision = "0005"

@@ -9,9 +9,9 @@ import math
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import Response
 
-from gateway import holdings
 from gateway.errors import Unsuitable
-from gateway.plane import Look
+from gateway.imaging.plane import Look
+from gateway.views import holdings
 from gateway.web.dicomweb.retrieve import INSTANCE, SERIES, multipart, numbers, some, taken
 from gateway.web.site import Here
 from gateway.web.who import Viewer

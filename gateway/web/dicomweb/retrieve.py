@@ -13,10 +13,10 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.filereader import read_file_meta_info
 
-from gateway import frames
-from gateway.accepted import MediaType, accepted
+from gateway.dicom import frames
 from gateway.errors import Unsuitable
-from gateway.holdings import Held, held
+from gateway.views.holdings import Held, held
+from gateway.web.accepted import MediaType, accepted
 from gateway.web.site import Here
 from gateway.web.who import Viewer
 

@@ -6,8 +6,8 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from pydicom import Dataset
 
-from gateway import holdings
-from gateway.query import BadQuery, parse
+from gateway.dicom.query import BadQuery, parse
+from gateway.views import holdings
 from gateway.web.site import Here
 from gateway.web.who import Viewer
 

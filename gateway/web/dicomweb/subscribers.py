@@ -14,13 +14,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway import signin, subscriptions, ups
+from gateway.access import signin
+from gateway.access.signin import Person
 from gateway.errors import Damaged
-from gateway.signin import Person
-from gateway.subscriptions import Told
 from gateway.web.dicomweb.workitems import answered, base, warning
 from gateway.web.site import Here, Site
 from gateway.web.who import Viewer
+from gateway.workitems import subscriptions, ups
+from gateway.workitems.subscriptions import Told
 
 router = APIRouter()
 _LOOK_SECONDS, _AWAY_SECONDS, _CHECK_SECONDS = 0.5, 5.0, 30.0

@@ -12,15 +12,15 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import Response
 from pydicom import Dataset
 
-from gateway import ups
+from gateway.dicom.procedure import BadWorkitem, parse
+from gateway.dicom.query import BadQuery
+from gateway.dicom.uids import secret_uid
 from gateway.errors import OutOfResources
-from gateway.procedure import BadWorkitem, parse
-from gateway.query import BadQuery
-from gateway.subscriptions import NotFollowed, NotYours
-from gateway.uids import secret_uid
 from gateway.web.dicomweb.retrieve import taken
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
+from gateway.workitems import ups
+from gateway.workitems.subscriptions import NotFollowed, NotYours
 
 router = APIRouter()
 _JSON = "application/dicom+json"

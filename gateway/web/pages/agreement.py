@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from gateway.agreement import agreement
+from gateway.views.agreement import agreement
 from gateway.web.render import page
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer

@@ -6,11 +6,11 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, BeforeValidator, Field
 
-from gateway import events
-from gateway.audit import Act
+from gateway.auditing import events
+from gateway.auditing.audit import Act
+from gateway.auditing.events import Told
 from gateway.errors import ConfigError
-from gateway.events import Told
-from gateway.provenance import provenance
+from gateway.views.provenance import provenance
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.render import go, page

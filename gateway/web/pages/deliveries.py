@@ -5,9 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
-from gateway import admin, lists
-from gateway.resend import resend
-from gateway.tables import DeliveryState
+from gateway.acts import admin
+from gateway.acts.resend import resend
+from gateway.rows.tables import DeliveryState
+from gateway.views import lists
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import Narrow

@@ -5,19 +5,20 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
-from gateway import admin, lists
+from gateway.acts import admin
+from gateway.acts.resend import resend
+from gateway.acts.retract import retract
 from gateway.outputs.rejection import REASONS
-from gateway.resend import resend
-from gateway.retract import retract
-from gateway.shadow import release_job
-from gateway.stages import equipment
-from gateway.tables import JobState
+from gateway.rows.tables import JobState
+from gateway.serving.stages import equipment
+from gateway.views import lists
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import Narrow
 from gateway.web.render import go, page
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
+from gateway.work.shadow import release_job
 
 NAVIGATION = Navigation("Jobs", "/jobs", 30)
 router = APIRouter()

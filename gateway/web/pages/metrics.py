@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 
-from gateway import signin
-from gateway.accounts import Right
+from gateway.access import signin
+from gateway.rows.accounts import Right
 from gateway.web.site import Here
 from gateway.web.who import Anybody
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from gateway.errors import ModelUnavailable
-from gateway.modelwork import work_of
+from gateway.views.modelwork import work_of
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.render import page

@@ -7,9 +7,9 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from gateway import people, signin
+from gateway.access import people, signin
+from gateway.access.signin import NotLetIn
 from gateway.errors import ConfigError
-from gateway.signin import NotLetIn
 from gateway.web.enter import address, entered, form, ours
 from gateway.web.oidc import Issuer, Proved
 from gateway.web.site import Here, Site

@@ -9,9 +9,9 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from gateway import rulebook
+from gateway.acts import rulebook
 from gateway.errors import ModelUnavailable
-from gateway.overview import COUNTED, Overview, overview
+from gateway.views.overview import COUNTED, Overview, overview
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.render import page

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
-from gateway import peering
+from gateway.acts import peering
+from gateway.acts.rulebook import sent_to
 from gateway.errors import ConfigError, DeliveryError
 from gateway.peers import Key
 from gateway.roster import HIDDEN
-from gateway.rulebook import sent_to
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.render import go, page

@@ -5,10 +5,10 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Path, Request
 from fastapi.responses import Response
 
-from gateway import people
-from gateway.accounts import Right
+from gateway.access import people
+from gateway.access.signin import Person
 from gateway.errors import ConfigError
-from gateway.signin import Person
+from gateway.rows.accounts import Right
 from gateway.web.found import Navigation
 from gateway.web.render import go, page
 from gateway.web.site import Here, Site

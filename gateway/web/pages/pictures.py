@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 
-from gateway import admin
+from gateway.acts import admin
 from gateway.errors import ConfigError, Unsuitable
-from gateway.pictures import Plane, inputs_of_job, inputs_of_series
-from gateway.plane import WINDOWS
-from gateway.tables import OutputInstance
+from gateway.imaging.plane import WINDOWS
+from gateway.rows.tables import OutputInstance
+from gateway.views.pictures import Plane, inputs_of_job, inputs_of_series
 from gateway.web.render import page
 from gateway.web.site import Here
 from gateway.web.who import Viewer

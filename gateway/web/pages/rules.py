@@ -7,19 +7,19 @@ from zoneinfo import ZoneInfo
 from fastapi import APIRouter, Form, Query, Request, UploadFile
 from fastapi.responses import Response
 
-from gateway import rulebook
-from gateway.arrival import arrival
-from gateway.document import MAX_CHARACTERS
+from gateway.acts import rulebook
+from gateway.acts.replay import replay
+from gateway.acts.trial import samples, tried
+from gateway.decisions.arrival import arrival
+from gateway.decisions.document import MAX_CHARACTERS
+from gateway.decisions.rules import RuleSet, load, load_taken
 from gateway.errors import ConfigError
-from gateway.kept import Keep
-from gateway.replay import replay
-from gateway.rules import RuleSet, load, load_taken
-from gateway.stages import equipment
-from gateway.trial import samples, tried
+from gateway.serving.stages import equipment
 from gateway.web.found import Navigation
 from gateway.web.render import go, page
 from gateway.web.site import Here, Site
 from gateway.web.who import Administrator, Operator, Viewer
+from gateway.work.kept import Keep
 
 NAVIGATION = Navigation("Rules", "/rules", 50)
 _FILES_BYTES = 512 * 1024 * 1024

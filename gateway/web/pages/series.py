@@ -5,14 +5,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
-from gateway import admin, lists
-from gateway.forced import complete_series, hold_series
-from gateway.order import order
-from gateway.release import release_series
-from gateway.rulebook import rule_names
-from gateway.tables import SeriesState
-from gateway.timeline import time_line
-from gateway.wanted import CONSEQUENCES, is_cut
+from gateway.acts import admin
+from gateway.acts.forced import complete_series, hold_series
+from gateway.acts.order import order
+from gateway.acts.release import release_series
+from gateway.acts.rulebook import rule_names
+from gateway.rows.tables import SeriesState
+from gateway.views import lists
+from gateway.views.timeline import time_line
+from gateway.views.wanted import CONSEQUENCES, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import Narrow

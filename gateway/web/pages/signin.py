@@ -6,10 +6,10 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
-from gateway import people, signin
-from gateway.accounts import Right
+from gateway.access import people, signin
+from gateway.access.signin import NotLetIn
 from gateway.errors import ConfigError
-from gateway.signin import NotLetIn
+from gateway.rows.accounts import Right
 from gateway.web.enter import address, entered, form, ours
 from gateway.web.site import Here
 from gateway.web.who import Anybody, Viewer, cookie

@@ -5,15 +5,15 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
-from gateway import lists
 from gateway.errors import ConfigError
-from gateway.viewer import address, default_folder, is_installed
-from gateway.wanted import Wanted, is_cut
+from gateway.views import lists
+from gateway.views.wanted import Wanted, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import Narrow
 from gateway.web.render import page
 from gateway.web.site import Here
+from gateway.web.viewer import address, default_folder, is_installed
 from gateway.web.who import Viewer
 
 NAVIGATION = Navigation("Studies", "/studies", 10)

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from gateway.viewer import NOT_INSTALLED, default_folder, is_installed
 from gateway.web.found import Navigation
 from gateway.web.render import page
 from gateway.web.site import Here
+from gateway.web.viewer import NOT_INSTALLED, default_folder, is_installed
 from gateway.web.who import Viewer
 
 NAVIGATION = Navigation("Viewer", "/viewer/", 45)

@@ -5,8 +5,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AwareDatetime, Field
 
-from gateway.lists import Page
-from gateway.wanted import Wanted
+from gateway.views.lists import Page
+from gateway.views.wanted import Wanted
 from gateway.web.rest._shapes import MOST, Asked, Cursor, Items, Text
 
 T = TypeVar("T")

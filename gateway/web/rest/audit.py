@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from gateway import admin
-from gateway.provenance import provenance
+from gateway.acts import admin
+from gateway.views.provenance import provenance
 from gateway.web.rest._shapes import (
     DeliveryShape,
     EventShape,

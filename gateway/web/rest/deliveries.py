@@ -5,12 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import Field
 
-from gateway import admin, lists
-from gateway.lists import DeliveryRow
-from gateway.resend import resend
-from gateway.retract import retract
-from gateway.stages import equipment
-from gateway.wanted import Wanted
+from gateway.acts import admin
+from gateway.acts.resend import resend
+from gateway.acts.retract import retract
+from gateway.serving.stages import equipment
+from gateway.views import lists
+from gateway.views.lists import DeliveryRow
+from gateway.views.wanted import Wanted
 from gateway.web.rest._lists import Search, items
 from gateway.web.rest._shapes import (
     Asked,

@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter
 
-from gateway import admin, lists
-from gateway.lists import JobRow
-from gateway.wanted import Wanted
+from gateway.acts import admin
+from gateway.views import lists
+from gateway.views.lists import JobRow
+from gateway.views.wanted import Wanted
 from gateway.web.rest._lists import Search, items
 from gateway.web.rest._shapes import (
     CursorQuery,

@@ -5,11 +5,11 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException
 from pydantic import BaseModel, Field
 
-from gateway import fetch
 from gateway.errors import ConfigError
-from gateway.progress import state_of
+from gateway.fetching import fetch
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
+from gateway.work.progress import state_of
 
 router = APIRouter(prefix="/orthanc", tags=["orthanc"])
 Uid = Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]

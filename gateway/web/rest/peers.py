@@ -6,9 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 from pydantic import Field
 
-from gateway import peering, rulebook
+from gateway.acts import peering, rulebook
+from gateway.acts.peering import PeerLine
 from gateway.errors import ConfigError, DeliveryError
-from gateway.peering import PeerLine
 from gateway.web.rest._shapes import Asked, DeliveryShape, Done, Shape, Text, done
 from gateway.web.site import Here
 from gateway.web.who import Administrator, Operator, Viewer

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from pydantic import Field
 
-from gateway import people
+from gateway.access import people
 from gateway.web.rest._shapes import Asked, Done, Items, Key, Shape, Text, done
 from gateway.web.site import Here
 from gateway.web.who import Administrator, Viewer

@@ -6,9 +6,9 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 
-from gateway import rulebook
+from gateway.acts import rulebook
+from gateway.acts.rulebook import VersionLine
 from gateway.errors import ConfigError
-from gateway.rulebook import VersionLine
 from gateway.web.rest._shapes import Asked, Done, Key, Shape, Text, done
 from gateway.web.site import Here, Site
 from gateway.web.who import Administrator, Viewer

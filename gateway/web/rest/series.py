@@ -2,9 +2,10 @@
 
 from fastapi import APIRouter
 
-from gateway import admin, forced, lists
-from gateway.lists import SeriesRow, StudyRow
-from gateway.wanted import Wanted
+from gateway.acts import admin, forced
+from gateway.views import lists
+from gateway.views.lists import SeriesRow, StudyRow
+from gateway.views.wanted import Wanted
 from gateway.web.rest._lists import Search, items
 from gateway.web.rest._shapes import (
     CursorQuery,

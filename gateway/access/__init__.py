@@ -1,0 +1,1 @@
+"""Who may use the console and the REST interface, and how they show who they are."""

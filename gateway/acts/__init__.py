@@ -1,0 +1,1 @@
+"""What a person may do. Every act is audited with who did it."""

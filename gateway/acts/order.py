@@ -1,0 +1,118 @@
+"""Order: a person or a system asks for a pipeline on a series, whatever the rules say of it.
+
+An order is a rule that one series matches. What was done to the same instances already is not done again.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import NoResultFound
+from sqlalchemy.orm import Session
+
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.db import Database, lock
+from gateway.decisions.rules import PRIORITIES
+from gateway.engine import Queues
+from gateway.errors import ConfigError
+from gateway.pipeline import Pipeline
+from gateway.rows.tables import Instance, Job, OutputInstance, Series, SeriesState
+from gateway.rows.verdicts import SeriesVerdict
+from gateway.work import jobs
+
+_FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """`is_new` is False where the job was there before."""
+
+    job: int
+    is_new: bool
+
+
+def order(
+    db: Database,
+    queues: Queues,
+    series_instance_uid: str,
+    *,
+    pipeline: str,
+    pipelines: Mapping[str, Pipeline],
+    send_to: Sequence[str],
+    peers: Collection[str],
+    priority: str = "routine",
+    actor: str,
+    now: datetime,
+) -> Ordered:
+    """Make the job, in one transaction with what tells who asked for it. Raises ConfigError with everything that is wrong."""
+    with db.begin() as session:
+        return place(
+            session, queues, series_instance_uid, pipeline=pipeline, pipelines=pipelines, send_to=send_to, peers=peers,
+            priority=priority, actor=actor, now=now,
+        )  # fmt: skip
+
+
+def place(
+    session: Session,
+    queues: Queues,
+    series_instance_uid: str,
+    *,
+    pipeline: str,
+    pipelines: Mapping[str, Pipeline],
+    send_to: Sequence[str],
+    peers: Collection[str],
+    priority: str,
+    actor: str,
+    now: datetime,
+) -> Ordered:
+    """As `order`, within a transaction; where it raises nothing was written in it."""
+    problems = [f"expected one of the pipelines {', '.join(sorted(pipelines))}"] * (pipeline not in pipelines)
+    problems += [f"expected peers among {', '.join(sorted(peers)) or 'none: there is no peer'}"] * (
+        not set(send_to) <= set(peers)
+    )
+    problems += [f"expected a priority: {', '.join(PRIORITIES)}"] * (priority not in PRIORITIES)
+    if problems:
+        raise ConfigError(problems)
+    series = _orderable(session, series_instance_uid)
+    instances = _instances(session, series_instance_uid)
+    key = jobs.input_key(pipeline, pipelines[pipeline], instances)
+    is_new = _job(session, key) is None
+    found = session.get(SeriesVerdict, (series_instance_uid, series.revision))
+    wanted = jobs.Order(
+        pipeline, [f"ordered by {actor}"], list(dict.fromkeys(send_to)), priority, "order", found.missing if found else ""
+    )
+    jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues)
+    job = _job(session, key)
+    assert job is not None
+    audit.record(
+        session, Act.JOB_ORDERED, at=now, actor=actor, study=series.study_instance_uid, series=series_instance_uid, job=job,
+        pipeline=pipeline, peers=list(send_to), priority=priority, is_new=is_new,
+    )  # fmt: skip
+    return Ordered(job, is_new)
+
+
+def _orderable(session: Session, series_instance_uid: str) -> Series:
+    try:
+        series = lock(session, Series, series_instance_uid)
+    except NoResultFound as error:
+        raise ConfigError([f"there is no series {series_instance_uid}"]) from error
+    if series.state not in _FINISHED:
+        raise ConfigError([f"series {series_instance_uid} is {series.state}: it can be ordered for when it is complete"])
+    mine = select(func.count()).select_from(Instance).where(Instance.series_instance_uid == series_instance_uid)
+    if session.scalar(mine.where(Instance.gone_at.is_not(None))):
+        raise ConfigError([f"series {series_instance_uid}: retention took its files; send them again first"])
+    ours = select(OutputInstance.job).join(Instance, Instance.sop_instance_uid == OutputInstance.sop_instance_uid)
+    if session.scalar(ours.where(Instance.series_instance_uid == series_instance_uid).limit(1)) is not None:
+        raise ConfigError([f"series {series_instance_uid} was made by this gateway: expected one of images"])
+    return series
+
+
+def _instances(session: Session, series_instance_uid: str) -> Sequence[Instance]:
+    mine = select(Instance).where(Instance.series_instance_uid == series_instance_uid)
+    return session.scalars(mine.order_by(Instance.received_at, Instance.sop_instance_uid)).all()
+
+
+def _job(session: Session, key: str) -> int | None:
+    return session.scalar(select(Job.id).where(Job.input_key == key))

@@ -1,0 +1,300 @@
+"""Where a person asks and acts at the command line: a gateway's database, what admin says of it, and the screen."""
+
+import getpass
+import os
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import structlog
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from sqlalchemy import Engine, make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway import app, migrations
+from gateway.acts import admin
+from gateway.acts.forced import complete_series, hold_series
+from gateway.acts.order import order
+from gateway.acts.release import held_series, release_held, release_series
+from gateway.acts.resend import resend
+from gateway.acts.retract import retract
+from gateway.auditing import audit, seal
+from gateway.auditing.chain import Entry, canonical
+from gateway.commands.screen import Screen
+from gateway.configuration.sections import Config
+from gateway.db import Database, open_database, open_engine, snapshot
+from gateway.engine import Queues
+from gateway.errors import ConfigError
+from gateway.roster import Roster
+from gateway.serving.plan import plan
+from gateway.serving.stages import equipment
+from gateway.store import Store
+from gateway.views import lists
+from gateway.views.provenance import provenance
+from gateway.views.wanted import Wanted
+from gateway.work import restored
+from gateway.work.shadow import release_job
+
+_AGAIN_SECONDS = 0.5
+_UNREADY = {
+    migrations.Schema.MISSING: "database: there are no tables yet: run `gateway serve`, or `gateway db upgrade`",
+    migrations.Schema.OLDER: "database: made by an older gateway: stop that one and run `gateway db upgrade`",
+    migrations.Schema.NEWER: "database: made by a newer gateway: use that version",
+}
+
+T = TypeVar("T")
+
+_logger = structlog.get_logger()
+
+
+class Desk:
+    """Open until closed. A database that `gateway serve` has not prepared is refused in words and left as it is."""
+
+    def __init__(self, config: Config, out: Console) -> None:
+        self._config, self._url, self._screen = config, config.database_url, Screen(out)
+        self._db = _opened(config.database_url)
+
+    def close(self) -> None:
+        self._db.kw["bind"].dispose()
+
+    def series_list(self, limit: int) -> None:
+        self._screen.series_list(lists.series(self._db, Wanted(), limit=limit).rows)
+
+    def series_show(self, series_instance_uid: str) -> None:
+        self._screen.series_story(admin.show_series(self._db, series_instance_uid))
+
+    def series_complete(self, series_instance_uid: str) -> None:
+        self._act(lambda queues: complete_series(self._db, queues, series_instance_uid, actor=_actor(), now=_now()))
+
+    def series_hold(self, series_instance_uid: str) -> None:
+        self._act(lambda _: hold_series(self._db, series_instance_uid, actor=_actor(), now=_now()))
+
+    def series_held(self, why: str, limit: int) -> None:
+        self._screen.held(held_series(self._db, why=why, limit=limit))
+
+    def series_release(self, series_instance_uid: str | None, why: str) -> None:
+        """One, or all that are held (for that reason)."""
+        uid = series_instance_uid
+        if uid is None:
+            self._act(lambda queues: _lines(release_held(self._db, queues, why=why, **self._by)) or "nothing is held")
+        else:
+            self._act(lambda queues: release_series(self._db, queues, uid, **self._by))
+
+    def jobs_release(self, job: int) -> None:
+        self._act(lambda queues: release_job(self._db, queues, job, **self._by))
+
+    def jobs_list(self, state: str | None, limit: int) -> None:
+        self._screen.jobs(row.job for row in lists.jobs(self._db, Wanted(state=state or ""), limit=limit).rows)
+
+    def jobs_show(self, job: int) -> None:
+        self._screen.job_story(admin.show_job(self._db, job))
+
+    def jobs_order(self, series_instance_uid: str, pipeline: str, to: list[str], priority: str) -> None:
+        ready = plan(self._config)
+
+        def ask(queues: Queues) -> str:
+            made = order(
+                self._db, queues, series_instance_uid, pipeline=pipeline, pipelines=ready.pipelines, send_to=to,
+                peers=ready.peers, priority=priority, actor=_actor(), now=_now(),
+            )  # fmt: skip
+            return f"job {made.job} is queued" if made.is_new else f"job {made.job} did that already"
+
+        self._act(ask)
+
+    def jobs_retry(self, job: int) -> None:
+        self._act(lambda queues: admin.retry_job(self._db, queues, job, actor=_actor(), now=_now()))
+
+    def jobs_cancel(self, job: int) -> None:
+        self._act(lambda _: admin.cancel_job(self._db, job, actor=_actor(), now=_now()))
+
+    def deliveries_list(self, state: str | None, limit: int) -> None:
+        self._screen.deliveries(row.delivery for row in lists.deliveries(self._db, Wanted(state=state or ""), limit=limit).rows)
+
+    def deliveries_show(self, delivery: int) -> None:
+        self._screen.delivery_story(admin.show_delivery(self._db, delivery))
+
+    def deliveries_retry(self, delivery: int) -> None:
+        self._act(lambda queues: admin.retry_delivery(self._db, queues, delivery, actor=_actor(), now=_now()))
+
+    def deliveries_cancel(self, delivery: int) -> None:
+        self._act(lambda queues: admin.cancel_delivery(self._db, queues, delivery, actor=_actor(), now=_now()))
+
+    def deliveries_resend(self, sop_instance_uid: str | None, job: int | None, to: str | None) -> None:
+        peers = self._roster()
+        self._act(
+            lambda queues: _lines(
+                resend(
+                    self._db, queues, job=job, sop_instance_uid=sop_instance_uid, to=to, peers=peers, actor=_actor(), now=_now()
+                )
+            )
+        )
+
+    def retract(self, what: str, reason: str) -> None:
+        """`what`: the number of a job, or the SOP Instance UID of a result."""
+        store = Store(self._config.store_folder)
+        job, uid = (int(what), None) if what.isdecimal() else (None, what)
+        self._act(
+            lambda queues: _lines(
+                retract(
+                    self._db, queues, job=job, sop_instance_uid=uid, reason=reason, actor=_actor(), now=_now(),
+                    equipment=equipment(), store=store,
+                )
+            )
+        )  # fmt: skip
+
+    def ask_peers(self, ask: Callable[[Database, Roster], T]) -> T:
+        return ask(self._db, self._roster())
+
+    def change_peers(self, act: Callable[..., str]) -> None:
+        """`act(db, roster, actor=, now=)` is one of peering.py."""
+        self._screen.line(escape(act(self._db, self._roster(), actor=_actor(), now=_now())))
+
+    def _roster(self) -> Roster:
+        roster = Roster(self._config, self._db)
+        roster.refresh()
+        return roster
+
+    def audit_list(self, limit: int, series: str | None, job: int | None) -> None:
+        self._screen.events(admin.list_audit(self._db, limit=limit, series=series, job=job))
+
+    def audit_show(self, sop_instance_uid: str) -> None:
+        self._screen.provenance(provenance(self._db, sop_instance_uid))
+
+    def audit_export(self, since: datetime | None) -> None:
+        """A line an event, as chain.py writes what it hashes; the trail tells that it was taken, after its end."""
+        count = 0
+        with snapshot(self._db) as session:
+            for row in audit.rows(session, since=since):
+                count += 1
+                chained = {"previous": row["previous"], "hash": row["hash"]}
+                self._screen.out.file.write(f"{canonical(audit.fields_of(row) | chained)}\n")
+
+        try:
+            with self._db.begin() as session:
+                told = since.isoformat() if since else ""
+                audit.record(session, audit.Act.AUDIT_EXPORTED, at=_now(), actor=_actor(), events=count, since=told)
+        except SQLAlchemyError:  # a head that was changed fits no further event
+            _logger.warning("audit.not_told", count=count)
+
+    def audit_verify(self, heads: Path | None, public_key: Path | None) -> bool:
+        """True where nothing is wrong with the trail."""
+        signed = self._heads(heads, public_key)
+        found = seal.verify(self._db, signed, watch=self._watch)
+        self._screen.finding(found, signed)
+        try:
+            seal.verified(self._db, found, actor=_actor(), now=_now())
+        except SQLAlchemyError:  # a head that was changed fits no further event
+            self._screen.line("[red]the trail takes no further events[/]")
+            return False
+        return not found.problem
+
+    def _heads(self, heads: Path | None, public_key: Path | None) -> seal.Heads:
+        file = heads or seal.heads_file(self._config)
+        if heads is None and not file.exists():
+            return seal.Heads()
+        key = seal.public_key(public_key or seal.public_key_file(self._config))
+        with file.open(encoding="utf-8", errors="replace") as lines:
+            return seal.read(lines, key)
+
+    def _watch(self, entries: Iterable[Entry], total: int) -> Iterable[Entry]:
+        out = self._screen.out
+        with Progress(console=out, transient=True, disable=not out.is_terminal) as progress:
+            yield from progress.track(entries, total=total, description=f"verifying {total} events")
+
+    def db_restored(self) -> None:
+        now = _now()
+        self._screen.line(restored.accept(self._config, db=self._db, actor=_actor(), now=now))
+        left = restored.without_rows(self._config, db=self._db)
+        if left:
+            advice = "copy them elsewhere and `gateway send` the copies to bring them in again"
+            self._screen.line(f"{left} files in {self._config.store_folder} have no row: {advice}")
+
+    def ask(self, act: Callable[[Database, Screen, str, datetime], None]) -> None:
+        """What other files know to ask and do."""
+        act(self._db, self._screen, _actor(), _now())
+
+    @property
+    def _by(self) -> dict[str, Any]:
+        """Who acts, and when."""
+        return {"actor": _actor(), "now": _now()}
+
+    def _act(self, act: Callable[[Queues], str]) -> None:
+        queues = Queues(self._url)
+        try:
+            self._screen.line(act(queues))
+        finally:
+            queues.close()
+
+
+def reach(config: Config, *, patience: timedelta = timedelta(0)) -> None:
+    """Make the data folder where it is missing, and see that the database answers. Raises ConfigError, OSError.
+
+    `patience`: for so long a PostgreSQL may be about to start, as when a machine boots that has both.
+    """
+    config.gateway.data_dir.mkdir(parents=True, exist_ok=True)
+    engine = open_engine(config.database_url)
+    try:
+        _await(engine, patience.total_seconds() if engine.dialect.name == "postgresql" else 0)
+    finally:
+        engine.dispose()
+
+
+def upgrade(config: Config) -> None:
+    """Bring the database's tables up to date, ours and the engine's."""
+    reach(config)
+    db = open_database(config.database_url)
+    try:
+        app.upgrade(config.database_url, db)
+    finally:
+        db.kw["bind"].dispose()
+
+
+def _await(engine: Engine, seconds: float) -> None:
+    end, is_told = time.monotonic() + seconds, False
+    while True:
+        try:
+            migrations.state(engine)
+        except ConfigError as error:
+            if time.monotonic() >= end:
+                raise
+            if not is_told:
+                _logger.warning("database.awaited", reason=str(error), seconds=seconds)
+            is_told = True
+            time.sleep(_AGAIN_SECONDS)
+        else:
+            return
+
+
+def _opened(url: str) -> Database:
+    """Raises ConfigError where the database is not there, does not answer, or is not one of this version."""
+    if url.startswith("sqlite") and not Path(make_url(url).database or "").is_file():
+        raise ConfigError([_UNREADY[migrations.Schema.MISSING]])
+    db = open_database(url)
+    try:
+        found = migrations.state(db.kw["bind"])
+        if found is not migrations.Schema.CURRENT:
+            raise ConfigError([_UNREADY[found]])
+    except ConfigError:
+        db.kw["bind"].dispose()
+        raise
+    return db
+
+
+def _lines(texts: Iterable[str]) -> str:
+    return escape("\n".join(texts))
+
+
+def _actor() -> str:
+    """The person's name on this machine; in a container there may be only a number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

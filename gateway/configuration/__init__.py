@@ -1,0 +1,1 @@
+"""gateway.toml: its sections, their keys, and how they are read."""

@@ -1,0 +1,53 @@
+"""What the values in gateway.toml may be: texts of a form, and the section that every other is made from."""
+
+import re
+from typing import Annotated
+from zoneinfo import available_timezones
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from gateway.doors.policy import AE_TITLE
+
+_NAME = re.compile(r"[\x21-\x7E]([\x20-\x7E]{0,62}[\x21-\x7E])?")
+_DATABASE = re.compile(r"|sqlite:///.+|postgresql(\+psycopg)?://.+", re.DOTALL)
+_ISSUER = re.compile(r"https://[^\s?#@]+|http://(localhost|127\.0\.0\.1)(:[0-9]+)?(/[^\s?#@]*)?")
+_WEB = re.compile(r"|https?://[^\s/?#@]+")
+_SYSLOG = re.compile(r"|(udp|tls)://[^\s/]+:[0-9]{1,5}")
+_TRITON = re.compile(r"embedded|[^\s/]+:[0-9]{1,5}")
+
+
+def matching(pattern: re.Pattern[str], expected: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if pattern.fullmatch(value) is None:
+            raise ValueError(expected)
+        return value
+
+    return AfterValidator(check)
+
+
+AeTitle = Annotated[
+    str,
+    matching(AE_TITLE, 'expected 1 to 16 printable ASCII characters, no backslash, no "../", no space at an end (PS3.5 6.2)'),
+]
+DatabaseUrl = Annotated[str, matching(_DATABASE, "expected sqlite:///FILE or postgresql://USER@HOST/DATABASE")]
+TritonUrl = Annotated[str, matching(_TRITON, 'expected "embedded", or HOST:PORT of a Triton\'s gRPC endpoint')]
+
+CallerName = Annotated[str, matching(_NAME, "expected 1 to 64 printable ASCII characters, no space at an end")]
+IssuerUrl = Annotated[str, matching(_ISSUER, "expected https://HOST/PATH, as the provider names itself")]
+WebUrl = Annotated[str, matching(_WEB, "expected https://HOST or https://HOST:PORT, without a path")]
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Addresses that this machine alone reaches."""
+
+
+def _time_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError('expected a time zone of the tz database, such as "Europe/Berlin"')
+    return name
+
+
+TimeZone = Annotated[str, AfterValidator(_time_zone)]
+SyslogUrl = Annotated[str, matching(_SYSLOG, "expected udp://HOST:PORT or tls://HOST:PORT")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

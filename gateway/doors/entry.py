@@ -1,0 +1,151 @@
+"""What a door writes into its journal, and receive reads from it: entries, and their JSON. Frozen, no I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, ClassVar
+
+from gateway.dicom import scan
+from gateway.dicom.instance import IDENTIFYING, Incoming, Origin
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An instance is held, `size` bytes of PS3.10 file. `values`: the attributes that say whose it is, undecoded, by hex tag."""
+
+    kind: ClassVar[str] = "kept"
+    at: datetime
+    origin: Origin
+    incoming: Incoming
+    size: int
+    values: Mapping[str, str]
+
+    @property
+    def identifying(self) -> Mapping[int, bytes]:
+        return {int(tag, 16): text.encode("latin-1") for tag, text in self.values.items()}
+
+
+def identifying(found: scan.Scan) -> dict[str, str]:
+    """What `Kept.values` holds: each value's bytes as latin-1 text, which JSON carries without loss."""
+    return {f"{tag:08X}": found.values[tag].decode("latin-1") for tag in IDENTIFYING if tag in found.values}
+
+
+@dataclass(frozen=True)
+class Declined:
+    """An instance was refused with `status`."""
+
+    kind: ClassVar[str] = "declined"
+    at: datetime
+    origin: Origin
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class TurnedAway:
+    """An association was rejected, or a connection was not let as far."""
+
+    kind: ClassVar[str] = "turned_away"
+    at: datetime
+    origin: Origin
+    reason: str
+
+
+@dataclass(frozen=True)
+class Alarming:
+    """An instance was kept that somebody should look at."""
+
+    kind: ClassVar[str] = "alarming"
+    at: datetime
+    origin: Origin
+    sop_instance_uid: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Full:
+    """The segment is full: its writer goes on in another."""
+
+    kind: ClassVar[str] = "full"
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Ended:
+    """An association has ended."""
+
+    kind: ClassVar[str] = "ended"
+    at: datetime
+    origin: Origin
+    whole: bool = False
+    """It was released, and everything in it was taken."""
+    broken: bool = False
+    """It was aborted or lost."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Storage commitment was asked for (PS3.4 J.3): SOP class and SOP instance UIDs by their transaction."""
+
+    kind: ClassVar[str] = "asked"
+    at: datetime
+    origin: Origin
+    transaction_uid: str
+    instances: tuple[tuple[str, str], ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Reported:
+    """A peer has told what it commits to keep, and with which failure reasons what it does not (PS3.4 J.3.3)."""
+
+    kind: ClassVar[str] = "reported"
+    at: datetime
+    origin: Origin
+    transaction_uid: str
+    committed: tuple[tuple[str, str], ...] = field(default=())
+    failed: tuple[tuple[str, str, int], ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Performed:
+    """A modality has begun a procedure step, or changed it (modality.Step)."""
+
+    kind: ClassVar[str] = "performed"
+    at: datetime
+    origin: Origin
+    sop_instance_uid: str
+    state: str
+    study_instance_uid: str
+    instances: tuple[tuple[str, str], ...] | None
+
+
+Promise = Kept | Declined | TurnedAway | Alarming | Full | Ended | Asked | Reported | Performed
+_KINDS: Mapping[str, type[Promise]] = {
+    kind.kind: kind for kind in (Kept, Declined, TurnedAway, Alarming, Full, Ended, Asked, Reported, Performed)
+}
+_REFERENCES = ("instances", "committed", "failed")
+
+
+def record(entry: Promise) -> dict[str, Any]:
+    values = {name: getattr(entry, name) for name in entry.__dataclass_fields__}  # asdict copies deeply, ten times as slowly
+    values |= {"kind": entry.kind, "at": entry.at.isoformat()}
+    if not isinstance(entry, Full):
+        values["origin"] = vars(entry.origin)
+    if isinstance(entry, Kept):
+        values["incoming"] = vars(entry.incoming)
+    return values
+
+
+def promise(found: Mapping[str, Any]) -> Promise:
+    """Inverse of `record`; what a later version of the gateway wrote besides is left out."""
+    values = dict(found)
+    kind = _KINDS[values.pop("kind")]
+    values["at"] = datetime.fromisoformat(values["at"])
+    if "origin" in values:
+        values["origin"] = Origin(**values["origin"])
+    if "incoming" in values:
+        values["incoming"] = Incoming(**values["incoming"])
+    for name in _REFERENCES:
+        if values.get(name) is not None:
+            values[name] = tuple(tuple(one) for one in values[name])
+    return kind(**{name: value for name, value in values.items() if name in kind.__dataclass_fields__})

@@ -1,0 +1,1 @@
+"""What is asked of other systems, and fetched from them: priors, series of archives, counts, orders."""

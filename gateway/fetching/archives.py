@@ -1,0 +1,128 @@
+"""Archives: the peers that are asked for what they have of a patient, and how a series of theirs comes in."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import cached_property, partial
+from typing import Any, Protocol, TypeVar
+from uuid import uuid4
+
+import structlog
+from sqlalchemy import select
+
+from gateway.db import Database
+from gateway.dicom.instance import Origin
+from gateway.doors.door import Door
+from gateway.errors import Unreachable
+from gateway.fetching import fetch
+from gateway.fetching.take import Surroundings, Takes
+from gateway.ingest.retrieve import PRIOR, retrieve
+from gateway.rows.searches import Prior
+from gateway.rows.tables import Instance
+
+_PAUSE, _CONNECTIONS = timedelta(minutes=1), 4
+_NOT_ALL = "not every instance of it came"
+
+T = TypeVar("T")
+
+_logger = structlog.get_logger()
+
+
+class Archive(Protocol):
+    """A peer that says what it has of a patient, by keyword; it gives series over HTTP (`retrieving`), or by C-GET (`get`)."""
+
+    def studies_of(self, patient_id: str) -> Sequence[Mapping[str, str]]: ...
+    def series_of(self, study_instance_uid: str) -> Sequence[Mapping[str, str]]: ...
+
+
+class Archives:
+    """The sources among `peers()`; what they give comes in as `around()` says, which is asked when it is needed first."""
+
+    def __init__(self, peers: Callable[[], Mapping[str, object]], around: Callable[[], Surroundings]) -> None:
+        self._peers, self._look_around = peers, around
+        self._paused: dict[str, tuple[datetime, str]] = {}
+
+    @cached_property
+    def _around(self) -> Surroundings:
+        return self._look_around()
+
+    @cached_property
+    def _takes(self) -> Takes:
+        return Takes("priors", self._around)
+
+    @property
+    def associations(self) -> set[str]:
+        return self._takes.associations
+
+    def ask(self, name: str, act: Callable[[Archive], T]) -> T:
+        """What the peer answers. Raises Unreachable or Rejected; one that was away a moment ago is not asked."""
+        peer, now = self._peer(name), self._around.clock()
+        until, reason = self._paused.get(name, (now, ""))
+        if now < until:
+            raise Unreachable(reason)
+        try:
+            return act(peer)
+        except Unreachable as error:
+            self._paused[name] = self._around.clock() + _PAUSE, str(error)
+            _logger.warning("source.away", peer=name, reason=str(error))
+            raise
+
+    def fetch(self, prior: Prior, until: datetime) -> None:
+        """The instances that are not here. Raises Unreachable or Rejected."""
+        peer = self._peer(prior.peer)
+        if hasattr(peer, "get"):
+            self._get(prior, peer)
+        else:
+            self._retrieve(prior, peer, until)
+
+    def _peer(self, name: str) -> Any:
+        peer = self._peers().get(name)
+        if not hasattr(peer, "studies_of"):
+            raise Unreachable("expected a peer that answers queries: dimse, dicomweb or orthanc, and not disabled")
+        return peer
+
+    def _retrieve(self, prior: Prior, peer: Any, until: datetime) -> None:
+        study, series, around = prior.study_instance_uid, prior.series_instance_uid, self._around
+        listing = peer.listing(study, series)
+        missing, is_new = fetch.missing(series, listing, db=around.db)
+        if not missing:
+            return
+        with peer.retrieving(_CONNECTIONS) as retrieving:
+            found = self._takes.take(
+                lambda door: retrieve(
+                    missing, lambda uid: retrieving.open(study, series, listing.get(uid, "")), door=door, peer=prior.peer,
+                    terms=around.terms, connections=_CONNECTIONS, at_once=is_new and getattr(peer, "at_once", True), ingest=PRIOR,
+                    is_stopping=lambda: around.clock() > until,
+                )
+            )  # fmt: skip
+        if around.clock() > until:
+            raise Unreachable("its deadline came before all of it")
+        if found.error is not None or fetch.missing(series, listing, db=around.db)[0]:
+            raise Unreachable(str(found.error or _NOT_ALL))
+
+    def _get(self, prior: Prior, peer: Any) -> None:
+        """All of it or none: C-GET knows no part of a series that is here already."""
+        study, series = prior.study_instance_uid, prior.series_instance_uid
+        count = peer.instances_of(study, series)
+        if count is not None and count <= len(here(self._around.db, series)):
+            return
+        origin, most = Origin(PRIOR, str(uuid4()), address=prior.peer), self._around.terms.maximum_instance_bytes
+
+        def get(door: Door) -> int:
+            opened, refuse = partial(door.open, origin=origin, maximum_bytes=most), partial(door.refuse, origin)
+            try:
+                return int(peer.get(study, series, prior.modality, self._around.terms.transfer_syntaxes, opened, refuse))
+            finally:
+                door.end(origin)
+
+        failures = self._takes.take(get)
+        if failures or (count is not None and len(here(self._around.db, series)) < count):
+            raise Unreachable(_NOT_ALL)
+
+
+def here(db: Database, series_instance_uid: str) -> list[tuple[str, str]]:
+    """SOP Instance UIDs and digests of what the store has of the series."""
+    mine = select(Instance.sop_instance_uid, Instance.sha256).where(
+        Instance.series_instance_uid == series_instance_uid, Instance.gone_at.is_(None)
+    )
+    with db() as session:
+        return [(uid, sha256) for uid, sha256 in session.execute(mine.order_by(Instance.sop_instance_uid))]

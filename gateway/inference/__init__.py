@@ -1,0 +1,1 @@
+"""NVIDIA Triton: asked, or run here, and waited for while it does not answer."""

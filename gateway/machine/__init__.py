@@ -1,0 +1,1 @@
+"""What the machine gives: disks, folders, locks of the living, TLS, a server of HTTP."""

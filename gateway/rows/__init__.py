@@ -1,0 +1,1 @@
+"""The rows of the database, one file for each part of the house that has some."""

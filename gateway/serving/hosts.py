@@ -1,0 +1,91 @@
+"""What the processes of one database have to know of each other: that they share one store, and how far each has filed.
+
+Their clocks are compared with each other, so hosts need NTP: one that is ahead by more than the quiet time settles early.
+"""
+
+import os
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from sqlalchemy import delete, func, select, text, update
+
+from gateway.db import Database, insert_once
+from gateway.errors import ConfigError
+from gateway.machine.disk import sync_folder
+from gateway.rows.tables import Filed, StoreMark
+
+_MARK = "store.id"
+_PATIENCE = timedelta(seconds=60)
+_FRESH = timedelta(seconds=10)
+
+
+def share(folder: Path, *, db: Database) -> None:
+    """Raise ConfigError unless `folder` is the one where all files of this database are: not another, nor one not mounted."""
+    mark = _mark(folder)
+    with db.begin() as session:
+        insert_once(session, StoreMark, id=1, mark=mark)
+        first = session.get_one(StoreMark, 1)
+        if first.mark != mark:
+            where = f"one that holds a {_MARK} with {first.mark}"
+            raise ConfigError([f"[store] folder {folder}: expected the folder in which all files of this database are, {where}"])
+
+
+class Hosts:
+    """The process `executor` among those of its database; one that is `alone` has nobody to tell or to wait for."""
+
+    def __init__(self, db: Database, executor: str, *, alone: bool = False) -> None:
+        self._db, self._executor, self._is_alone = db, executor, alone
+
+    def tell(self, at: datetime | None) -> None:
+        """Everything is filed that we had promised by then; None: we are gone. May get lost: then we count as having filed less."""
+        if self._is_alone:
+            return
+        mine = Filed.executor == self._executor
+        with self._db.begin() as session:
+            if session.get_bind().dialect.name == "postgresql":
+                session.execute(text("SET LOCAL synchronous_commit TO off"))
+            if at is None:
+                session.execute(delete(Filed).where(mine))
+            elif not session.execute(update(Filed).where(mine).values(filed_at=at)).rowcount:  # type: ignore[attr-defined]
+                insert_once(session, Filed, executor=self._executor, filed_at=at)
+
+    def forget(self, with_folders: set[str], now: datetime, *, dead: Collection[str] = ()) -> None:
+        """Nobody waits for receivers that are `dead` and have no folder any more, nor for one that left none: its row is old."""
+        if self._is_alone:
+            return
+        old = select(Filed.executor).where(Filed.filed_at < now - _FRESH)
+        with self._db.begin() as session:
+            gone = {*session.scalars(old), *dead} - with_folders
+            if gone:
+                session.execute(delete(Filed).where(Filed.executor.in_(gone)))
+
+    def filed(self, moment: datetime) -> datetime:
+        """Until when, `moment` at most, everything is filed that others promised.
+
+        One that has been silent for a minute is not waited for: it would hold up every series. What it brings in the end
+        makes a revision.
+        """
+        if self._is_alone:
+            return moment
+        with self._db() as session:
+            least = session.scalar(select(func.min(Filed.filed_at)).where(Filed.executor != self._executor))
+        return moment if least is None else min(moment, max(least, moment - _PATIENCE))
+
+
+def _mark(folder: Path) -> str:
+    path, half = folder / _MARK, folder / f"{_MARK}.{uuid4().hex}"
+    if not path.exists():
+        with half.open("x") as file:
+            file.write(f"{uuid4().hex}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            path.hardlink_to(half)
+        except FileExistsError:  # another process was faster
+            pass
+        finally:
+            half.unlink()
+        sync_folder(folder)
+    return path.read_text().strip()

@@ -1,0 +1,63 @@
+"""Inherit: what a process left in the store when it died is taken over by one that lives, without anybody acting.
+
+A dead receiver's journals are filed, because what they hold was acknowledged; files that were only half written go.
+"""
+
+import shutil
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from gateway.filing import Books, Filing, told
+from gateway.machine.folders import folders, holding
+from gateway.store import Store
+
+_LOOK_SECONDS = 5.0
+
+_logger = structlog.get_logger()
+
+
+class Heir:
+    """Looks once when it is told to, and every five seconds from `start` to `close`.
+
+    `left(executors, dead)` is told of all receivers, living or not, that have folders now, and of those that had the folders
+    which were taken over.
+    """
+
+    def __init__(self, store: Store, *, books: Books, left: Callable[[set[str], set[str]], None]) -> None:
+        self._store, self._books, self._left = store, books, left
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._look_out, name="heir", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> None:
+        """A folder whose lock can be taken belongs to nobody who lives. Raises what filing raises, and may be called again."""
+        dead = set()
+        for folder in folders(self._store.incoming):
+            with suppress(BlockingIOError, FileNotFoundError), holding(folder):
+                Filing(folder, self._books, self._books.positions()).finish()
+                dead.add(owner(folder.name))
+                _logger.info("journals.taken_over", executor=owner(folder.name))
+        for folder in folders(self._store.work):
+            with suppress(BlockingIOError, FileNotFoundError), holding(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+        self._left({owner(folder.name) for folder in folders(self._store.incoming)}, dead)
+
+    def _look_out(self) -> None:
+        while not self._stopping.wait(_LOOK_SECONDS):
+            with told("inherit.failed"):
+                self.look()
+
+
+def owner(folder: str) -> str:
+    """The executor whose folder it is: executor.number-and-more."""
+    return folder.rpartition(".")[0]

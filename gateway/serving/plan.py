@@ -1,0 +1,113 @@
+"""Plan: a configuration whose pipelines, peers and rules were found and understood, or everything that is wrong with them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import gateway
+from gateway.configuration.sections import Config
+from gateway.configuration.webkeys import WebSection, client_secret
+from gateway.decisions.rules import RuleSet
+from gateway.decisions.rules import load as load_rules
+from gateway.errors import ConfigError
+from gateway.machine.tls import ServerContext
+from gateway.peers import Peer, load_protocols
+from gateway.pipeline import Pipeline, load_pipelines
+from gateway.roster import made
+from gateway.serving import synthetic
+from gateway.telling.notices import Addressee, addressee, load_ways
+
+_HOME = Path(gateway.__file__).parent.parent
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A configuration whose every part was found and understood."""
+
+    config: Config
+    pipelines: Mapping[str, Pipeline]
+    peers: Mapping[str, Peer]
+    rules: RuleSet
+    addressees: tuple[Addressee, ...] = ()
+    """Who is told of what happens."""
+    synthetic: RuleSet | None = None
+    """The only rule for synthetic studies; None where there are none."""
+
+    @property
+    def model_folders(self) -> tuple[Path, ...]:
+        return (_HOME / "triton_models", *self.config.triton.models)
+
+
+def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) -> Plan:
+    """Load pipelines, peers and rules; raise ConfigError with everything that is wrong with any of them.
+
+    `added` are the names of peers that are in the database: rules may name them too. Without rules for who serves: the database
+    has the ones that count (rulebook.py).
+    """
+    problems: list[str] = []
+    pipelines = _collected(problems, lambda: load_pipelines((_HOME / "pipelines", *config.gateway.pipelines))) or {}
+    protocols = _collected(problems, load_protocols) or {}
+    peers = {}
+    for table in config.peers:
+        peer = _collected(problems, partial(made, table, config=config, protocols=protocols))
+        if peer is not None:
+            peers[str(table.get("name"))] = peer
+    addressees = _addressees(config, problems)
+    if config.tls.certificate:
+        _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
+    problems += _web_problems(config.web)
+    names = [*dict.fromkeys((*(str(table.get("name")) for table in config.peers), *added))]
+    problems += _unknown_sources(config, names)
+    rehearsed = _collected(problems, partial(synthetic.rules, config, pipelines=pipelines, peers=names))
+    rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names)) if with_rules else RuleSet("", ())
+    if problems or rules is None:
+        raise ConfigError(problems)
+    return Plan(config, pipelines, peers, rules, addressees, rehearsed)
+
+
+def _addressees(config: Config, problems: list[str]) -> tuple[Addressee, ...]:
+    ways = _collected(problems, load_ways) or {}
+    make = partial(addressee, ways=ways, source=config.audit.source, console=config.web.url)
+    found = (_collected(problems, partial(make, table)) for table in config.notices)
+    return tuple(one for one in found if one is not None)
+
+
+def _web_problems(web: WebSection) -> list[str]:
+    """Found out before anything is served, so that the console's files never stop what serves already."""
+    problems: list[str] = []
+    if web.certificate and web.key:
+        _collected(problems, partial(ServerContext.of_console, web.certificate, web.key))
+    if web.oidc:
+        _collected(problems, partial(client_secret, web.oidc))
+    return problems
+
+
+def _unknown_sources(config: Config, names: Sequence[str]) -> list[str]:
+    known = f"expected one of the [[peers]]: {', '.join(names) or 'there are none'}"
+    sources = {config.completeness.source, *(one.source for one in config.completeness.where)}
+    places = (("[completeness] source", {source for source in sources if source}), ("[priors] peers", set(config.priors.peers)))
+    return [f"{place}: {known}" for place, named in places if named - set(names)]
+
+
+def _collected(problems: list[str], load: Callable[[], T]) -> T | None:
+    try:
+        return load()
+    except ConfigError as error:
+        problems.extend(error.problems)
+        return None
+
+
+def _rules(file: Path, pipelines: Iterable[str], peers: Iterable[str]) -> RuleSet:
+    """Without a file there are no rules: every series is kept and none is worked on."""
+    if not file.exists():
+        return RuleSet("", ())
+    try:
+        return load_rules(file.read_text(), pipelines=tuple(pipelines), peers=tuple(peers))
+    except ConfigError as error:
+        raise ConfigError([f"{file}: {problem}" for problem in error.problems]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{file}: expected a readable text file"]) from error

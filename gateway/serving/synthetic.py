@@ -1,0 +1,40 @@
+"""The synthetic study's own rule, beside those of the database, and the way any study comes in (rehearsal.py)."""
+
+from collections.abc import Iterable
+
+from gateway.configuration.sections import SYNTHETIC, Config
+from gateway.decisions.rules import RuleSet, load
+from gateway.errors import ConfigError
+from gateway.peers import Peer, load_protocols, make_peer
+
+_RULE = """\
+rules:
+  - name: synthetic study
+    when: {{all: [{{attribute: QualityControlImage, is: "YES"}}]}}
+    pipeline: {pipeline}
+    send_to: [{peer}]
+    priority: background
+"""
+
+
+def own_listener(config: Config, calling_ae_title: str, port: int | None = None) -> Peer:
+    """The way any scanner reaches this gateway."""
+    host = "127.0.0.1" if config.dimse.host in ("0.0.0.0", "::", "") else config.dimse.host  # noqa: S104 - compared, not bound
+    settings = {
+        "name": "this gateway", "protocol": "dimse", "host": host, "port": port or config.dimse.port,
+        "ae_title": config.dimse.ae_title, "calling_ae_title": calling_ae_title,
+    }  # fmt: skip
+    return make_peer(settings, protocols=load_protocols())
+
+
+def rules(config: Config, *, pipelines: Iterable[str], peers: Iterable[str]) -> RuleSet | None:
+    """Its own, and no other; None where there are no synthetic studies. Raises ConfigError for an unknown pipeline or peer."""
+    section = config.synthetic
+    if not section.every_minutes:
+        return None
+    pipelines, peers, name = tuple(pipelines), tuple(peers), section.peer or SYNTHETIC
+    problems = [] if section.pipeline in pipelines else [f"[synthetic] pipeline: expected one of {', '.join(pipelines)}"]
+    problems += [] if name in peers else [f"[synthetic] peer: expected one of {', '.join(peers)}"]
+    if problems:
+        raise ConfigError(problems)
+    return load(_RULE.format(pipeline=section.pipeline, peer=name), pipelines=pipelines, peers=peers)

@@ -1,0 +1,46 @@
+"""Alarms that are on: something that should have happened has not. A row is there while it lasts; the trail tells the rest."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.db import insert_once
+from gateway.rows.trail import OpenAlarm
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """One that should be on. `reason` holds our own words, names of the configuration and numbers."""
+
+    kind: str
+    subject: str
+    since: datetime
+    reason: str
+
+
+def open_alarms(session: Session) -> dict[tuple[str, str], OpenAlarm]:
+    return {(one.kind, one.subject): one for one in session.scalars(select(OpenAlarm))}
+
+
+def compare(session: Session, present: Iterable[Alarm], now: datetime, *, kinds: Collection[str]) -> None:
+    """Raise those that are not on yet, end those of these kinds that are not present any more; each is told once."""
+    wanted = {(one.kind, one.subject): one for one in present}
+    known = open_alarms(session)
+    for key, alarm in wanted.items():
+        if key not in known and insert_once(
+            session, OpenAlarm, kind=alarm.kind, subject=alarm.subject, raised_at=now, since=alarm.since, reason=alarm.reason
+        ):
+            audit.record(
+                session, Act.ALARM_RAISED, at=now, outcome=audit.MINOR, kind=alarm.kind, subject=alarm.subject,
+                reason=alarm.reason, since=alarm.since.isoformat(),
+            )  # fmt: skip
+    for (kind, subject), row in known.items():
+        if kind in kinds and (kind, subject) not in wanted:
+            mine = delete(OpenAlarm).where(OpenAlarm.kind == kind, OpenAlarm.subject == subject)
+            if session.execute(mine.execution_options(synchronize_session=False)).rowcount:  # type: ignore[attr-defined]
+                audit.record(session, Act.ALARM_ENDED, at=now, kind=kind, subject=subject, reason=row.reason)

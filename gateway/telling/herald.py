@@ -1,0 +1,164 @@
+"""Herald: tells people of what the trail says, each event at least once; what happens together comes in one notice.
+
+The trail is its own spool, as for the collector: a row for each `[[notices]]` table says how far it was told and moves on after
+the notice has arrived. While a mail server is away nothing is lost; then one notice tells how many events there were, and the
+latest of them. Of the processes on one database one tells. A notice that arrived just before its process died comes again with
+the same key.
+"""
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from gateway import log
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.crash import crash_point
+from gateway.db import Database, insert_once
+from gateway.engine import backoff
+from gateway.errors import NoticeError
+from gateway.rows.trail import AuditEvent, AuditSink
+from gateway.telling.digest import Digest
+from gateway.telling.happening import TOLD, happening
+from gateway.telling.notices import Addressee
+from gateway.turn import Turn
+
+_BATCH = 1000
+_LOOK_AGAIN, _LOOK_AT_OTHERS = timedelta(seconds=1), timedelta(seconds=5)
+_GATHER = timedelta(seconds=5)
+"""After the first event: what happens with it goes with it."""
+_AGAIN, _AGAIN_AT_MOST = timedelta(seconds=5), timedelta(minutes=10)
+_FAR = 10_000
+"""So many events after which nobody is told of may be read once more after a start."""
+
+_logger = structlog.get_logger()
+
+
+class Herald:
+    """Tells one addressee from `start` to `stop`, in a thread of its own: one whose mail server hangs delays no other."""
+
+    def __init__(self, db: Database, addressee: Addressee, *, clock: Callable[[], datetime]) -> None:
+        self._db, self._addressee, self._clock = db, addressee, clock
+        self._name = f"notice.{addressee.name}"
+        self._turn, self._stopped = Turn(db, self._name), threading.Event()
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._digest, self._read, self._failures = Digest(), -1, 0
+        self._due_at: datetime | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tells what has not been told yet, once."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._due_at = self._clock() if not self._failures else None
+        self.look()
+        self._turn.give_back()
+
+    def look(self) -> timedelta:
+        """Read on, and tell what is due; returns when to look again."""
+        try:
+            if self._turn.is_mine():
+                return self._look(self._clock())
+            self._forget()
+        except SQLAlchemyError as error:
+            _logger.warning("notice.waiting", reason="the database does not answer", error=type(error).__name__)
+        return _LOOK_AT_OTHERS
+
+    def _forget(self) -> None:
+        """Another process tells; what was read here is read anew when it is our turn."""
+        self._digest, self._read, self._due_at, self._failures = Digest(), -1, None, 0
+
+    def _run(self) -> None:
+        delay = timedelta(0)
+        while not self._stopped.wait(delay.total_seconds()):
+            try:
+                delay = self.look()
+            except Exception as error:  # noqa: BLE001 - a worker's loop: an event that nobody foresaw must not end the telling
+                _logger.error("exception.uncaught", error=type(error).__name__, stack=log.stack_without_values(error))
+                delay = _AGAIN_AT_MOST
+
+    def _look(self, now: datetime) -> timedelta:
+        with self._db() as session:
+            sink = self._sink(session, now)
+            self._read = max(self._read, sink.position)
+            more = self._read_on(session)
+        if more:
+            return timedelta(0)
+        if not self._digest.total:
+            if self._read - sink.position >= _FAR:
+                with self._db.begin() as session:
+                    _moved(session, sink, position=self._read)
+            return _LOOK_AGAIN
+        if self._due_at is None:
+            self._due_at = max(now + _GATHER, sink.at + self._addressee.every)
+        if now >= self._due_at:
+            self._tell(sink, now)
+        return _LOOK_AGAIN
+
+    def _sink(self, session: Session, now: datetime) -> AuditSink:
+        """Who is new is told of what happens from now on."""
+        sink = session.get(AuditSink, self._name)
+        if sink is None:
+            newest = session.scalar(select(func.max(AuditEvent.id))) or 0
+            insert_once(
+                session, AuditSink, name=self._name, position=newest, at=now - self._addressee.every, reason=""
+            )  # fmt: skip
+            session.commit()
+            sink = session.get_one(AuditSink, self._name)
+        return sink
+
+    def _read_on(self, session: Session) -> bool:
+        """Whether there is more to read."""
+        newest = session.scalar(select(func.max(AuditEvent.id))) or 0
+        if newest <= self._read:
+            return False
+        columns = (AuditEvent.id, AuditEvent.at, AuditEvent.act, AuditEvent.outcome, AuditEvent.job, AuditEvent.detail)
+        wanted = select(*columns).where(AuditEvent.id > self._read, AuditEvent.id <= newest, AuditEvent.act.in_(TOLD))
+        rows = session.execute(wanted.order_by(AuditEvent.id).limit(_BATCH)).all()
+        for row in rows:
+            one = happening(*row)
+            if one is not None and one.kind in self._addressee.on:
+                self._digest.add(one)
+        is_full = len(rows) == _BATCH
+        self._read = rows[-1].id if is_full else newest
+        return is_full
+
+    def _tell(self, sink: AuditSink, now: datetime) -> None:
+        try:
+            self._addressee.way.tell(self._addressee.wording.told(self._digest, self._addressee.name, now))
+        except (NoticeError, ValueError) as error:
+            self._failed(sink, now, str(error))
+            return
+        crash_point("notice.told")
+        count = self._digest.total
+        with self._db.begin() as session:
+            if _moved(session, sink, position=self._read, at=now, reason=""):
+                audit.record(session, Act.NOTICE_SENT, at=now, notice=self._addressee.name, events=count, told=self._read)
+        self._digest, self._due_at, self._failures = Digest(), None, 0
+
+    def _failed(self, sink: AuditSink, now: datetime, reason: str) -> None:
+        self._failures += 1
+        self._due_at = now + backoff(self._failures, first=_AGAIN, at_most=_AGAIN_AT_MOST)
+        _logger.warning("notice.failed", notice=self._addressee.name, reason=reason, count=self._digest.total)
+        if reason == sink.reason:
+            return
+        with self._db.begin() as session:
+            if _moved(session, sink, reason=reason) and not sink.reason:
+                audit.record(
+                    session, Act.NOTICE_FAILED, at=now, outcome=audit.MINOR, notice=self._addressee.name, reason=reason
+                )  # fmt: skip
+
+
+def _moved(session: Session, sink: AuditSink, **values: object) -> bool:
+    """Compare-and-swap: a process that has lost its turn without knowing changes nothing."""
+    as_read = update(AuditSink).filter_by(name=sink.name, position=sink.position, reason=sink.reason)
+    moved = session.execute(as_read.values(**values).execution_options(synchronize_session=False))
+    return bool(moved.rowcount)  # type: ignore[attr-defined]

@@ -1,0 +1,142 @@
+"""Everything at a glance: how much goes through, what waits, and what needs a person. Bounded, however much there is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, String, cast, func, literal, select
+from sqlalchemy.orm import Session
+
+from gateway.auditing.audit import Act
+from gateway.db import Database
+from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
+from gateway.rows.trail import AuditEvent, AuditSink
+from gateway.telling.collector import SINK
+from gateway.views.wanted import unmatched
+
+HOURS = 24
+COUNTED = 10_000
+"""Rows of one kind are counted up to here: what is counted is this many, or more."""
+_WAITING_JOBS = (JobState.QUEUED, JobState.RUNNING)
+_WAITING_DELIVERIES = (DeliveryState.QUEUED, DeliveryState.SENDING)
+_HELD = tuple(state for state in SeriesState if state not in {SeriesState.RECEIVING, SeriesState.COMPLETE})
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Hour:
+    """What ended in the hour that began `at`."""
+
+    at: datetime
+    series: int
+    jobs: int
+    deliveries: int
+
+
+@dataclass(frozen=True)
+class Away:
+    """A peer that did not take what it was sent; `waiting` deliveries for it are tried again."""
+
+    peer: str
+    waiting: int
+    since: datetime
+    reason: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """`receiving`, `jobs`, `deliveries`: how many are in each state that does not last. Then what needs a person.
+
+    `unmatched` are series of the last day that no rule wanted; `door` and `collector` say why senders are refused and why the
+    audit trail is not told elsewhere, and are empty while all is well.
+    """
+
+    hours: Sequence[Hour]
+    receiving: int
+    jobs: Mapping[str, int]
+    deliveries: Mapping[str, int]
+    oldest_job: datetime | None
+    oldest_delivery: datetime | None
+    failed_jobs: int
+    failed_deliveries: int
+    held_deliveries: int
+    held_series: int
+    unmatched: int
+    away: Sequence[Away]
+    door: str
+    collector: str
+
+    @property
+    def needs_a_person(self) -> bool:
+        return bool(
+            self.failed_jobs or self.failed_deliveries or self.held_deliveries or self.held_series or self.away or self.door
+            or self.collector
+        )  # fmt: skip
+
+
+def overview(db: Database, now: datetime) -> Overview:
+    with db() as session:
+        return Overview(
+            hours=_hours(session, now),
+            receiving=_count(session, Series.state == SeriesState.RECEIVING),
+            jobs={str(state): _count(session, Job.state == state) for state in _WAITING_JOBS},
+            deliveries={str(state): _count(session, Delivery.state == state) for state in _WAITING_DELIVERIES},
+            oldest_job=_oldest(session, Job, JobState.QUEUED),
+            oldest_delivery=_oldest(session, Delivery, DeliveryState.QUEUED),
+            failed_jobs=_count(session, Job.state == JobState.FAILED),
+            failed_deliveries=_count(session, Delivery.state == DeliveryState.FAILED),
+            held_deliveries=_count(session, Delivery.state == DeliveryState.HELD),
+            held_series=_count(session, Series.state.in_(_HELD)),
+            unmatched=_count(session, Series.last_received_at >= now - _DAY, unmatched()),
+            away=_away(session),
+            door=_door(session),
+            collector=session.scalar(select(AuditSink.reason).where(AuditSink.name == SINK)) or "",
+        )
+
+
+def _count(session: Session, *conditions: ColumnElement[bool]) -> int:
+    few = select(literal(1)).where(*conditions).limit(COUNTED).subquery()
+    return session.scalar(select(func.count()).select_from(few)) or 0
+
+
+def _oldest(session: Session, table: type[Job] | type[Delivery], state: str) -> datetime | None:
+    """The rows were made in the order of their numbers."""
+    return session.scalar(select(table.created_at).where(table.state == state).order_by(table.id).limit(1))
+
+
+def _hours(session: Session, now: datetime) -> list[Hour]:
+    """The last of them is the present one."""
+    first = now.replace(minute=0, second=0, microsecond=0) - timedelta(hours=HOURS - 1)
+    series = _by_hour(session, Series.last_received_at, first)
+    jobs, deliveries = _by_hour(session, Job.ended_at, first), _by_hour(session, Delivery.proved_at, first)
+    hours = [first + timedelta(hours=number) for number in range(HOURS)]
+    keys = [f"{hour:%Y-%m-%d %H}" for hour in hours]
+    return [Hour(at, series.get(key, 0), jobs.get(key, 0), deliveries.get(key, 0)) for at, key in zip(hours, keys, strict=True)]
+
+
+def _by_hour(session: Session, column: Any, since: datetime) -> dict[str, int]:
+    """Counts by year, month, day and hour; both databases write a time in this order."""
+    hour = func.substr(cast(column, String), 1, 13).label("hour")
+    return dict(session.execute(select(hour, func.count()).where(column >= since).group_by(hour)).all())
+
+
+def _away(session: Session) -> list[Away]:
+    """Of the deliveries that have waited longest, those that were tried and did not arrive."""
+    tried = select(Delivery.peer, Delivery.created_at, Delivery.reason).where(
+        Delivery.state == DeliveryState.QUEUED, Delivery.attempts > 0
+    )
+    away: dict[str, Away] = {}
+    for peer, since, reason in session.execute(tried.order_by(Delivery.id).limit(COUNTED)):
+        first = away.get(peer, Away(peer, 0, since, reason))
+        away[peer] = Away(peer, first.waiting + 1, first.since, reason)
+    return list(away.values())
+
+
+def _door(session: Session) -> str:
+    """Why the door is closed; empty while it is open. A start opens it."""
+    acts = (Act.DOOR_CLOSED, Act.DOOR_OPENED, Act.GATEWAY_STARTED)
+    last = [session.scalar(select(func.max(AuditEvent.id)).where(AuditEvent.act == act)) or 0 for act in acts]
+    if last[0] != max(last) or not last[0]:
+        return ""
+    return str(session.get_one(AuditEvent, last[0]).detail.get("reason", ""))

@@ -1,0 +1,131 @@
+"""The rows of deliveries: how one comes to be, whose turn it is, and how an attempt ends.
+
+What goes to one peer for one study goes in its order: only the first that is open has an attempt in the engine, and its end
+enqueues the next. Another study, and another peer, wait for nobody.
+"""
+
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.db import insert_once
+from gateway.engine import DELIVER, PROVE, Queues, backoff, peer_lane, rank, ticket
+from gateway.errors import ConfigError
+from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance
+
+OPEN = (DeliveryState.QUEUED, DeliveryState.SENDING)
+AT_MOST = 3
+"""A peer may say no so often, or lose it, before a person has to look."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How patient deliveries are."""
+
+    retry: timedelta = timedelta(seconds=10)
+    """After the first attempt that failed; it doubles with every further one."""
+    retry_at_most: timedelta = timedelta(hours=1)
+    late: timedelta = timedelta(hours=4)
+    """Without success for so long, somebody is told; it is tried on."""
+    report: timedelta = timedelta(hours=24)
+    """A storage commitment that is not reported by then is asked for again."""
+
+    def wait(self, attempts: int) -> timedelta:
+        """It doubles up to the most, and is a little random: a peer that comes back does not get everything at once."""
+        return backoff(attempts, first=self.retry, at_most=self.retry_at_most) * random.uniform(0.8, 1)  # noqa: S311
+
+
+def make(session: Session, output: OutputInstance, peer: str, now: datetime, *, job: Job, queues: Queues) -> None:
+    """A delivery of `output` to `peer`, once; it goes after those of its study that are on their way to that peer."""
+    uid, study = output.sop_instance_uid, output.study_instance_uid
+    ahead = session.scalars(_open(peer, study).with_for_update()).all()
+    values = {"job": job.id, "study_instance_uid": study, "created_at": now, "due_at": now, "ticket": "" if ahead else "0"}
+    if insert_once(session, Delivery, sop_instance_uid=uid, peer=peer, **values) and not ahead:
+        mine = select(Delivery).where(Delivery.sop_instance_uid == uid, Delivery.peer == peer)
+        enqueue(session, session.scalars(mine).one(), queues)
+
+
+def made_by(session: Session, *, job: int | None = None, sop_instance_uid: str | None = None) -> list[OutputInstance]:
+    """What a person named: one object of ours, or all results of a job, without the notes on them. Raises ConfigError."""
+    ours = select(OutputInstance).order_by(OutputInstance.created_at, OutputInstance.sop_instance_uid)
+    if sop_instance_uid is not None:
+        found = session.scalars(ours.where(OutputInstance.sop_instance_uid == sop_instance_uid)).all()
+    else:
+        found = session.scalars(ours.where(OutputInstance.job == job, OutputInstance.retracts == "")).all()
+    if not found:
+        raise ConfigError(["expected the number of a job that has results, or the SOP Instance UID of a result of ours"])
+    return list(found)
+
+
+def anew(session: Session, delivery: Delivery, now: datetime, queues: Queues) -> None:
+    """Queued as if it had never been sent, but for its attempts; after those of its study that are on their way."""
+    ahead = session.scalars(_open(delivery.peer, delivery.study_instance_uid).with_for_update()).all()
+    delivery.state, delivery.due_at, delivery.ticket = DeliveryState.QUEUED, now, "" if ahead else ticket(delivery.attempts, now)
+    delivery.refusals, delivery.looks, delivery.unanswered, delivery.reason = 0, 0, False, ""
+    delivery.transaction_uid, delivery.asked_at, delivery.proved_at, delivery.proof = "", None, None, ""
+    if not ahead:
+        enqueue(session, delivery, queues)
+
+
+def enqueue(session: Session, delivery: Delivery, queues: Queues, delay: timedelta = timedelta(0)) -> None:
+    """An attempt under the row's ticket."""
+    job = session.get_one(Job, delivery.job)
+    queues.enqueue(
+        session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=peer_lane(delivery.peer), delay=delay,
+        rank=rank(job.priority, delivery.created_at),
+    )  # fmt: skip
+
+
+def enqueue_proof(session: Session, delivery: Delivery, queues: Queues, delay: timedelta) -> None:
+    """A look for a proof under the row's ticket."""
+    lane = peer_lane(delivery.peer)
+    queues.enqueue(session, PROVE, str(delivery.id), attempt=delivery.ticket, lane=lane, delay=delay)
+
+
+def end(session: Session, delivery: Delivery, **values: object) -> bool:
+    """Compare-and-swap: only who still holds the row as it was read may write how the attempt ended."""
+    read = {"state": delivery.state, "attempts": delivery.attempts, "looks": delivery.looks}
+    mine = update(Delivery).filter_by(id=delivery.id, **read)
+    ended = session.execute(mine.values(**values).execution_options(synchronize_session=False))
+    return bool(ended.rowcount)  # type: ignore[attr-defined]
+
+
+def again(session: Session, delivery: Delivery, now: datetime, queues: Queues, *, delay: timedelta, **values: object) -> bool:
+    """Queued again, delayed, unless somebody else ended it; it stays in front of what comes after it in its study."""
+    attempt = ticket(delivery.attempts, now)
+    mine = end(session, delivery, state=DeliveryState.QUEUED, due_at=now + delay, ticket=attempt, **values)
+    if mine:
+        delivery.ticket = attempt
+        enqueue(session, delivery, queues, delay)
+    return mine
+
+
+def follow(session: Session, peer: str, study_instance_uid: str, now: datetime, *, queues: Queues) -> None:
+    """What waited for one that is not open any more has its turn."""
+    waiting = session.scalars(_open(peer, study_instance_uid).order_by(Delivery.id).limit(1)).first()
+    if waiting is not None and waiting.ticket == "":
+        waiting.ticket, waiting.due_at = ticket(waiting.attempts, now), now
+        enqueue(session, waiting, queues)
+
+
+def tell(
+    session: Session, act: Act, delivery: Delivery, now: datetime, *, outcome: int = 0, actor: str = "gateway", **detail: Any
+) -> None:
+    """The audit event of a delivery."""
+    output = session.get_one(OutputInstance, delivery.sop_instance_uid)
+    audit.record(
+        session, act, at=now, actor=actor, outcome=outcome, study=output.study_instance_uid, series=output.series_instance_uid,
+        instance=output.sop_instance_uid, job=delivery.job, peer=delivery.peer, **detail,
+    )  # fmt: skip
+
+
+def _open(peer: str, study_instance_uid: str) -> Any:
+    return select(Delivery).where(
+        Delivery.peer == peer, Delivery.study_instance_uid == study_instance_uid, Delivery.state.in_(OPEN)
+    )

@@ -1,0 +1,126 @@
+"""Load: the files of a job as what its pipeline works on. Digests and headers first, then one frame of pixels at a time."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import UID
+
+from gateway.decisions.choose import choose
+from gateway.dicom.enhanced import frame_number
+from gateway.dicom.frames import Frame, frames
+from gateway.dicom.header import clean_series
+from gateway.dicom.pixels import pixels
+from gateway.dicom.values import texts
+from gateway.errors import Unsuitable
+from gateway.imaging.volume import Stack, arrange, volume
+from gateway.pipeline import Needs, Prior, Priors, Study
+from gateway.store import Store
+
+_DEFERRED_BYTES = 64 * 1024
+
+_OF_PATIENT = ("IssuerOfPatientID", "PatientBirthDate")
+
+Inputs = Sequence[tuple[str, str]]
+"""SOP Instance UIDs, and the SHA-256 (hex) of their files."""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A series that a job gets as a prior, and from where."""
+
+    series_instance_uid: str
+    peer: str
+    days_before: int
+    inputs: Inputs
+
+
+def load(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
+    """The volume that the pipeline needs, and notes on what was left out or coerced. Raises Unsuitable.
+
+    Every file's digest is checked and its header parsed once; pixels are loaded when their slice is filled, those of enhanced
+    objects frame by frame.
+    """
+    with ThreadPoolExecutor(2) as pool:  # digests are made beside the reading: they need no interpreter
+        headers = [dcmread(path, defer_size=_DEFERRED_BYTES) for path in pool.map(store.check, dict(inputs).values())]
+    if any(header.get("Modality") != needs.modality for header in headers):
+        raise Unsuitable("IMAGE", f"expected modality {needs.modality}")
+    files = {uid: store.path(sha256) for uid, sha256 in inputs}
+    chosen = choose(headers, needs.volume, lambda header: _encoded(header, files))
+    stack = arrange(chosen.headers)
+    _check_needs(stack, needs)
+    filled = volume(stack, _stored(stack.headers, files), whole_numbers=needs.whole_numbers)
+    source, notes = clean_series(stack.headers)
+    return Study(filled, source), [*chosen.notes, *stack.notes, *notes]
+
+
+def beside(study: Study, earlier: Sequence[Earlier], needs: Needs, store: Store) -> tuple[Study, list[str]]:
+    """The study with the volumes of its priors; one that is not of its patient, or not what the pipeline needs, is left out."""
+    wants, found, notes = needs.priors or Priors(), [], []
+    mine = replace(needs, modality=wants.modality or needs.modality)
+    for one in earlier:
+        try:
+            prior, own = load(one.inputs, mine, store)
+            _check_patient(prior.source[0], study.source[0])
+        except Unsuitable as error:
+            notes.append(f"prior {one.series_instance_uid} left out: {error}")
+            continue
+        found.append(Prior(prior.volume, prior.source, one.days_before))
+        notes += [f"prior {one.series_instance_uid}, {one.days_before} days before, from {one.peer}", *own]
+    return replace(study, priors=tuple(found)), notes
+
+
+def _check_patient(prior: Dataset, header: Dataset) -> None:
+    """What both say of the patient is the same, and both say an ID."""
+    told = [(texts(prior, keyword), texts(header, keyword)) for keyword in ("PatientID", *_OF_PATIENT)]
+    said = [pair for pair in told if all("".join(value) for value in pair)]
+    if told[0] not in said or any(one != other for one, other in said):
+        raise Unsuitable("IDENTITY", "expected a prior of the same patient (Patient ID, issuer, birth date)")
+
+
+def _encoded(header: Dataset, files: Mapping[str, Path]) -> bytes:
+    number = frame_number(header)
+    if number is None:
+        return bytes(header.get("PixelData") or b"")
+    return next(frames(files[header.SOPInstanceUID], [number])).content
+
+
+def _stored(headers: Sequence[Dataset], files: Mapping[str, Path]) -> Iterator[np.ndarray]:
+    """The stored values of each slice; its header goes on without them."""
+    for uid, of_instance in groupby(headers, lambda header: str(header.SOPInstanceUID)):
+        slices = list(of_instance)
+        numbers = [number for one in slices if (number := frame_number(one)) is not None]
+        if numbers:
+            for header, frame in zip(slices, frames(files[uid], numbers), strict=True):
+                yield pixels(_alone(header, frame))
+        else:
+            for header in slices:
+                yield pixels(header)
+                del header.PixelData
+
+
+def _alone(header: Dataset, frame: Frame) -> Dataset:
+    """A data set of one frame, which decodes like any other."""
+    alone = Dataset()
+    alone.update(header)
+    alone.file_meta = FileMetaDataset()
+    alone.file_meta.TransferSyntaxUID = UID(frame.transfer_syntax_uid)
+    is_encapsulated = alone.file_meta.TransferSyntaxUID.is_encapsulated
+    alone.PixelData = encapsulate([frame.content]) if is_encapsulated else frame.content
+    alone["PixelData"].VR = "OB" if is_encapsulated else "OW"
+    return alone
+
+
+def _check_needs(stack: Stack, needs: Needs) -> None:
+    if len(stack.headers) < needs.slices_at_least:
+        raise Unsuitable("INCOMPLETE", f"expected at least {needs.slices_at_least} slices, there are {len(stack.headers)}")
+    if stack.spacing_mm > needs.spacing_at_most_mm:
+        raise Unsuitable(
+            "GEOMETRY", f"expected slices at most {needs.spacing_at_most_mm:g} mm apart, they are {stack.spacing_mm:g}"
+        )

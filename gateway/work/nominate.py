@@ -1,0 +1,42 @@
+"""Nominate: a series that a rule wants, for a pipeline that gets one series of the study, waits until the study is complete."""
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gateway.db import insert_once
+from gateway.decisions.rank import Traits
+from gateway.engine import ELECT, SETTLE, Queues
+from gateway.rows.candidates import Candidate, CandidateState
+from gateway.rows.tables import Series
+
+
+def nominate(
+    session: Session,
+    series: Series,
+    weighed: Traits,
+    now: datetime,
+    queues: Queues,
+    *,
+    quiet: timedelta,
+    **order: object,
+) -> None:
+    """Once for this revision; its study is looked at when it has been quiet for so long. `order`: of the job that it would be."""
+    insert_once(
+        session, Candidate, series_instance_uid=series.series_instance_uid, revision=series.revision,
+        study_instance_uid=series.study_instance_uid, traits=asdict(weighed), made_at=now, due_at=now + quiet, **order,
+    )  # fmt: skip
+    look_again(session, series.study_instance_uid, now + quiet, now, queues)
+
+
+def look_again(session: Session, study_instance_uid: str, due_at: datetime, now: datetime, queues: Queues) -> None:
+    attempt = f"{due_at.timestamp():.6f}"
+    queues.enqueue(session, ELECT, study_instance_uid, attempt=attempt, lane=SETTLE, delay=due_at - now)
+
+
+def late_studies(session: Session, before: datetime) -> list[str]:
+    """Studies with candidates that should have been looked at by then."""
+    late = (Candidate.state == CandidateState.WAITING) & (Candidate.due_at < before)
+    return list(session.scalars(select(Candidate.study_instance_uid).where(late).distinct()))

@@ -1,0 +1,58 @@
+"""Progress: how far the work on a series is, in a word for whoever asked for it; and what peers were told of it."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from gateway.db import Database
+from gateway.rows.retrieval import Retrieval, RetrievalState
+from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
+
+WAITING, UNWANTED, HELD, WORKING, FAILED, DELIVERING, DELIVERED = (
+    "waiting", "no rule wants it", "held", "working", "failed", "delivering", "delivered",
+)  # fmt: skip
+LAST = (UNWANTED, FAILED, DELIVERED)
+_AT_ONCE = 20
+
+
+def states(peer: str, *, db: Database) -> Sequence[tuple[Retrieval, str]]:
+    """Series of the peer of which it was told another state than they have now."""
+    query = select(Retrieval).where(
+        Retrieval.peer == peer, Retrieval.state == RetrievalState.DONE, Retrieval.told.not_in(LAST)
+    )  # fmt: skip
+    with db() as session:
+        rows = session.scalars(query.limit(_AT_ONCE)).all()
+        found = [(row, state_of(session, row.series_instance_uid)) for row in rows]
+    return [(row, state) for row, state in found if state != row.told]
+
+
+def note(row: Retrieval, state: str, *, db: Database) -> None:
+    """The peer was told, unless the series is wanted again meanwhile."""
+    with db.begin() as session:
+        same = update(Retrieval).where(Retrieval.id == row.id, Retrieval.wanted_at == row.wanted_at)
+        session.execute(same.values(told=state))
+
+
+def state_of(session: Session, series_instance_uid: str) -> str:
+    """One of the words above."""
+    series = session.get(Series, series_instance_uid)
+    if series is None or series.state == SeriesState.RECEIVING:
+        return WAITING
+    mine = select(Job.id, Job.state).where(Job.series_instance_uid == series_instance_uid, Job.revision == series.revision)
+    made = session.execute(mine).all()
+    if not made:
+        return UNWANTED if series.state == SeriesState.COMPLETE else HELD
+    found = {state for _, state in made}
+    if found & {JobState.QUEUED, JobState.RUNNING}:
+        return WORKING
+    if JobState.FAILED in found:
+        return FAILED
+    sent = select(Delivery.state).where(Delivery.job.in_([key for key, _ in made])).distinct()
+    return _delivered(set(session.scalars(sent)))
+
+
+def _delivered(found: set[str]) -> str:
+    if found & {DeliveryState.FAILED, DeliveryState.HELD}:
+        return FAILED
+    return DELIVERING if found & {DeliveryState.QUEUED, DeliveryState.SENDING} else DELIVERED

@@ -1,0 +1,60 @@
+"""An older database under a newer store: a backup that was brought back, or a trail that was cut off.
+
+Serving on as if nothing had happened would make results again under their UIDs, with other times in them, and send them over
+those that peers hold. So the gateway does not serve before a person has said that a backup was restored; from then on peers are
+asked for what they hold before anything is sent to them.
+"""
+
+from datetime import datetime
+
+from sqlalchemy import select
+
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.auditing.seal import heads_file, public_key, public_key_file, read
+from gateway.configuration.sections import Config
+from gateway.db import Database
+from gateway.errors import ConfigError
+from gateway.rows.tables import Instance, OutputInstance, Version
+
+
+def refuse_older(config: Config, *, db: Database) -> None:
+    """Raise ConfigError where a head of the trail was signed that the database has not come to."""
+    signed, there = _signed(config), _there(db)
+    if signed > there:
+        why = "it was restored from an older backup, or cut off"
+        what = "if you restored it, say so with `gateway db restored`, then serve"
+        raise ConfigError([f"database: its audit trail ends at event {there}, and event {signed} was signed: {why}; {what}"])
+
+
+def accept(config: Config, *, db: Database, actor: str, now: datetime) -> str:
+    """Write down that a backup was restored; the signed heads are put aside, because they tell of another trail."""
+    signed, there, heads = _signed(config), _there(db), heads_file(config)
+    if signed <= there:
+        raise ConfigError(["database: nothing was signed that it does not have: expected one that was restored"])
+    aside = heads.with_name(f"{heads.stem}.until-{now:%Y%m%dT%H%M%S}{heads.suffix}")
+    with db.begin() as session:
+        audit.record(session, Act.DATABASE_RESTORED, at=now, actor=actor, outcome=audit.SERIOUS, signed=signed, events=there)
+    heads.rename(aside)
+    return f"the database ends at event {there} of {signed}; the signed heads of before are in {aside}"
+
+
+def without_rows(config: Config, *, db: Database) -> int:
+    """Files of the store that the restored database does not know: `gateway send` brings them in again."""
+    with db() as session:
+        known = {digest for table in (Instance, OutputInstance, Version) for digest in session.scalars(select(table.sha256))}
+    return sum(path.stem not in known for path in config.store_folder.glob("??/*.dcm"))
+
+
+def _signed(config: Config) -> int:
+    heads = heads_file(config)
+    if not heads.exists() or not public_key_file(config).exists():
+        return 0
+    with heads.open() as lines:
+        return max((one.position for one in read(lines, public_key(public_key_file(config))).signed), default=0)
+
+
+def _there(db: Database) -> int:
+    with db() as session:
+        head = audit.head_of(session)
+        return head.position if head else 0

@@ -1,0 +1,200 @@
+"""Retention: files go when their time is over, or when the disk is nearly full; never before proof. Rows and trail stay.
+
+    instances of a series     it is complete, no job of it waits or runs, and every delivery of its results is proved, dropped by
+                              a person, or sent to a peer that never proves anything
+    an object of ours         it was delivered, and every delivery of it is proved or dropped by a person
+    a version kept apart      stays: a person looks at it
+
+Order of effects: the rows say that the files are gone, with the trail, then the files go. What a crash leaves between the two
+the next round takes. One round is bounded; there is one a minute.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from sqlalchemy import Select, exists, or_, select, update
+from sqlalchemy.orm import Session
+
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.configuration.sections import RetentionSection
+from gateway.crash import crash_point
+from gateway.db import Database, lock
+from gateway.rows.searches import Prior
+from gateway.rows.tables import Delivery, DeliveryState, Instance, Job, JobState, OutputInstance, Series, SeriesState, Version
+from gateway.store import Store
+from gateway.work.kept import Keep
+from gateway.work.returned import hold_files
+
+_SERIES, _OUTPUTS, _TOGETHER = 50, 500, 200
+_FRESH = timedelta(minutes=10)
+"""What happened so lately is left alone, however full the disk is: somebody may be at work on it."""
+_SETTLED = (DeliveryState.PROVED, DeliveryState.CANCELLED)
+
+_logger = structlog.get_logger()
+
+
+def retain(now: datetime, *, settings: RetentionSection, unproving: Collection[str], store: Store, db: Database) -> None:
+    """One round. `unproving` are the peers whose `proof` is "none". Without settings nothing ever goes."""
+    if settings == RetentionSection():
+        return
+    _finish(store=store, db=db)
+    if settings.sources_days is not None:
+        may_go = _series_that_may_go(now - timedelta(days=settings.sources_days), unproving)
+        for uid in _first(db, may_go.limit(_SERIES)):
+            _take_series(uid, may_go, "its days are over", now, store, db)
+    if settings.outputs_days is not None:
+        objects = _outputs_that_may_go(now - timedelta(days=settings.outputs_days))
+        for job, uids in _by_job(db, objects.limit(_OUTPUTS)):
+            _take_outputs(job, uids, objects, "their days are over", now, store, db)
+    if settings.headers_days is not None:
+        Keep(store.headers).forget(now - timedelta(days=settings.headers_days), now)
+    if store.free_bytes() < settings.pressure_free_bytes:
+        _relieve(now, settings.pressure_free_bytes, unproving, store, db)
+
+
+def take(series_instance_uid: str, now: datetime, *, why: str, unproving: Collection[str], store: Store, db: Database) -> None:
+    """The files of one series and of its results, now; what is still owed to somebody stays, and so do the rows."""
+    _take_series(series_instance_uid, _series_that_may_go(now, unproving), why, now, store, db)
+    of_series = select(Job.id).where(Job.series_instance_uid == series_instance_uid)
+    objects = _outputs_that_may_go(now).where(OutputInstance.job.in_(of_series))
+    for job, uids in _by_job(db, objects):
+        _take_outputs(job, uids, objects, why, now, store, db)
+
+
+def _relieve(now: datetime, wanted: int, unproving: Collection[str], store: Store, db: Database) -> None:
+    """The oldest first until there is room, before their days; what failed waits for its days: a person may want it again."""
+    why = "the disk is nearly full"
+    failed = exists().where(Job.series_instance_uid == Series.series_instance_uid, Job.state == JobState.FAILED)
+    may_go = _series_that_may_go(now - _FRESH, unproving).where(~failed)
+    for uid in _first(db, may_go.limit(_SERIES)):
+        if store.free_bytes() >= wanted:
+            return
+        _take_series(uid, may_go, why, now, store, db)
+    objects = _outputs_that_may_go(now - _FRESH)
+    for job, uids in _by_job(db, objects.limit(_OUTPUTS)):
+        if store.free_bytes() >= wanted:
+            return
+        _take_outputs(job, uids, objects, why, now, store, db)
+    if store.free_bytes() < wanted:
+        _logger.warning("store.under_pressure", reason="nothing more may go in this round: it waits for proof, or for a person")
+
+
+def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[str]:
+    of_job = Job.series_instance_uid == Series.series_instance_uid
+    busy = exists().where(of_job, or_(Job.state.in_((JobState.QUEUED, JobState.RUNNING)), Job.ended_at >= before))
+    lent = exists().where(
+        Prior.series_instance_uid == Series.series_instance_uid, Prior.job == Job.id,
+        Job.state.in_((JobState.QUEUED, JobState.RUNNING)),
+    )  # fmt: skip
+    ended = or_(Delivery.state.in_(_SETTLED), (Delivery.state == DeliveryState.SENT) & Delivery.peer.in_(list(unproving)))
+    late = or_(Delivery.proved_at >= before, Delivery.sent_at >= before)
+    owed = exists().where(of_job, Delivery.job == Job.id, or_(~ended, late))
+    return (
+        select(Series.series_instance_uid)
+        .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)), ~busy, ~lent, ~owed)
+        .where(Series.held.not_in(("refused", "failed")))  # a rule, or nobody yet, has looked at those
+        .where(Series.last_received_at < before, or_(Series.complete_at.is_(None), Series.complete_at < before))
+        .order_by(Series.last_received_at)
+    )
+
+
+def _outputs_that_may_go(before: datetime) -> Select[int, str]:
+    """What went to nobody stays: there is no other copy."""
+    mine = Delivery.sop_instance_uid == OutputInstance.sop_instance_uid
+    owed = exists().where(mine, or_(Delivery.state.not_in(_SETTLED), Delivery.proved_at >= before))
+    return (
+        select(OutputInstance.job, OutputInstance.sop_instance_uid)
+        .where(OutputInstance.gone_at.is_(None), OutputInstance.created_at < before, exists().where(mine), ~owed)
+        .order_by(OutputInstance.created_at, OutputInstance.job)
+    )
+
+
+def _take_series(uid: str, may_go: Select[str], why: str, now: datetime, store: Store, db: Database) -> None:
+    mine = Instance.series_instance_uid == uid
+    with db.begin() as session:
+        series = lock(session, Series, uid)  # against instances that come, and settle
+        if session.scalars(may_go.where(Series.series_instance_uid == uid)).first() is None:
+            return
+        going = update(Instance).where(mine, Instance.gone_at.is_(None)).values(gone_at=now).returning(Instance.size)
+        sizes = session.scalars(going.execution_options(synchronize_session=False)).all()
+        if sizes:
+            audit.record(
+                session, Act.FILE_REMOVED, at=now, study=series.study_instance_uid, series=uid, instances=len(sizes),
+                bytes=sum(sizes), reason=why,
+            )  # fmt: skip
+        files = [tuple(row) for row in session.execute(select(Instance.sop_instance_uid, Instance.sha256).where(mine))]
+    _remove(files, store, db)
+    with db.begin() as session:
+        series = lock(session, Series, uid)
+        if not session.scalar(select(exists().where(mine, Instance.gone_at.is_(None)))):
+            series.gone_at = now
+
+
+def _take_outputs(
+    job: int, uids: Sequence[str], may_go: Select[int, str], why: str, now: datetime, store: Store, db: Database
+) -> None:
+    with db.begin() as session:
+        rows = [lock(session, OutputInstance, uid) for uid in sorted(uids)]  # against a person who sends them again
+        still = {uid for _, uid in session.execute(may_go.where(OutputInstance.sop_instance_uid.in_(uids)))}
+        going = [row for row in rows if row.sop_instance_uid in still]
+        for row in going:
+            row.gone_at = now
+        if going:
+            audit.record(
+                session, Act.FILE_REMOVED, at=now, study=going[0].study_instance_uid, job=job, outputs=len(going),
+                bytes=sum(row.size for row in going), reason=why,
+            )  # fmt: skip
+    _remove([(row.sop_instance_uid, row.sha256) for row in going], store, db)
+
+
+def _finish(*, store: Store, db: Database) -> None:
+    """What a crash left of the last objects that went; of a series the row says whether its files went."""
+    latest = select(OutputInstance.sop_instance_uid, OutputInstance.sha256).where(OutputInstance.gone_at.is_not(None))
+    with db() as session:
+        rows = session.execute(latest.order_by(OutputInstance.gone_at.desc()).limit(_OUTPUTS)).all()
+    _remove([(uid, sha256) for uid, sha256 in rows if store.path(sha256).exists()], store, db)
+
+
+def _remove(files: Iterable[tuple[Any, ...]], store: Store, db: Database) -> None:
+    """The files of instances that are gone; one that has come again meanwhile, or is something else's too, stays.
+
+    The same bytes have the same SOP Instance UID, so whatever needs a file is found by that.
+    """
+    crash_point("retain.written")
+    left = iter(files)
+    while some := list(itertools.islice(left, _TOGETHER)):
+        with db.begin() as session:
+            hold_files(session, alone=True)
+            needed = _needed(session, [uid for uid, _ in some])
+            for uid, sha256 in some:
+                if (uid, sha256) not in needed:
+                    store.discard(sha256)
+                    crash_point("retain.removed")
+
+
+def _needed(session: Session, uids: Sequence[str]) -> set[tuple[str, str]]:
+    needed: set[tuple[str, str]] = set()
+    for table in (Instance, OutputInstance, Version):
+        rows = select(table.sop_instance_uid, table.sha256).where(table.sop_instance_uid.in_(uids))
+        if table is not Version:
+            rows = rows.where(table.gone_at.is_(None))  # type: ignore[union-attr]
+        needed |= {(uid, sha256) for uid, sha256 in session.execute(rows)}
+    return needed
+
+
+def _first(db: Database, query: Select[str]) -> Sequence[str]:
+    with db() as session:
+        return session.scalars(query).all()
+
+
+def _by_job(db: Database, query: Select[int, str]) -> list[tuple[int, list[str]]]:
+    with db() as session:
+        rows = session.execute(query).all()
+    jobs: dict[int, list[str]] = {}
+    for job, uid in rows:
+        jobs.setdefault(job, []).append(uid)
+    return list(jobs.items())

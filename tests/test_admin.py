@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import text
 
 from gateway.acts import admin
+from gateway.auditing import events
 from gateway.db import open_database
 from gateway.engine import DELIVER, RUN, Queues, workflow_id
 from gateway.errors import ConfigError
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.wanted import Wanted
 from tests.rows_fixture import NOW, OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
 
@@ -43,7 +44,7 @@ def engine_state(db, workflow: str) -> tuple[str, int] | None:
 
 
 def last_act(db) -> tuple[str, str]:
-    event = admin.list_audit(db)[-1]
+    event = events.latest(db)[-1]
     return event.act, event.actor
 
 
@@ -51,7 +52,7 @@ def test_a_series_is_told_with_its_rules_jobs_and_deliveries(db) -> None:
     job = a_job(db)
     a_delivery(db, job)
 
-    story = admin.show_series(db, SERIES)
+    story = stories.show_series(db, SERIES)
 
     assert (story.study.study_instance_uid, story.instances, story.size, story.versions) == (STUDY, 1, 2_500_000, 0)
     assert [(outcome.rule, outcome.matched) for outcome in story.outcomes] == [("chest CT", False)]
@@ -79,7 +80,7 @@ def test_a_delivery_is_told_with_the_events_of_its_own_peer(db) -> None:
     job = a_job(db)
     mine, _ = a_delivery(db, job), a_delivery(db, job, peer="other")
 
-    story = admin.show_delivery(db, mine)
+    story = stories.show_delivery(db, mine)
 
     assert (story.delivery.id, story.output.sop_instance_uid) == (mine, OUTPUT)
     assert [event.detail["peer"] for event in story.events] == ["pacs"]
@@ -89,16 +90,16 @@ def test_the_trail_can_be_narrowed_to_a_series_or_a_job(db) -> None:
     job = a_job(db)
     a_delivery(db, job)
 
-    assert [event.act for event in admin.list_audit(db)] == ["series.complete", "delivery.retried"]
-    assert [event.act for event in admin.list_audit(db, series=SERIES)] == ["series.complete"]
-    assert [event.act for event in admin.list_audit(db, job=job)] == ["delivery.retried"]
-    assert [event.act for event in admin.list_audit(db, limit=1)] == ["delivery.retried"]
+    assert [event.act for event in events.latest(db)] == ["series.complete", "delivery.retried"]
+    assert [event.act for event in events.latest(db, series=SERIES)] == ["series.complete"]
+    assert [event.act for event in events.latest(db, job=job)] == ["delivery.retried"]
+    assert [event.act for event in events.latest(db, limit=1)] == ["delivery.retried"]
 
 
-@pytest.mark.parametrize("ask", [admin.show_job, admin.show_delivery, admin.show_series])
+@pytest.mark.parametrize("ask", [stories.show_job, stories.show_delivery, stories.show_series])
 def test_what_does_not_exist_is_told(db, ask) -> None:
     with pytest.raises(ConfigError, match=r"there is no (job|delivery|series) 4711"):
-        ask(db, "4711" if ask is admin.show_series else 4711)
+        ask(db, "4711" if ask is stories.show_series else 4711)
 
 
 @pytest.mark.parametrize("state", ["failed", "cancelled"])
@@ -107,7 +108,7 @@ def test_a_job_that_ended_badly_is_queued_again_with_its_priority(db, queues, st
 
     assert admin.retry_job(db, queues, job, actor="ann", now=LATER) == f"job {job} is queued again"
 
-    row = admin.show_job(db, job).job
+    row = stories.show_job(db, job).job
     assert (row.state, row.crashes, row.ended_at, row.due_at) == ("queued", 0, None, LATER)
     assert engine_state(db, workflow_id(RUN, str(job), row.ticket)) == ("ENQUEUED", 1)
     assert last_act(db) == ("job.retried", "ann")
@@ -119,7 +120,7 @@ def test_a_job_that_waits_starts_now(db, queues) -> None:
 
     admin.retry_job(db, queues, job, actor="ann", now=LATER)
 
-    row = admin.show_job(db, job).job
+    row = stories.show_job(db, job).job
     assert row.due_at <= LATER
     assert _is_due(db, workflow_id(RUN, str(job), row.ticket))
     assert last_act(db) == ("job.retried", "ann")
@@ -147,7 +148,7 @@ def test_a_waiting_job_can_be_cancelled_and_no_other(db) -> None:
 
     assert admin.cancel_job(db, job, actor="ann", now=LATER) == f"job {job} is cancelled"
 
-    row = admin.show_job(db, job).job
+    row = stories.show_job(db, job).job
     assert (row.state, row.ended_at, row.reason) == ("cancelled", LATER, "cancelled by ann")
     assert last_act(db) == ("job.cancelled", "ann")
     with pytest.raises(ConfigError, match="expected one that waits"):
@@ -161,7 +162,7 @@ def test_a_delivery_that_ended_badly_is_queued_again_with_its_jobs_priority(db, 
 
     assert admin.retry_delivery(db, queues, delivery, actor="ann", now=LATER) == f"delivery {delivery} is queued again"
 
-    row = admin.show_delivery(db, delivery).delivery
+    row = stories.show_delivery(db, delivery).delivery
     assert (row.state, row.due_at) == ("queued", LATER)
     assert engine_state(db, workflow_id(DELIVER, str(delivery), row.ticket)) == ("ENQUEUED", 1)
     assert last_act(db) == ("delivery.retried", "ann")
@@ -172,7 +173,7 @@ def test_a_delivery_that_waits_starts_now(db, queues) -> None:
 
     admin.retry_delivery(db, queues, delivery, actor="ann", now=LATER)
 
-    assert _is_due(db, workflow_id(DELIVER, str(delivery), admin.show_delivery(db, delivery).delivery.ticket))
+    assert _is_due(db, workflow_id(DELIVER, str(delivery), stories.show_delivery(db, delivery).delivery.ticket))
     assert last_act(db) == ("delivery.retried", "ann")
 
 
@@ -191,16 +192,16 @@ def test_a_delivery_can_be_given_up(db, queues) -> None:
 
     assert admin.cancel_delivery(db, queues, delivery, actor="ann", now=LATER) == f"delivery {delivery} is cancelled"
 
-    assert admin.show_delivery(db, delivery).delivery.reason == "cancelled by ann"
+    assert stories.show_delivery(db, delivery).delivery.reason == "cancelled by ann"
     assert last_act(db) == ("delivery.cancelled", "ann")
 
 
 def test_an_act_that_is_refused_leaves_no_trace(db, queues) -> None:
     job = a_job(db, state="done")
-    before = len(admin.list_audit(db))
+    before = len(events.latest(db))
 
     with pytest.raises(ConfigError):
         admin.retry_job(db, queues, job, actor="ann", now=LATER)
 
-    assert len(admin.list_audit(db)) == before
-    assert SOURCE not in [event.sop_instance_uid for event in admin.list_audit(db)]
+    assert len(events.latest(db)) == before
+    assert SOURCE not in [event.sop_instance_uid for event in events.latest(db)]

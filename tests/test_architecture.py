@@ -3,6 +3,7 @@
 import ast
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,22 @@ def test_what_is_at_the_root_is_the_story_and_what_everybody_leans_on() -> None:
 
 def test_only_one_file_names_the_engine() -> None:
     assert importers("dbos", PRODUCT) == {"gateway/engine.py"}
+
+
+@pytest.mark.parametrize(
+    ("module", "unloaded"),
+    [
+        ("gateway.serving.doorway", {"sqlalchemy", "pydantic", "dbos", "uvicorn", "gateway.db", "gateway.configuration"}),
+        ("gateway.commands.desk", {"dbos", "pydicom", "pynetdicom", "highdicom", "numpy", "gateway.app", "gateway.engine"}),
+        ("gateway.cli", {"sqlalchemy", "pydicom", "gateway.commands.desk"}),
+    ],
+)
+def test_who_receives_knows_no_database_and_who_only_asks_does_not_wait_for_what_acts(module: str, unloaded: set[str]) -> None:
+    program = f"import sys, {module}; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+
+    assert module in loaded
+    assert not unloaded & set(loaded)
 
 
 def test_the_gateway_names_no_pipeline() -> None:

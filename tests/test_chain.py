@@ -150,7 +150,7 @@ import os, signal
 from datetime import datetime, UTC
 from sqlalchemy import event
 from sqlalchemy.orm import Session
-from gateway import audit
+from gateway.auditing import audit
 from gateway.db import open_database
 event.listen(Session, "before_commit", lambda session: os.kill(os.getpid(), signal.SIGKILL))  # after the chain's own
 with open_database({database_url!r}).begin() as session:
@@ -478,7 +478,7 @@ def test_a_process_that_is_killed_after_it_signed_leaves_heads_that_verify(seale
     program = f"""
 from datetime import datetime, UTC
 from pathlib import Path
-from gateway import seal
+from gateway.auditing import seal
 from gateway.db import open_database
 folder = Path({str(tmp_path)!r})
 seal.seal(datetime.now(UTC), db=open_database({database_url!r}), key=seal.private_key(folder / "audit.key"), heads=folder / "heads.jsonl")

@@ -10,7 +10,7 @@ import pytest
 from gateway import app
 from gateway.acts import admin
 from gateway.acts.resend import resend
-from gateway.auditing import audit
+from gateway.auditing import audit, events
 from gateway.auditing.audit import Act
 from gateway.db import Database, open_database
 from gateway.deliver import deliver
@@ -22,7 +22,7 @@ from gateway.prove import prove, told
 from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance
 from gateway.store import Store
 from gateway.sweep import sweep
-from gateway.views import lists, wanted
+from gateway.views import lists, stories, wanted
 from gateway.work.delivery import Pace, make
 from tests.rows_fixture import NOW, SERIES, STUDY, a_job, a_series
 
@@ -111,7 +111,7 @@ class Lane:
         return [row.delivery for row in lists.deliveries(self.db, wanted.Wanted()).rows][::-1]
 
     def row(self, delivery: int) -> Delivery:
-        return admin.show_delivery(self.db, delivery).delivery
+        return stories.show_delivery(self.db, delivery).delivery
 
     def step(self) -> bool:
         """Make the next attempt that the engine has; False when it has none."""
@@ -135,7 +135,7 @@ class Lane:
         return stage if stage and row.ticket and self.queues.is_alive(stage, str(row.id), row.ticket) else ""
 
     def acts(self) -> list[str]:
-        return [event.act for event in admin.list_audit(self.db, limit=1000)]
+        return [event.act for event in events.latest(self.db, limit=1000)]
 
 
 @pytest.fixture

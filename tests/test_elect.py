@@ -15,7 +15,6 @@ from pydicom import Dataset
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from gateway.acts import admin
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rank import MEDIUM, SHARP, SOFT, Traits, ranked, sharpness, traits
 from gateway.decisions.rules import load as load_rules
@@ -25,7 +24,7 @@ from gateway.rows.tables import Job, Study
 from gateway.rows.trail import AuditEvent
 from gateway.settle import settle
 from gateway.sweep import sweep
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.wanted import Wanted
 from gateway.work.elect import elect
 from tests.door_fixture import Place
@@ -155,7 +154,7 @@ def test_the_thin_series_of_a_study_is_taken_and_the_thick_one_knows_why_not(pla
         "1.2.3.2": ("passed", "1.2.3.3 was taken: its slices are 5.00 mm apart, those of the other 1.25 mm"),
         "1.2.3.3": ("taken", "the best of 2 series"),
     }
-    assert [one.state for one in admin.show_series(place.db, "1.2.3.2").candidates] == ["passed"]
+    assert [one.state for one in stories.show_series(place.db, "1.2.3.2").candidates] == ["passed"]
     with place.db() as session:
         told = session.scalars(select(AuditEvent.act).where(AuditEvent.act.in_(("series.taken", "series.passed")))).all()
     assert sorted(told) == ["series.passed", "series.taken"]

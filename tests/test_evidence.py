@@ -13,7 +13,7 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 from sqlalchemy import select
 
-from gateway.acts import admin, forced
+from gateway.acts import forced
 from gateway.decisions.completeness import Counted, Decision, Evidence, Policy, Says, Signal, Where, verdict
 from gateway.decisions.evidence import signals
 from gateway.decisions.rules import load as load_rules
@@ -22,7 +22,7 @@ from gateway.errors import ConfigError
 from gateway.rows.tables import Job, Series
 from gateway.rows.trail import AuditEvent
 from gateway.settle import settle
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.wanted import Wanted
 from tests.door_fixture import NOW, Place, scanner
 from tests.synthetic import ct_series
@@ -286,7 +286,7 @@ def test_a_series_that_is_whole_has_its_job_half_a_second_after_its_last_instanc
 
     (job,) = jobs(place)
     assert job.partial == ""
-    story = admin.show_series(place.db, series[0].SeriesInstanceUID)
+    story = stories.show_series(place.db, series[0].SeriesInstanceUID)
     assert {one["name"]: one["says"] for one in story.verdict.signals}["declared"] == "whole"
     assert story.verdict.decision == "complete"
     assert "6 of 6 images by ImagesInAcquisition" in story.series.reason
@@ -415,7 +415,7 @@ def test_a_partial_job_says_so_in_its_notes_and_its_results(place: Place) -> Non
     (job,) = jobs(place)
     assert job.state == "done", job.reason
     assert job.notes[0] == "the series lacks something: 5 of 6 images by ImagesInAcquisition"
-    story = admin.show_job(place.db, job.id)
+    story = stories.show_job(place.db, job.id)
     for output in story.outputs:
         made = dcmread(place.store.path(output.sha256), stop_before_pixels=True)
         assert made.SeriesDescription.startswith("INCOMPLETE SERIES - Not for diagnosis")
@@ -482,7 +482,7 @@ def test_no_order_of_arrival_makes_a_whole_job_of_half_a_series(place: Place, se
         assert len(here) == 8 or jobs(place) == []
     look(place, series, after=700)
     look(place, series, after=700)
-    assert [(job.partial, len(admin.show_job(place.db, job.id).inputs)) for job in jobs(place)] == [("", 8)]
+    assert [(job.partial, len(stories.show_job(place.db, job.id).inputs)) for job in jobs(place)] == [("", 8)]
 
 
 def _bursts(series: list[Dataset], chance: random.Random) -> Iterator[list[Dataset]]:

@@ -43,7 +43,7 @@ from gateway.rows.tables import (
 from gateway.rows.trail import AuditEvent
 from gateway.run import run
 from gateway.settle import settle
-from gateway.views import lists, wanted
+from gateway.views import lists, stories, wanted
 from gateway.work.delivery import Pace
 from tests.door_fixture import NOW, Place, scanner
 from tests.synthetic import ct_series
@@ -278,7 +278,7 @@ def test_half_a_series_is_worked_on_and_the_rest_two_hours_later_makes_a_revisio
     assert (first.state, inputs(place, first)) == (JobState.DONE, 4)
     assert (second.revision, second.supersedes, inputs(place, second)) == (2, first.id, 8)
     assert acts(place, "series.complete", "series.reopened") == ["series.complete", "series.reopened", "series.complete"]
-    assert list(admin.show_job(place.db, first.id).superseded_by) == [second.id]
+    assert list(stories.show_job(place.db, first.id).superseded_by) == [second.id]
 
 
 def test_half_a_series_whose_association_never_ends_is_taken_as_it_is_at_the_deadline(place: Place) -> None:
@@ -328,7 +328,7 @@ def test_a_late_slice_during_inference_makes_a_revision_and_the_result_without_i
     assert (first.state, second.state) == (JobState.DONE, JobState.DONE)
     assert (inputs(place, first), inputs(place, second)) == (7, 8)
     assert (second.revision, second.supersedes) == (2, first.id)
-    assert list(admin.show_job(place.db, first.id).superseded_by) == [second.id]
+    assert list(stories.show_job(place.db, first.id).superseded_by) == [second.id]
     assert place.count(OutputInstance) == 4
     with place.db() as session:
         made = [event.detail["supersedes"] for event in session.scalars(select(AuditEvent).where(AuditEvent.act == "job.created").order_by(AuditEvent.id))]  # fmt: skip

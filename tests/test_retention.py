@@ -31,6 +31,7 @@ from gateway.serving.stages import Stages
 from gateway.settle import settle
 from gateway.store import Store
 from gateway.telling.traces import Traces
+from gateway.views import stories
 from gateway.work.ask import ask
 from gateway.work.retention import retain
 from tests.door_fixture import Place, scanner
@@ -472,7 +473,7 @@ def test_a_job_whose_instances_are_gone_is_not_tried_again_and_says_why(place: P
 
     with pytest.raises(ConfigError, match="retention took 3 of its instances: send the series again"):
         admin.retry_job(place.db, place.queues, job, actor="ann", now=place.now)
-    assert admin.show_job(place.db, job).gone == 3
+    assert stories.show_job(place.db, job).gone == 3
 
 
 def test_who_reads_a_file_that_is_gone_is_told_that_it_is_not_damaged(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from gateway.peers import load_protocols, make_peer
 from gateway.rows.tables import Delivery, Job, OutputInstance, Study
 from gateway.rows.trail import AuditEvent
 from gateway.store import Store
+from gateway.views import stories
 from gateway.work.delivery import Pace
 from tests.peers_fixture import running_orthanc
 from tests.results_fixture import encoded, lung_job
@@ -342,7 +343,7 @@ def test_what_cannot_be_sent_again_is_told_and_nothing_is_sent(results: Results)
 def test_jobs_that_take_the_place_of_each_other_name_each_other(results: Results) -> None:
     later = a_job(results.db, state="done", input_key="9" * 64, revision=2, supersedes=results.job)
 
-    assert list(admin.show_job(results.db, results.job).superseded_by) == [later]
+    assert list(stories.show_job(results.db, results.job).superseded_by) == [later]
     with results.db() as session:
         assert session.get_one(Job, later).supersedes == results.job
 

@@ -11,7 +11,6 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from gateway.acts import admin
 from gateway.acts.release import held_series, release_held, release_series
 from gateway.decisions.arrival import arrival
 from gateway.decisions.completeness import Policy
@@ -26,6 +25,7 @@ from gateway.rows.tables import Delivery, Job, JobState, OutputInstance, RuleOut
 from gateway.rows.trail import AuditEvent
 from gateway.run import run
 from gateway.settle import Held, settle
+from gateway.views import stories
 from gateway.views.agreement import agreement, dice
 from gateway.work.kept import Keep
 from gateway.work.shadow import release_job
@@ -170,7 +170,7 @@ def test_a_job_in_the_shadow_runs_and_sends_nothing_before_a_person_says_so(plac
 
     (job,) = rows(place, Job)
     assert (job.state, job.reason[:13]) == (JobState.DONE, "in the shadow")
-    assert len(admin.show_job(place.db, job.id).outputs) == 2
+    assert len(stories.show_job(place.db, job.id).outputs) == 2
     assert rows(place, Delivery) == []
 
     assert release(place, job.id) == f"job {job.id} is released"

@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.acts import admin
 from gateway.db import open_database
+from gateway.views import stories
 from gateway.views.timeline import WIDTH, time_line, words
 from tests.rows_fixture import NOW, SERIES, a_delivery, a_job, a_series
 
@@ -26,7 +26,7 @@ def test_the_time_line_goes_from_the_first_image_to_the_proof(db) -> None:
     job = a_job(db, state="done", created_at=NOW + seconds(2), started_at=NOW + seconds(3), inferred_at=NOW + seconds(8), encoded_at=NOW + seconds(9), ended_at=NOW + seconds(9))  # fmt: skip
     a_delivery(db, job, state="proved", created_at=NOW + seconds(9), sent_at=NOW + seconds(10), proved_at=NOW + seconds(20), proof="query")  # fmt: skip
 
-    line = time_line(admin.show_series(db, SERIES), NOW + timedelta(days=1))
+    line = time_line(stories.show_series(db, SERIES), NOW + timedelta(days=1))
 
     assert (line.lasts, line.is_over, line.end) == ("20 s", True, NOW + seconds(20))
     assert [lane.title for lane in line.lanes] == ["images", f"job {job}, bright", "SEG to pacs"]
@@ -40,7 +40,7 @@ def test_the_time_line_goes_from_the_first_image_to_the_proof(db) -> None:
 def test_what_goes_on_lasts_until_now(db) -> None:
     job = a_job(db, state="running", started_at=NOW + seconds(5))
 
-    line = time_line(admin.show_series(db, SERIES), NOW + seconds(65))
+    line = time_line(stories.show_series(db, SERIES), NOW + seconds(65))
 
     working = line.lanes[1].bars[-1]
     assert not line.is_over
@@ -52,7 +52,7 @@ def test_what_failed_and_what_is_held_waits_for_nobody_but_a_person(db) -> None:
     job = a_job(db, state="done", started_at=NOW, ended_at=NOW)
     a_delivery(db, job, state="held", reason="another patient")
 
-    line = time_line(admin.show_series(db, SERIES), NOW + timedelta(days=3))
+    line = time_line(stories.show_series(db, SERIES), NOW + timedelta(days=3))
 
     assert line.is_over
     assert (line.lanes[-1].tone, line.lanes[-1].fate) == ("bad", "held: another patient")

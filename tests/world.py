@@ -26,11 +26,10 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.sop_class import Verification
 
-from gateway.acts import admin
 from gateway.db import Database, open_database
 from gateway.rows.tables import DeliveryState, Instance, JobState, SeriesState
 from gateway.store import Store
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.wanted import Wanted
 from tests.nursery import Fork, Nursery
 from tests.ports import free_port
@@ -203,9 +202,9 @@ class World:
             assert time.monotonic() < end, f"waited {seconds} s in vain\n{self.log[-4000:]}"
             time.sleep(0.05)
 
-    def story(self, series: Sequence[Dataset]) -> admin.SeriesStory:
+    def story(self, series: Sequence[Dataset]) -> stories.SeriesStory:
         with self.database() as db:
-            return admin.show_series(db, series[0].SeriesInstanceUID)
+            return stories.show_series(db, series[0].SeriesInstanceUID)
 
     def jobs(self) -> list[Any]:
         with self.database() as db:
@@ -219,12 +218,14 @@ class World:
         """So many series have arrived, each was settled, and everything that followed has ended."""
         with self.database() as db:
             lines = lists.series(db, Wanted()).rows
-            return len(lines) >= series and all(_ended(admin.show_series(db, line.series.series_instance_uid)) for line in lines)
+            return len(lines) >= series and all(
+                _ended(stories.show_series(db, line.series.series_instance_uid)) for line in lines
+            )
 
     def wait_settled(self, series: int = 1, seconds: float = 90) -> None:
         self.wait_until(lambda: self.settled(series), seconds)
 
-    def wait_ended(self, series: Sequence[Dataset], *, instances: int | None = None) -> admin.SeriesStory:
+    def wait_ended(self, series: Sequence[Dataset], *, instances: int | None = None) -> stories.SeriesStory:
         """What became of one series, once it holds all `instances` and everything that followed has ended."""
         expected = len(series) if instances is None else instances
         uid = series[0].SeriesInstanceUID
@@ -233,7 +234,7 @@ class World:
             with self.database() as db:
                 if uid not in {line.series.series_instance_uid for line in lists.series(db, Wanted(), limit=1000).rows}:
                     return False
-                story = admin.show_series(db, uid)
+                story = stories.show_series(db, uid)
                 return _ended(story) and story.instances == expected
 
         self.wait_until(ended)
@@ -243,7 +244,7 @@ class World:
         return sorted((self.folder / "pacs").rglob("*.dcm"))
 
 
-def _ended(story: admin.SeriesStory) -> bool:
+def _ended(story: stories.SeriesStory) -> bool:
     jobs = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
     deliveries = (DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED)
     return (

@@ -53,6 +53,17 @@ def events(db: Database, told: Told, *, before: int | None = None) -> Events:
     return Events(found, begin if begin > 1 else None, begin if begin > 1 else None)
 
 
+def latest(db: Database, *, limit: int = 50, series: str | None = None, job: int | None = None) -> list[AuditEvent]:
+    """The latest events, oldest of them first."""
+    query = select(AuditEvent).order_by(AuditEvent.id.desc()).limit(limit)
+    if series:
+        query = query.where(AuditEvent.series_instance_uid == series)
+    if job is not None:
+        query = query.where(AuditEvent.job == job)
+    with db() as session:
+        return list(session.scalars(query))[::-1]
+
+
 def _conditions(session: Session, told: Told) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if told.act:

@@ -10,7 +10,7 @@ import typer
 
 from gateway import __version__
 from gateway.cli import parts, peers, people, rows, rules, trail
-from gateway.cli.terms import ConfigOption, at_desk, configured, fail, found, out, screen
+from gateway.cli.terms import ConfigOption, at_workdesk, configured, fail, found, out, screen
 from gateway.errors import ConfigError, GatewayError
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def retract(
     config: ConfigOption = None,
 ) -> None:
     """Take results back: a rejection note goes to every peer that has them, and what has not gone out never does."""
-    at_desk(config, lambda desk: desk.retract(what, reason))
+    at_workdesk(config, lambda desk: desk.retract(what, reason))
 
 
 @app.command()

@@ -42,7 +42,7 @@ def models_install_server(
 @db.command("upgrade")
 def db_upgrade(config: ConfigOption = None) -> None:
     """Bring the database's tables up to date (`serve` does so too)."""
-    from gateway.commands.desk import upgrade
+    from gateway.commands.workdesk import upgrade
 
     upgrade(configured(config))
     out.print("the database is up to date")

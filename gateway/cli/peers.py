@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gateway.cli.terms import ConfigOption, at_desk, configured, fail, group, out, screen
+from gateway.cli.terms import ConfigOption, at_workdesk, configured, fail, group, out, screen
 from gateway.errors import DeliveryError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def peers_show(name: str, config: ConfigOption = None) -> None:
     """One peer: its keys but for secrets, what waits for it, what went wrong last, what it took when it was probed."""
     from gateway.acts.peering import show_peer
 
-    at_desk(config, lambda desk: _tell(desk.ask_peers(lambda db, roster: show_peer(db, roster, name))))
+    at_workdesk(config, lambda desk: _tell(desk.ask_peers(lambda db, roster: show_peer(db, roster, name))))
 
 
 @peers.command("add")
@@ -45,7 +45,7 @@ def peers_add(name: str, protocol: str, keys: KeysArgument, ask: AskOption = Non
     from gateway.acts.peering import add_peer
 
     table = {"name": name, "protocol": protocol, **_read(keys, ask or ())}
-    at_desk(config, lambda desk: desk.change_peers(lambda db, roster, **who: add_peer(db, roster, table, **who)))
+    at_workdesk(config, lambda desk: desk.change_peers(lambda db, roster, **who: add_peer(db, roster, table, **who)))
 
 
 @peers.command("change")
@@ -54,7 +54,7 @@ def peers_change(name: str, keys: KeysArgument, ask: AskOption = None, config: C
     from gateway.acts.peering import change_peer
 
     changes = _read(keys, ask or ())
-    at_desk(config, lambda desk: desk.change_peers(lambda db, roster, **who: change_peer(db, roster, name, changes, **who)))
+    at_workdesk(config, lambda desk: desk.change_peers(lambda db, roster, **who: change_peer(db, roster, name, changes, **who)))
 
 
 @peers.command("disable")
@@ -81,7 +81,7 @@ def peers_remove(name: str, config: ConfigOption = None) -> None:
     def remove(db: Any, roster: Any, **who: Any) -> str:
         return remove_peer(db, roster, name, ruled=sent_to(db, pipelines=pipelines, peers=roster.names), **who)
 
-    at_desk(config, lambda desk: desk.change_peers(remove))
+    at_workdesk(config, lambda desk: desk.change_peers(remove))
 
 
 @peers.command("echo")
@@ -104,13 +104,13 @@ def peers_probe(name: str, config: ConfigOption = None) -> None:
             raise DeliveryError(found.reason)
         return f"{name}: {sum(one[1] is True for one in found.found)} of {len(found.found)} are accepted"
 
-    at_desk(config, lambda desk: desk.change_peers(probe))
+    at_workdesk(config, lambda desk: desk.change_peers(probe))
 
 
 def _disable(name: str, config: Any, *, disabled: bool) -> None:
     from gateway.acts.peering import disable_peer
 
-    at_desk(
+    at_workdesk(
         config, lambda desk: desk.change_peers(lambda db, roster, **who: disable_peer(db, roster, name, disabled=disabled, **who))
     )
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gateway.cli.terms import ConfigOption, LimitOption, StateOption, at_desk, fail, group
+from gateway.cli.terms import ConfigOption, LimitOption, StateOption, at_desk, at_workdesk, fail, group
 
 WhyOption = Annotated[str, typer.Option(help="Only unmatched, refused, failed or gone ones.")]
 series = group("What arrived, whether it is complete, which rules wanted it and why.")
@@ -27,19 +27,19 @@ def series_show(series_instance_uid: str, config: ConfigOption = None) -> None:
 @series.command("complete")
 def series_complete(series_instance_uid: str, config: ConfigOption = None) -> None:
     """Take a series as it is, whatever it lacks: for one that is held, or waits."""
-    at_desk(config, lambda desk: desk.series_complete(series_instance_uid))
+    at_workdesk(config, lambda desk: desk.series_complete(series_instance_uid))
 
 
 @series.command("hold")
 def series_hold(series_instance_uid: str, config: ConfigOption = None) -> None:
     """Let a series that is being received start nothing before you say so, or more of it comes."""
-    at_desk(config, lambda desk: desk.series_hold(series_instance_uid))
+    at_workdesk(config, lambda desk: desk.series_hold(series_instance_uid))
 
 
 @series.command("held")
 def series_held(why: WhyOption = "", limit: LimitOption = 50, config: ConfigOption = None) -> None:
     """Series that a person should look at: no rule wanted them, or one that cannot be followed any more, or they failed."""
-    at_desk(config, lambda desk: desk.series_held(why, limit))
+    at_workdesk(config, lambda desk: desk.series_held(why, limit))
 
 
 @series.command("release")
@@ -49,13 +49,13 @@ def series_release(
     config: ConfigOption = None,
 ) -> None:
     """Look at a series again, with the rules that are in force now; a job that was made of it is not made twice."""
-    at_desk(config, lambda desk: desk.series_release(series_instance_uid, why))
+    at_workdesk(config, lambda desk: desk.series_release(series_instance_uid, why))
 
 
 @jobs.command("release")
 def jobs_release(job: int, config: ConfigOption = None) -> None:
     """Send what a job made in the shadow to the peers of its rule."""
-    at_desk(config, lambda desk: desk.jobs_release(job))
+    at_workdesk(config, lambda desk: desk.jobs_release(job))
 
 
 @jobs.command("list")
@@ -79,19 +79,19 @@ def jobs_order(
     config: ConfigOption = None,
 ) -> None:
     """Run a pipeline on a series that is here, whatever the rules say."""
-    at_desk(config, lambda desk: desk.jobs_order(series_instance_uid, pipeline, to or [], priority))
+    at_workdesk(config, lambda desk: desk.jobs_order(series_instance_uid, pipeline, to or [], priority))
 
 
 @jobs.command("retry")
 def jobs_retry(job: int, config: ConfigOption = None) -> None:
     """Queue a failed job again, or make a waiting one due now."""
-    at_desk(config, lambda desk: desk.jobs_retry(job))
+    at_workdesk(config, lambda desk: desk.jobs_retry(job))
 
 
 @jobs.command("cancel")
 def jobs_cancel(job: int, config: ConfigOption = None) -> None:
     """Take a waiting job off the queue."""
-    at_desk(config, lambda desk: desk.jobs_cancel(job))
+    at_workdesk(config, lambda desk: desk.jobs_cancel(job))
 
 
 @deliveries.command("list")
@@ -109,7 +109,7 @@ def deliveries_show(delivery: int, config: ConfigOption = None) -> None:
 @deliveries.command("retry")
 def deliveries_retry(delivery: int, config: ConfigOption = None) -> None:
     """Queue a failed delivery again, or make a waiting one due now."""
-    at_desk(config, lambda desk: desk.deliveries_retry(delivery))
+    at_workdesk(config, lambda desk: desk.deliveries_retry(delivery))
 
 
 @deliveries.command("resend")
@@ -122,10 +122,10 @@ def deliveries_resend(
     """Send results once more, the same bytes under the same UIDs: one by its SOP Instance UID, or those of a job."""
     if (sop_instance_uid is None) == (job is None):
         fail(["expected a SOP Instance UID, or --job with a job's number"])
-    at_desk(config, lambda desk: desk.deliveries_resend(sop_instance_uid, job, to))
+    at_workdesk(config, lambda desk: desk.deliveries_resend(sop_instance_uid, job, to))
 
 
 @deliveries.command("cancel")
 def deliveries_cancel(delivery: int, config: ConfigOption = None) -> None:
     """Give a delivery up."""
-    at_desk(config, lambda desk: desk.deliveries_cancel(delivery))
+    at_workdesk(config, lambda desk: desk.deliveries_cancel(delivery))

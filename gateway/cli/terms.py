@@ -14,6 +14,7 @@ from gateway.configuration.sections import Config
 if TYPE_CHECKING:
     from gateway.commands.desk import Desk
     from gateway.commands.screen import Screen
+    from gateway.commands.workdesk import WorkDesk
 
 out, err = Console(), Console(stderr=True)
 ConfigOption = Annotated[
@@ -40,6 +41,13 @@ def at_desk(config: Path | None, act: Callable[["Desk"], None]) -> None:
     from gateway.commands.desk import Desk
 
     with closing(Desk(configured(config), out)) as desk:
+        act(desk)
+
+
+def at_workdesk(config: Path | None, act: Callable[["WorkDesk"], None]) -> None:
+    from gateway.commands.workdesk import WorkDesk
+
+    with closing(WorkDesk(configured(config), out)) as desk:
         act(desk)
 
 

@@ -16,8 +16,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from gateway import log
-from gateway.acts import admin
-from gateway.acts.admin import SeriesStory
 from gateway.app import Gateway
 from gateway.commands.demopacs import Pacs, pacs
 from gateway.configuration.config import parse
@@ -34,6 +32,7 @@ from gateway.rows.tables import DeliveryState, JobState, SeriesState
 from gateway.serving.plan import plan
 from gateway.serving.synthetic import own_listener
 from gateway.store import Store
+from gateway.views.stories import JobStory, SeriesStory, show_series
 
 _COMPLETENESS = {"quiet_seconds": 2.0, "settle_seconds": 0.5, "one_association": True}  # the sender is our own
 _RULES = """\
@@ -146,7 +145,7 @@ def _watch(series: Sequence[str], gateway: Gateway, steps: Progress) -> list[Ser
     jobs, deliveries = steps.add_task("jobs", total=None), steps.add_task("results in the PACS", total=None)
     while True:
         try:
-            stories = [admin.show_series(gateway.db, uid) for uid in series]
+            stories = [show_series(gateway.db, uid) for uid in series]
         except ConfigError:  # acknowledged, and about to be indexed
             time.sleep(0.1)
             continue
@@ -185,7 +184,7 @@ def _leaves(conditions: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     return found
 
 
-def _tell_job(story: admin.JobStory, series: SeriesStory, out: Console) -> None:
+def _tell_job(story: JobStory, series: SeriesStory, out: Console) -> None:
     job = story.job
     out.print(f"  job {job.id}, pipeline {job.pipeline}: {job.state} {job.code} {job.reason}".rstrip(), highlight=False)
     sent = [delivery.sent_at for delivery in story.deliveries if delivery.sent_at]
@@ -200,7 +199,7 @@ def _tell_job(story: admin.JobStory, series: SeriesStory, out: Console) -> None:
     out.print(f"  {line}", highlight=False)
 
 
-def _show_results(story: admin.JobStory, series: SeriesStory, archive: Pacs, store: Store, folder: Path, out: Console) -> None:
+def _show_results(story: JobStory, series: SeriesStory, archive: Pacs, store: Store, folder: Path, out: Console) -> None:
     """What the PACS holds now: the objects, the measured values and a picture of them."""
     ours = {output.sop_instance_uid for output in story.outputs}
     held = [dcmread(BytesIO(data)) for data in archive.instances(series.study.study_instance_uid)]
@@ -226,7 +225,7 @@ def _values(report: Dataset, out: Console) -> None:
     out.print(table)
 
 
-def _picture(segmentation: Dataset, story: admin.JobStory, store: Store, file: Path, out: Console) -> None:
+def _picture(segmentation: Dataset, story: JobStory, store: Store, file: Path, out: Console) -> None:
     seg = hd.seg.Segmentation.from_dataset(segmentation)
     file.write_bytes(outline_png(seg, [store.path(sha256) for sha256 in story.inputs]))
     out.print(f"  picture: {file}", highlight=False)

@@ -6,38 +6,25 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from gateway import app, migrations
-from gateway.acts import admin
-from gateway.acts.forced import complete_series, hold_series
-from gateway.acts.order import order
-from gateway.acts.release import held_series, release_held, release_series
-from gateway.acts.resend import resend
-from gateway.acts.retract import retract
-from gateway.auditing import audit, seal
+from gateway import migrations
+from gateway.auditing import audit, events, seal
 from gateway.auditing.chain import Entry, canonical
 from gateway.commands.screen import Screen
 from gateway.configuration.sections import Config
 from gateway.db import Database, open_database, open_engine, snapshot
-from gateway.engine import Queues
 from gateway.errors import ConfigError
-from gateway.roster import Roster
-from gateway.serving.plan import plan
-from gateway.serving.stages import equipment
-from gateway.store import Store
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.provenance import provenance
 from gateway.views.wanted import Wanted
 from gateway.work import restored
-from gateway.work.shadow import release_job
 
 _AGAIN_SECONDS = 0.5
 _UNREADY = {
@@ -45,8 +32,6 @@ _UNREADY = {
     migrations.Schema.OLDER: "database: made by an older gateway: stop that one and run `gateway db upgrade`",
     migrations.Schema.NEWER: "database: made by a newer gateway: use that version",
 }
-
-T = TypeVar("T")
 
 _logger = structlog.get_logger()
 
@@ -65,101 +50,22 @@ class Desk:
         self._screen.series_list(lists.series(self._db, Wanted(), limit=limit).rows)
 
     def series_show(self, series_instance_uid: str) -> None:
-        self._screen.series_story(admin.show_series(self._db, series_instance_uid))
-
-    def series_complete(self, series_instance_uid: str) -> None:
-        self._act(lambda queues: complete_series(self._db, queues, series_instance_uid, actor=_actor(), now=_now()))
-
-    def series_hold(self, series_instance_uid: str) -> None:
-        self._act(lambda _: hold_series(self._db, series_instance_uid, actor=_actor(), now=_now()))
-
-    def series_held(self, why: str, limit: int) -> None:
-        self._screen.held(held_series(self._db, why=why, limit=limit))
-
-    def series_release(self, series_instance_uid: str | None, why: str) -> None:
-        """One, or all that are held (for that reason)."""
-        uid = series_instance_uid
-        if uid is None:
-            self._act(lambda queues: _lines(release_held(self._db, queues, why=why, **self._by)) or "nothing is held")
-        else:
-            self._act(lambda queues: release_series(self._db, queues, uid, **self._by))
-
-    def jobs_release(self, job: int) -> None:
-        self._act(lambda queues: release_job(self._db, queues, job, **self._by))
+        self._screen.series_story(stories.show_series(self._db, series_instance_uid))
 
     def jobs_list(self, state: str | None, limit: int) -> None:
         self._screen.jobs(row.job for row in lists.jobs(self._db, Wanted(state=state or ""), limit=limit).rows)
 
     def jobs_show(self, job: int) -> None:
-        self._screen.job_story(admin.show_job(self._db, job))
-
-    def jobs_order(self, series_instance_uid: str, pipeline: str, to: list[str], priority: str) -> None:
-        ready = plan(self._config)
-
-        def ask(queues: Queues) -> str:
-            made = order(
-                self._db, queues, series_instance_uid, pipeline=pipeline, pipelines=ready.pipelines, send_to=to,
-                peers=ready.peers, priority=priority, actor=_actor(), now=_now(),
-            )  # fmt: skip
-            return f"job {made.job} is queued" if made.is_new else f"job {made.job} did that already"
-
-        self._act(ask)
-
-    def jobs_retry(self, job: int) -> None:
-        self._act(lambda queues: admin.retry_job(self._db, queues, job, actor=_actor(), now=_now()))
-
-    def jobs_cancel(self, job: int) -> None:
-        self._act(lambda _: admin.cancel_job(self._db, job, actor=_actor(), now=_now()))
+        self._screen.job_story(stories.show_job(self._db, job))
 
     def deliveries_list(self, state: str | None, limit: int) -> None:
         self._screen.deliveries(row.delivery for row in lists.deliveries(self._db, Wanted(state=state or ""), limit=limit).rows)
 
     def deliveries_show(self, delivery: int) -> None:
-        self._screen.delivery_story(admin.show_delivery(self._db, delivery))
-
-    def deliveries_retry(self, delivery: int) -> None:
-        self._act(lambda queues: admin.retry_delivery(self._db, queues, delivery, actor=_actor(), now=_now()))
-
-    def deliveries_cancel(self, delivery: int) -> None:
-        self._act(lambda queues: admin.cancel_delivery(self._db, queues, delivery, actor=_actor(), now=_now()))
-
-    def deliveries_resend(self, sop_instance_uid: str | None, job: int | None, to: str | None) -> None:
-        peers = self._roster()
-        self._act(
-            lambda queues: _lines(
-                resend(
-                    self._db, queues, job=job, sop_instance_uid=sop_instance_uid, to=to, peers=peers, actor=_actor(), now=_now()
-                )
-            )
-        )
-
-    def retract(self, what: str, reason: str) -> None:
-        """`what`: the number of a job, or the SOP Instance UID of a result."""
-        store = Store(self._config.store_folder)
-        job, uid = (int(what), None) if what.isdecimal() else (None, what)
-        self._act(
-            lambda queues: _lines(
-                retract(
-                    self._db, queues, job=job, sop_instance_uid=uid, reason=reason, actor=_actor(), now=_now(),
-                    equipment=equipment(), store=store,
-                )
-            )
-        )  # fmt: skip
-
-    def ask_peers(self, ask: Callable[[Database, Roster], T]) -> T:
-        return ask(self._db, self._roster())
-
-    def change_peers(self, act: Callable[..., str]) -> None:
-        """`act(db, roster, actor=, now=)` is one of peering.py."""
-        self._screen.line(escape(act(self._db, self._roster(), actor=_actor(), now=_now())))
-
-    def _roster(self) -> Roster:
-        roster = Roster(self._config, self._db)
-        roster.refresh()
-        return roster
+        self._screen.delivery_story(stories.show_delivery(self._db, delivery))
 
     def audit_list(self, limit: int, series: str | None, job: int | None) -> None:
-        self._screen.events(admin.list_audit(self._db, limit=limit, series=series, job=job))
+        self._screen.events(events.latest(self._db, limit=limit, series=series, job=job))
 
     def audit_show(self, sop_instance_uid: str) -> None:
         self._screen.provenance(provenance(self._db, sop_instance_uid))
@@ -213,21 +119,14 @@ class Desk:
             advice = "copy them elsewhere and `gateway send` the copies to bring them in again"
             self._screen.line(f"{left} files in {self._config.store_folder} have no row: {advice}")
 
-    def ask(self, act: Callable[[Database, Screen, str, datetime], None]) -> None:
-        """What other files know to ask and do."""
-        act(self._db, self._screen, _actor(), _now())
-
     @property
     def _by(self) -> dict[str, Any]:
         """Who acts, and when."""
         return {"actor": _actor(), "now": _now()}
 
-    def _act(self, act: Callable[[Queues], str]) -> None:
-        queues = Queues(self._url)
-        try:
-            self._screen.line(act(queues))
-        finally:
-            queues.close()
+    def ask(self, act: Callable[[Database, Screen, str, datetime], None]) -> None:
+        """What other files know to ask and do."""
+        act(self._db, self._screen, _actor(), _now())
 
 
 def reach(config: Config, *, patience: timedelta = timedelta(0)) -> None:
@@ -241,16 +140,6 @@ def reach(config: Config, *, patience: timedelta = timedelta(0)) -> None:
         _await(engine, patience.total_seconds() if engine.dialect.name == "postgresql" else 0)
     finally:
         engine.dispose()
-
-
-def upgrade(config: Config) -> None:
-    """Bring the database's tables up to date, ours and the engine's."""
-    reach(config)
-    db = open_database(config.database_url)
-    try:
-        app.upgrade(config.database_url, db)
-    finally:
-        db.kw["bind"].dispose()
 
 
 def _await(engine: Engine, seconds: float) -> None:
@@ -282,10 +171,6 @@ def _opened(url: str) -> Database:
         db.kw["bind"].dispose()
         raise
     return db
-
-
-def _lines(texts: Iterable[str]) -> str:
-    return escape("\n".join(texts))
 
 
 def _actor() -> str:

@@ -7,13 +7,13 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-from gateway.acts.admin import DeliveryStory, JobStory, SeriesStory
 from gateway.auditing.chain import Finding
 from gateway.auditing.seal import Heads
 from gateway.rows.tables import Delivery, DeliveryState, Job, Series
 from gateway.rows.trail import AuditEvent
 from gateway.views.lists import SeriesRow
 from gateway.views.provenance import Came, Made, Provenance, Result
+from gateway.views.stories import DeliveryStory, JobStory, SeriesStory
 
 Row = tuple[Sequence[str], Sequence[str]]
 """The cells of one line, and what else there is to say, each in a line of its own below it; both without markup."""

@@ -31,6 +31,7 @@ from gateway.doors.visits import Limits
 from gateway.errors import ConfigError
 from gateway.filing import Books, Filing, told
 from gateway.machine.folders import claim
+from gateway.serving.doorway import terms
 
 _BATCHES = 8
 _NICE = 5  # what was promised can wait a little, who calls should not
@@ -253,8 +254,8 @@ class Doorman:
         )  # fmt: skip
         process = _Process(number, Filing(folder, self._books), alive, popen, time.monotonic())
         process.tell(
-            config=self._config.model_dump(mode="json", exclude={"peers"}), policy=self._policy.to_settings(),
             folder=str(folder), sockets=sockets, shared=self._shared, tally=self._tally, process=number,
+            **terms(self._config, self._policy),
         )  # fmt: skip
         process.tell(closed=self._closed)
         threading.Thread(target=self._listen_to, args=(popen,), name="ingest", daemon=True).start()

@@ -16,24 +16,43 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from gateway import log
-from gateway.configuration.config import parse
-from gateway.configuration.sections import Config
 from gateway.doors.door import Door
 from gateway.doors.policy import Policy
 from gateway.doors.tally import Tally
 from gateway.doors.visits import Limits
-from gateway.ingest import Ingest, dicomweb
-from gateway.ingest.dicomweb import Server
+from gateway.ingest import Ingest
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES, Listener
 from gateway.ingest.folder import Folder
 from gateway.machine.tls import ServerContext, handshake, names
 
+# What is imported here every ingest process pays for, in its memory and in the time until it is there again after a death:
+# gateway.toml was read by others, and HTTP is spoken by those that are asked to.
+if TYPE_CHECKING:
+    from gateway.configuration.sections import Config
+
 _logger = structlog.get_logger()
+
+
+def terms(config: "Config", policy: Policy) -> dict[str, Any]:
+    """What of gateway.toml `main` has to know, as JSON takes it."""
+    dimse = config.dimse
+    return {
+        "log": [config.log.level, config.log.format],
+        "policy": policy.to_settings(),
+        "keep_free_bytes": config.store.keep_free_bytes,
+        "steps": str(config.store_folder / "steps"),
+        "maximum_instance_bytes": dimse.maximum_instance_bytes,
+        "limits": dimse.model_dump(include={"processes", "maximum_associations", "maximum_per_address", "maximum_half_open"}),
+        "seconds": dimse.model_dump(include={"idle_seconds", "pdu_seconds", "association_seconds"}),
+        "tls": config.tls.model_dump(mode="json") if config.tls.certificate else None,
+        "dicomweb": config.dicomweb.model_dump(include={"maximum_body_bytes", "maximum_requests"}),
+        "folders": [one.model_dump(mode="json", include={"path", "quiet_seconds", "keep"}) for one in config.folders],
+    }
 
 
 def main() -> None:
@@ -41,17 +60,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     given = json.loads(sys.stdin.readline())
     os.set_blocking(sys.stdout.fileno(), False)
-    config = parse(given["config"], where="the gateway")
-    log.configure(config.log.level, config.log.format)
+    log.configure(*given["log"])
     with ExitStack() as stack:
         numbers: Any = memoryview(mmap.mmap(given["tally"], 0)).cast("q")
-        tally = Tally(numbers, process=given["process"], processes=config.dimse.processes)
+        tally = Tally(numbers, process=given["process"], processes=given["limits"]["processes"])
         door = Door(
-            Path(given["folder"]), clock=lambda: datetime.now(UTC), keep_free_bytes=config.store.keep_free_bytes, wake=_wake,
-            tally=tally, steps=config.store_folder / "steps",
+            Path(given["folder"]), clock=lambda: datetime.now(UTC), keep_free_bytes=given["keep_free_bytes"], wake=_wake,
+            tally=tally, steps=Path(given["steps"]),
         )  # fmt: skip
         stack.callback(door.close)
-        for ingest in _ingests(config, door, given):
+        for ingest in _ingests(given, door):
             stack.callback(ingest.close)
         _wake()
         for line in sys.stdin:
@@ -69,45 +87,40 @@ def _wake() -> None:
         return
 
 
-def _ingests(config: Config, door: Door, given: Mapping[str, Any]) -> list[Ingest]:
+def _ingests(given: Mapping[str, Any], door: Door) -> list[Ingest]:
     sockets = {name: socket.socket(fileno=number) for name, number in given["sockets"].items()}
     policy = Policy.from_settings(given["policy"])
-    tls = ServerContext(**config.tls.model_dump()) if config.tls.certificate else None
-    ingests: list[Ingest] = [*_listeners(config, door, policy, tls, sockets, given)]
+    tls = _tls(**given["tls"]) if given["tls"] else None
+    ingests: list[Ingest] = [*_listeners(given, door, policy, tls, sockets)]
     if "dicomweb" in sockets:
-        ingests.append(_server(config, door, policy, tls, sockets["dicomweb"]))
+        ingests.append(_server(given, door, policy, tls, sockets["dicomweb"]))
     if given["process"] == 0:
         ingests += [
             Folder(
-                folder.path, door=door, quiet_seconds=folder.quiet_seconds, keep=folder.keep, sop_classes=STORAGE,
-                maximum_instance_bytes=config.dimse.maximum_instance_bytes, transfer_syntaxes=TRANSFER_SYNTAXES,
+                Path(folder.pop("path")), door=door, sop_classes=STORAGE, transfer_syntaxes=TRANSFER_SYNTAXES,
+                maximum_instance_bytes=given["maximum_instance_bytes"], **folder,
             )
-            for folder in config.folders
+            for folder in given["folders"]
         ]  # fmt: skip
     return ingests
 
 
+def _tls(minimum_version: Any, **files: str | None) -> ServerContext:
+    paths: dict[str, Any] = {name: file and Path(file) for name, file in files.items()}
+    return ServerContext(minimum_version=minimum_version, **paths)
+
+
 def _listeners(
-    config: Config, door: Door, policy: Policy, tls: ServerContext | None, sockets: Mapping[str, socket.socket],
-    given: Mapping[str, Any],
-) -> list[Listener]:  # fmt: skip
-    dimse, shared = config.dimse, mmap.mmap(given["shared"], 0)
-    limits = Limits(
-        policy,
-        maximum_associations=dimse.maximum_associations,
-        maximum_per_address=dimse.maximum_per_address,
-        maximum_half_open=dimse.maximum_half_open,
-        process=given["process"],
-        processes=dimse.processes,
-        shared=memoryview(shared).cast("q"),  # type: ignore[arg-type]
-    )
-    listen = partial(
-        Listener, door=door, policy=policy, limits=limits, maximum_instance_bytes=dimse.maximum_instance_bytes,
-        idle_seconds=dimse.idle_seconds, pdu_seconds=dimse.pdu_seconds, association_seconds=dimse.association_seconds,
-    )  # fmt: skip
-    listeners = [listen(sockets["dimse"])]
+    given: Mapping[str, Any], door: Door, policy: Policy, tls: ServerContext | None, sockets: Mapping[str, socket.socket]
+) -> list[Listener]:
+    shared: Any = memoryview(mmap.mmap(given["shared"], 0)).cast("q")
+    limits = Limits(policy, process=given["process"], shared=shared, **given["limits"])
+    common: Any = {"door": door, "policy": policy, "limits": limits, "maximum_instance_bytes": given["maximum_instance_bytes"]}
+    common |= given["seconds"]
+    listeners = [Listener(sockets["dimse"], **common)]
     if "dimse_tls" in sockets and tls is not None:
-        listeners.append(listen(sockets["dimse_tls"], wrap=partial(_wrapped, tls=tls, seconds=dimse.association_seconds)))
+        seconds = given["seconds"]["association_seconds"]
+        listeners.append(Listener(sockets["dimse_tls"], wrap=partial(_wrapped, tls=tls, seconds=seconds), **common))
     return listeners
 
 
@@ -116,14 +129,12 @@ def _wrapped(connection: socket.socket, *, tls: ServerContext, seconds: float) -
     return secured, names(secured.getpeercert() or {})
 
 
-def _server(config: Config, door: Door, policy: Policy, tls: ServerContext | None, listening: socket.socket) -> Server:
-    return Server(
+def _server(given: Mapping[str, Any], door: Door, policy: Policy, tls: ServerContext | None, listening: socket.socket) -> Ingest:
+    from gateway.ingest import dicomweb  # noqa: PLC0415 - see above
+
+    return dicomweb.Server(
         listening, door=door, admit=policy.admit_request, tls=tls.current if tls else None, sop_classes=STORAGE,
-        transfer_syntaxes=TRANSFER_SYNTAXES,
-        limits=dicomweb.Limits(
-            config.dimse.maximum_instance_bytes, config.dicomweb.maximum_body_bytes,
-            maximum_requests=config.dicomweb.maximum_requests,
-        ),
+        transfer_syntaxes=TRANSFER_SYNTAXES, limits=dicomweb.Limits(given["maximum_instance_bytes"], **given["dicomweb"]),
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ class Hosts:
         self._db, self._executor, self._is_alone = db, executor, alone
 
     def tell(self, at: datetime | None) -> None:
-        """Everything is filed that we had promised by then; None: we are gone. May get lost: then we count as having filed less."""
+        """Everything is filed that we had promised by then; None: we are gone. May get lost: we have filed less then."""
         if self._is_alone:
             return
         mine = Filed.executor == self._executor

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gateway.acts.admin import JobStory, SeriesStory
 from gateway.rows.searches import PriorSearch
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, SeriesState
+from gateway.views.stories import JobStory, SeriesStory
 
 WIDTH = 1000
 """Of a drawing; a bar's `x` and `width` are in these units."""

@@ -18,13 +18,12 @@ from pathlib import Path
 
 from sqlalchemy import func, insert, select, text, update
 
-from gateway.acts import admin
 from gateway.app import upgrade
 from gateway.db import Database, open_database
 from gateway.rows.columns import Table
 from gateway.rows.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Study
 from gateway.rows.trail import AuditEvent, AuditHead
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.lists import Page
 from gateway.views.overview import overview
 from gateway.views.wanted import Wanted
@@ -114,7 +113,7 @@ def questions(db: Database, series: int) -> dict[str, Callable[[], object]]:
         for way, wanted in ways.items():
             asked[f"{kind}, {way}"] = partial(ask, db, wanted)
         asked[f"{kind}, far back"] = partial(ask, db, Wanted(), after=_far(kind, series))
-    asked["one series"] = lambda: admin.show_series(db, uid(2, 500))
+    asked["one series"] = lambda: stories.show_series(db, uid(2, 500))
     return asked
 
 

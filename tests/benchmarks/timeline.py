@@ -24,11 +24,11 @@ from pathlib import Path
 import psutil
 from tritonclient.grpc import InferenceServerClient
 
-from gateway.acts.admin import show_series
 from gateway.configuration.patience import CompletenessSection
 from gateway.imaging.phantom import chest_ct
 from gateway.inference.tritonserver import TritonServer
 from gateway.peers import load_protocols, make_peer, send_many
+from gateway.views.stories import show_series
 from tests.benchmarks.report import Goal
 from tests.peers_fixture import Orthanc, running_orthanc
 from tests.synthetic import ct_series

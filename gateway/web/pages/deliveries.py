@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from gateway.acts import admin
 from gateway.acts.resend import resend
 from gateway.rows.tables import DeliveryState
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import Narrow
@@ -42,12 +42,12 @@ def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow
 
 @router.get("/deliveries/{delivery}")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, delivery: int) -> Response:
-    return page(request, "delivery.html", news=news, story=admin.show_delivery(here.db, delivery))
+    return page(request, "delivery.html", news=news, story=stories.show_delivery(here.db, delivery))
 
 
 @router.get("/deliveries/{delivery}/now")
 def show_one_now(request: Request, _person: Viewer, here: Here, news: News, delivery: int) -> Response:
-    return page(request, "delivery_now.html", news=news, story=admin.show_delivery(here.db, delivery))
+    return page(request, "delivery_now.html", news=news, story=stories.show_delivery(here.db, delivery))
 
 
 @router.post("/deliveries/{delivery}/retry")
@@ -64,7 +64,7 @@ def cancel(request: Request, person: Operator, here: Here, delivery: int) -> Res
 
 @router.post("/deliveries/{delivery}/resend")
 def send_again(request: Request, person: Operator, here: Here, delivery: int) -> Response:
-    row = admin.show_delivery(here.db, delivery).delivery
+    row = stories.show_delivery(here.db, delivery).delivery
     said = resend(
         here.db, here.queues, sop_instance_uid=row.sop_instance_uid, to=row.peer, peers=here.peers, actor=person.name,
         now=here.clock(),

@@ -11,7 +11,7 @@ from gateway.acts.retract import retract
 from gateway.outputs.rejection import REASONS
 from gateway.rows.tables import JobState
 from gateway.serving.stages import equipment
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import Narrow
@@ -46,12 +46,12 @@ def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow
 
 @router.get("/jobs/{job}")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, job: int) -> Response:
-    return page(request, "job.html", news=news, story=admin.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
+    return page(request, "job.html", news=news, story=stories.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
 
 
 @router.get("/jobs/{job}/now")
 def show_one_now(request: Request, _person: Viewer, here: Here, news: News, job: int) -> Response:
-    return page(request, "job_now.html", news=news, story=admin.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
+    return page(request, "job_now.html", news=news, story=stories.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
 
 
 @router.post("/jobs/{job}/retry")

@@ -6,10 +6,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 
-from gateway.acts import admin
 from gateway.errors import ConfigError, Unsuitable
 from gateway.imaging.plane import WINDOWS
 from gateway.rows.tables import OutputInstance
+from gateway.views import stories
 from gateway.views.pictures import Plane, inputs_of_job, inputs_of_series
 from gateway.web.render import page
 from gateway.web.site import Here
@@ -29,7 +29,7 @@ def show_job(
     request: Request, _person: Viewer, here: Here, job: int, plane: int = -1, window: Window = "", segmentation: str = ""
 ) -> Response:
     """With the segments of `segmentation`, or of the first that there is."""
-    story = admin.show_job(here.db, job)
+    story = stories.show_job(here.db, job)
     outputs = [one for one in story.outputs if one.gone_at is None]
     drawn = [one for one in outputs if one.modality == "SEG"]
     chosen = next((one for one in drawn if one.sop_instance_uid == segmentation), drawn[0] if drawn else None)
@@ -46,7 +46,7 @@ def show_job(
 def show_series(
     request: Request, _person: Viewer, here: Here, series_instance_uid: str, plane: int = -1, window: Window = ""
 ) -> Response:
-    admin.show_series(here.db, series_instance_uid)
+    stories.show_series(here.db, series_instance_uid)
     inputs = inputs_of_series(here.db, series_instance_uid)
     values = _values(here, inputs, plane, window, f"/series/{series_instance_uid}/planes/{len(inputs)}/")
     return page(request, "picture.html", job=None, story=None, series=series_instance_uid, drawn=[], tables=[], **values)

@@ -5,13 +5,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request
 from fastapi.responses import Response
 
-from gateway.acts import admin
 from gateway.acts.forced import complete_series, hold_series
 from gateway.acts.order import order
 from gateway.acts.release import release_series
 from gateway.acts.rulebook import rule_names
 from gateway.rows.tables import SeriesState
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.timeline import time_line
 from gateway.views.wanted import CONSEQUENCES, is_cut
 from gateway.web.found import Navigation
@@ -97,7 +96,7 @@ def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int
 
 
 def _one(here: Here, uid: str) -> dict[str, Any]:
-    story = admin.show_series(here.db, uid)
+    story = stories.show_series(here.db, uid)
     return {
         "story": story, "line": time_line(story, here.clock()), "apart": lists.kept_apart(here.db, uid),
         "pipelines": sorted(here.plan.pipelines), "peers": here.peers,

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from gateway.acts import admin
+from gateway.auditing import events
 from gateway.views.provenance import provenance
 from gateway.web.rest._shapes import (
     DeliveryShape,
@@ -82,7 +82,7 @@ class Provenance(Shape):
 
 @router.get("/audit")
 def list_audit(_person: Viewer, here: Here, series: _Uid = "", job: _Job = None, limit: Limit = 50) -> Events:
-    found = admin.list_audit(here.db, limit=limit, series=series or None, job=job)
+    found = events.latest(here.db, limit=limit, series=series or None, job=job)
     return Events(items=[EventShape.model_validate(one) for one in found])
 
 

@@ -9,7 +9,7 @@ from gateway.acts import admin
 from gateway.acts.resend import resend
 from gateway.acts.retract import retract
 from gateway.serving.stages import equipment
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.lists import DeliveryRow
 from gateway.views.wanted import Wanted
 from gateway.web.rest._lists import Search, items
@@ -85,7 +85,7 @@ def search_deliveries(_person: Viewer, here: Here, search: Search) -> Items[Deli
 
 @router.get("/deliveries/{delivery}")
 def show_delivery(_person: Viewer, here: Here, delivery: Key) -> DeliveryStory:
-    return DeliveryStory.model_validate(admin.show_delivery(here.db, delivery))
+    return DeliveryStory.model_validate(stories.show_delivery(here.db, delivery))
 
 
 @router.post("/deliveries/{delivery}/retry")

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from gateway.acts import admin
-from gateway.views import lists
+from gateway.views import lists, stories
 from gateway.views.lists import JobRow
 from gateway.views.wanted import Wanted
 from gateway.web.rest._lists import Search, items
@@ -65,7 +65,7 @@ def search_jobs(_person: Viewer, here: Here, search: Search) -> Items[JobLine]:
 
 @router.get("/{job}")
 def show_job(_person: Viewer, here: Here, job: Key) -> JobStory:
-    return JobStory.model_validate(admin.show_job(here.db, job))
+    return JobStory.model_validate(stories.show_job(here.db, job))
 
 
 @router.post("/{job}/retry")

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from gateway.acts import admin, forced
-from gateway.views import lists
+from gateway.acts import forced
+from gateway.views import lists, stories
 from gateway.views.lists import SeriesRow, StudyRow
 from gateway.views.wanted import Wanted
 from gateway.web.rest._lists import Search, items
@@ -84,7 +84,7 @@ def search_series(_person: Viewer, here: Here, search: Search) -> Items[SeriesLi
 
 @router.get("/series/{series_instance_uid}")
 def show_series(_person: Viewer, here: Here, series_instance_uid: UidPath) -> SeriesStory:
-    return SeriesStory.model_validate(admin.show_series(here.db, series_instance_uid))
+    return SeriesStory.model_validate(stories.show_series(here.db, series_instance_uid))
 
 
 @router.post("/series/{series_instance_uid}/complete")

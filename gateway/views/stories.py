@@ -1,0 +1,144 @@
+"""Stories: everything that is known of one series, one job, one delivery."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import NoResultFound
+from sqlalchemy.orm import Session
+
+from gateway.db import Database, lock
+from gateway.errors import ConfigError
+from gateway.rows.candidates import Candidate
+from gateway.rows.searches import Prior, PriorSearch
+from gateway.rows.tables import (
+    Delivery,
+    Instance,
+    Job,
+    JobInstance,
+    OutputInstance,
+    RuleOutcome,
+    Series,
+    Study,
+    Version,
+)
+from gateway.rows.trail import AuditEvent
+from gateway.rows.verdicts import SeriesVerdict
+
+
+@dataclass(frozen=True)
+class SeriesStory:
+    """Everything that is known of one series: whose it is, why it settled as it did, what became of it."""
+
+    study: Study
+    series: Series
+    instances: int
+    size: int
+    versions: int
+    outcomes: Sequence[RuleOutcome]
+    jobs: Sequence["JobStory"]
+    verdict: SeriesVerdict | None = None
+    """What was found out of the completeness of its present revision."""
+    candidates: Sequence[Candidate] = ()
+    """For which pipelines it was weighed against the other series of its study, and what came of that."""
+
+
+@dataclass(frozen=True)
+class JobStory:
+    """`inputs` are the store's keys of the exact instances that the job works on, `gone` how many of them retention took.
+
+    `superseded_by` are the jobs of later revisions of the series that take its place.
+    """
+
+    job: Job
+    inputs: Sequence[str]
+    gone: int
+    outputs: Sequence[OutputInstance]
+    deliveries: Sequence[Delivery]
+    superseded_by: Sequence[int]
+    search: PriorSearch | None = None
+    priors: Sequence[Prior] = ()
+    """The earlier series that sources have: those that it gets first, the others with why not."""
+
+
+@dataclass(frozen=True)
+class DeliveryStory:
+    """One output on its way to one peer; `events` are its attempts, the oldest first."""
+
+    delivery: Delivery
+    output: OutputInstance
+    events: Sequence[AuditEvent]
+
+
+def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
+    """Raises ConfigError where there is no such series."""
+    with db() as session:
+        series = known(session, Series, series_instance_uid)
+        mine = Instance.series_instance_uid == series_instance_uid
+        count, size = session.execute(select(func.count(), func.coalesce(func.sum(Instance.size), 0)).where(mine)).one()
+        versions = select(func.count()).select_from(Version).where(Version.series_instance_uid == series_instance_uid)
+        outcomes = select(RuleOutcome).where(
+            RuleOutcome.series_instance_uid == series_instance_uid, RuleOutcome.revision == series.revision
+        )
+        jobs = session.scalars(_jobs_of(series_instance_uid)).all()
+        return SeriesStory(
+            study=session.get_one(Study, series.study_instance_uid),
+            series=series,
+            instances=count,
+            size=int(size),
+            versions=session.scalar(versions) or 0,
+            outcomes=session.scalars(outcomes.order_by(RuleOutcome.rule)).all(),
+            jobs=[_story(session, job) for job in jobs],
+            verdict=session.get(SeriesVerdict, (series_instance_uid, series.revision)),
+            candidates=session.scalars(
+                select(Candidate).where(Candidate.series_instance_uid == series_instance_uid).order_by(Candidate.revision)
+            ).all(),
+        )
+
+
+def show_job(db: Database, job_id: int) -> JobStory:
+    with db() as session:
+        return _story(session, known(session, Job, job_id))
+
+
+def show_delivery(db: Database, delivery_id: int) -> DeliveryStory:
+    with db() as session:
+        delivery = known(session, Delivery, delivery_id)
+        output = session.get_one(OutputInstance, delivery.sop_instance_uid)
+        told = select(AuditEvent).where(AuditEvent.job == delivery.job, AuditEvent.sop_instance_uid == output.sop_instance_uid)
+        events = [event for event in session.scalars(told.order_by(AuditEvent.id)) if event.detail.get("peer") == delivery.peer]
+        return DeliveryStory(delivery, output, events)
+
+
+def known(session: Session, table: Any, key: object, *, to_change: bool = False) -> Any:
+    """The row, or ConfigError; with `to_change` nobody else changes it before this transaction ends."""
+    try:
+        return lock(session, table, key) if to_change else session.get_one(table, key)
+    except NoResultFound as error:
+        raise ConfigError([f"there is no {table.__name__.lower()} {key}"]) from error
+
+
+def gone(session: Session, job: Job) -> int:
+    """How many of the instances that the job works on retention took."""
+    taken = select(func.count()).select_from(JobInstance).join(
+        Instance, (Instance.sop_instance_uid == JobInstance.sop_instance_uid) & (Instance.sha256 == JobInstance.sha256)
+    )  # fmt: skip
+    return session.scalar(taken.where(JobInstance.job == job.id, Instance.gone_at.is_not(None))) or 0
+
+
+def _jobs_of(series_instance_uid: str) -> Any:
+    return select(Job).where(Job.series_instance_uid == series_instance_uid).order_by(Job.id)
+
+
+def _story(session: Session, job: Job) -> JobStory:
+    inputs = session.scalars(select(JobInstance.sha256).where(JobInstance.job == job.id)).all()
+    outputs = session.scalars(select(OutputInstance).where(OutputInstance.job == job.id)).all()
+    deliveries = session.scalars(select(Delivery).where(Delivery.job == job.id).order_by(Delivery.id)).all()
+    later = session.scalars(select(Job.id).where(_is_later(job), Job.supersedes == job.id).order_by(Job.id)).all()
+    priors = session.scalars(select(Prior).where(Prior.job == job.id).order_by(Prior.id)).all()
+    return JobStory(job, inputs, gone(session, job), outputs, deliveries, later, session.get(PriorSearch, job.id), priors)
+
+
+def _is_later(job: Job) -> Any:
+    return (Job.series_instance_uid == job.series_instance_uid) & (Job.id > job.id)

@@ -85,7 +85,7 @@ class Keep:
 
 def encoded(headers: Sequence[Dataset], known: Mapping[str, object]) -> bytes:
     frames = unfolded(headers)
-    found = facts.attributes(headers, dict.fromkeys([*paths(headers), *paths(frames)]))
+    found = facts.attributes(headers, paths([*headers, *frames]))
     lines = [json.dumps({"format": _FORMAT, "facts": dict(known)})]
     lines += [f"{path}\t{_written(value)}" for path, value in found.items() if value is not None]
     return zlib.compress("\n".join(lines).encode("utf-8", "replace"), _LEVEL)
@@ -114,12 +114,13 @@ def paths(headers: Sequence[Dataset]) -> list[str]:
 
 def _paths(header: Dataset, above: str, seen: set[object]) -> Iterator[str]:
     for tag in header.keys():  # noqa: SIM118 - iterating a Dataset would read every element
-        keyword = _keyword(tag)
-        if not keyword:
+        if (above, tag) in seen:
             continue
+        keyword = _keyword(tag)
         path = f"{above}{keyword}"
-        if dictionary_VR(keyword) != "SQ":
-            if attribute(path).kind != OTHER:
+        if not keyword or dictionary_VR(keyword) != "SQ":  # the same in every header that has it
+            seen.add((above, tag))
+            if keyword and attribute(path).kind != OTHER:
                 yield path
             continue
         yield path

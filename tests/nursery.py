@@ -1,4 +1,4 @@
-"""A process that has the gateway's imports behind it and forks gateways: a test that starts one saves their two seconds.
+"""A process that has the gateway's imports behind it and forks gateways: a test that starts one saves their seconds.
 
 Each is a process of its own, as `python -m gateway` would be, with its arguments, its environment and its output, and can be
 killed as one. It is no child of the test's process, so `Fork` hears from the nursery how it ended.
@@ -77,8 +77,11 @@ class Nursery:
 
 def _serve() -> None:
     """Fork as asked on standard input, and say on standard output who began and who ended how."""
-    for name in ("app", "cli", "web.console"):
+    for name in ("app", "cli", "commands.workdesk", "web.console"):
         __import__(f"gateway.{name}")
+    pages = sys.modules["gateway.web.found"]
+    for find in (pages.pages, pages.rest, pages.dicomweb):
+        find()
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -44,9 +44,19 @@ def application(site: Site) -> Application:
     return Guard(inner(site), site=site)
 
 
+class _Described(FastAPI):
+    """Its description is made when somebody asks for it: that takes as long as everything else of a start together."""
+
+    def openapi(self) -> dict[str, Any]:
+        if not self.openapi_schema:
+            super().openapi()["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        assert self.openapi_schema is not None
+        return self.openapi_schema
+
+
 def inner(site: Site) -> FastAPI:
     """Without its guard. Raises ConfigError where a file of pages/ or rest/ is no page and no part of REST."""
-    app = FastAPI(
+    app = _Described(
         title="Clinical AI Gateway", version=gateway.__version__, docs_url=None, redoc_url=None,
         openapi_url=f"{_REST}/openapi.json", max_body_size=_BODY_BYTES, telemetry={"tracing": False, "metrics": False},
     )  # fmt: skip
@@ -61,6 +71,4 @@ def inner(site: Site) -> FastAPI:
     for part in found.dicomweb():
         app.include_router(part.router, prefix=_DICOMWEB, include_in_schema=False)
     failures.prepare(app)
-    described = app.openapi()
-    described["components"]["schemas"]["Problem"] = Problem.model_json_schema()
     return app

@@ -272,7 +272,7 @@ def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: 
     association = associate(port, series, calling=calling, called=called)
     statuses: list[int] = []
     for ds in series:
-        statuses.append(association.send_c_store(ds).get("Status", -1))
+        statuses.append(_stored(association, ds))
         while association._is_paused and association.is_established:
             time.sleep(0.0005)  # its reactor must have gone on, or it takes the next answer, which comes at once, for itself
         if statuses[-1] == -1:  # the other end is gone, and a release would wait for its answer
@@ -280,6 +280,13 @@ def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: 
             return statuses + [-1] * (len(series) - len(statuses))
     association.release()
     return statuses
+
+
+def _stored(association: Association, ds: Dataset) -> int:
+    try:
+        return int(association.send_c_store(ds).get("Status", -1))
+    except RuntimeError:  # the other end went between two instances, and pynetdicom has noticed
+        return -1
 
 
 def store(association: Association, ds: Dataset, **changes: Any) -> int:

@@ -1,4 +1,4 @@
-"""Where a person asks and acts at the command line: a gateway's database, what admin says of it, and the screen."""
+"""The desk: where a person asks at the command line. A gateway's database, and the screen; who acts comes to workdesk.py."""
 
 import getpass
 import os

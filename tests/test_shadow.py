@@ -11,7 +11,7 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 
-from gateway.acts.release import held_series, release_held, release_series
+from gateway.acts.release import release_held, release_series
 from gateway.decisions.arrival import arrival
 from gateway.decisions.completeness import Policy
 from gateway.decisions.matching import Canary
@@ -27,6 +27,7 @@ from gateway.run import run
 from gateway.settle import Held, settle
 from gateway.views import stories
 from gateway.views.agreement import agreement, dice
+from gateway.views.lists import held_series
 from gateway.work.kept import Keep
 from gateway.work.shadow import release_job
 from tests.door_fixture import Place, scanner

@@ -3,35 +3,24 @@
 from datetime import datetime
 
 from sqlalchemy import select
-from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, lock
+from gateway.db import Database
 from gateway.engine import SETTLE, Queues, settle_attempt
 from gateway.errors import ConfigError
 from gateway.rows.tables import Instance, Series, SeriesState
+from gateway.views.lists import held_series
+from gateway.views.stories import known
 
 _AT_ONCE = 1000
-
-
-def held_series(db: Database, *, why: str = "", limit: int = 50) -> list[Series]:
-    """Those that a person should look at, the latest first; `why` is one of settle.Held."""
-    query = select(Series).where(Series.held != "", Series.state != SeriesState.RECEIVING)
-    if why:
-        query = query.where(Series.held == why)
-    with db() as session:
-        return list(session.scalars(query.order_by(Series.last_received_at.desc()).limit(limit)))
 
 
 def release_series(db: Database, queues: Queues, series_instance_uid: str, *, actor: str, now: datetime) -> str:
     """Raises ConfigError where it is still being received, or retention took its files."""
     with db.begin() as session:
-        try:
-            series = lock(session, Series, series_instance_uid)
-        except NoResultFound as error:
-            raise ConfigError([f"there is no series {series_instance_uid}"]) from error
+        series: Series = known(session, Series, series_instance_uid, to_change=True)
         if series.state != SeriesState.COMPLETE:
             raise ConfigError([f"series {series_instance_uid} is {series.state}: expected one that is complete"])
         mine = select(Instance.sop_instance_uid).where(Instance.series_instance_uid == series_instance_uid)

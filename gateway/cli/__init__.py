@@ -1,6 +1,6 @@
 """Send imaging studies in, get AI results back into the PACS. `gateway COMMAND --help` says what a command does."""
 
-# Here stands what is asked; desk.py, check.py, sending.py, app.py and demo.py do it. They are imported inside the commands, so
+# Here stands what is asked; commands/ and app.py do it. They are imported inside the commands, so
 # that help comes at once.
 
 from pathlib import Path

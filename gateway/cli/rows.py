@@ -39,7 +39,7 @@ def series_hold(series_instance_uid: str, config: ConfigOption = None) -> None:
 @series.command("held")
 def series_held(why: WhyOption = "", limit: LimitOption = 50, config: ConfigOption = None) -> None:
     """Series that a person should look at: no rule wanted them, or one that cannot be followed any more, or they failed."""
-    at_workdesk(config, lambda desk: desk.series_held(why, limit))
+    at_desk(config, lambda desk: desk.series_held(why, limit))
 
 
 @series.command("release")

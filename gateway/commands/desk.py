@@ -52,6 +52,9 @@ class Desk:
     def series_show(self, series_instance_uid: str) -> None:
         self._screen.series_story(stories.show_series(self._db, series_instance_uid))
 
+    def series_held(self, why: str, limit: int) -> None:
+        self._screen.held(lists.held_series(self._db, why=why, limit=limit))
+
     def jobs_list(self, state: str | None, limit: int) -> None:
         self._screen.jobs(row.job for row in lists.jobs(self._db, Wanted(state=state or ""), limit=limit).rows)
 

@@ -13,7 +13,7 @@ from gateway import app
 from gateway.acts import admin
 from gateway.acts.forced import complete_series, hold_series
 from gateway.acts.order import order
-from gateway.acts.release import held_series, release_held, release_series
+from gateway.acts.release import release_held, release_series
 from gateway.acts.resend import resend
 from gateway.acts.retract import retract
 from gateway.commands.desk import Desk, reach
@@ -35,9 +35,6 @@ class WorkDesk(Desk):
 
     def series_hold(self, series_instance_uid: str) -> None:
         self._act(lambda _: hold_series(self._db, series_instance_uid, **self._by))
-
-    def series_held(self, why: str, limit: int) -> None:
-        self._screen.held(held_series(self._db, why=why, limit=limit))
 
     def series_release(self, series_instance_uid: str | None, why: str) -> None:
         """One, or all that are held (for that reason)."""

@@ -221,3 +221,12 @@ def _page(found: Sequence[Any], limit: int, key: Any) -> Page[Any]:
     if len(found) <= limit:
         return Page(rows)
     return Page(rows, _PARTED.join(one.isoformat() if isinstance(one, datetime) else str(one) for one in key(rows[-1])))
+
+
+def held_series(db: Database, *, why: str = "", limit: int = 50) -> list[Series]:
+    """Those that a person should look at, the latest first; `why` is one of settle.Held."""
+    query = select(Series).where(Series.held != "", Series.state != SeriesState.RECEIVING)
+    if why:
+        query = query.where(Series.held == why)
+    with db() as session:
+        return list(session.scalars(query.order_by(Series.last_received_at.desc()).limit(limit)))

@@ -1,4 +1,4 @@
-"""The console and the REST interface (FastAPI, Jinja, htmx): what a person sees and does, of everything that admin.py offers.
+"""The console and the REST interface (FastAPI, Jinja, htmx): what a person sees and does, of what views/ and acts/ offer.
 
 A page is one file in pages/, a part of REST one file in rest/, each found by its name. It offers
 

@@ -35,7 +35,7 @@ from gateway.inference.breaker import Breaker
 from gateway.inference.models import Models
 from gateway.machine.liveness import Presence, only_one
 from gateway.prove import told
-from gateway.receive import Found, association_ended, executor_died, forget, positions, receive
+from gateway.receive import Found, association_lost, executor_died, forget, positions, receive
 from gateway.roster import Roster
 from gateway.rows.tables import Association
 from gateway.serving.doorman import Doorman
@@ -233,7 +233,7 @@ class Gateway:
             receive=do_receive,
             positions=partial(positions, db=db),
             forget=partial(forget, db=db),
-            ended=lambda association: association_ended(association, now(), db=db, queues=queues, quiet=quiet),
+            lost=lambda association: association_lost(association, now(), db=db, queues=queues, quiet=quiet),
             closed=self._doors_closed,
             filed=self._hosts.tell,
         )
@@ -274,7 +274,7 @@ class Gateway:
         with self.db() as session:
             held = set(session.scalars(mine))
         for association in held - self.doorman.associations - self.watches.associations - self._archives.associations:
-            association_ended(association, now(), db=self.db, queues=self.queues, quiet=self._quiet)
+            association_lost(association, now(), db=self.db, queues=self.queues, quiet=self._quiet)
 
     def _buried(self, executor: str) -> None:
         executor_died(executor, now(), db=self.db, queues=self.queues, quiet=self._quiet)

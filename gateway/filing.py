@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from heapq import merge
 from pathlib import Path
 
 import structlog
@@ -30,8 +31,8 @@ class Books:
     """How far each segment was read."""
     forget: Callable[[Sequence[str]], None]
     """Segments that are no more."""
-    ended: Callable[[str], None]
-    """An association whose process has died."""
+    lost: Callable[[str], None]
+    """An association whose process has died before it ended."""
     closed: Callable[[str], None]
     """The doors were closed, for this reason, or opened again ("")."""
     filed: Callable[[datetime | None], None] = lambda _: None
@@ -72,22 +73,25 @@ class Filing:
         while self.file():
             pass
         for association in self.associations:
-            self._books.ended(association)
+            self._books.lost(association)
         self._left |= {segment.stem for segment in segments(self.folder)}
         shutil.rmtree(self.folder, ignore_errors=True)  # it may be gone already, where this is done again
         self._books.forget(sorted(self._left))
 
     def _found(self) -> list[Found]:
-        """What is not filed yet, of each segment in its order, as much as makes a batch."""
+        """What is not filed yet, in the order it came, as much as makes a batch: an association may go on in another segment."""
         found: list[Found] = []
         size = 0
-        for segment in segments(self.folder):
-            for lies in entries(segment, self._positions.get(segment.stem, 0)):
-                found.append((lies, promise(lies.record)))
-                size += lies.data_size
-                if len(found) == _BATCH or size > _BATCH_BYTES:
-                    return found
+        unread = [self._unread(segment) for segment in segments(self.folder)]
+        for lies, one in merge(*unread, key=lambda one: one[1].at):
+            found.append((lies, one))
+            size += lies.data_size
+            if len(found) == _BATCH or size > _BATCH_BYTES:
+                break
         return found
+
+    def _unread(self, segment: Path) -> Iterator[Found]:
+        return ((lies, promise(lies.record)) for lies in entries(segment, self._positions.get(segment.stem, 0)))
 
 
 @contextmanager

@@ -98,18 +98,14 @@ def forget(segments: Sequence[str], *, db: Database) -> None:
         session.execute(delete(Segment).where(Segment.name.in_(segments)))
 
 
-def association_ended(association: str, now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
-    """The other side released or lost the association; safe to repeat."""
-    with db.begin() as session:
-        _end(session, Association.id == association, now, queues, quiet)
+def association_lost(association: str, now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
+    """The process that held it has died, and nothing says that it was released; safe to repeat."""
+    _lose(Association.id == association, now, db=db, queues=queues, quiet=quiet)
 
 
 def executor_died(executor: str, now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
-    """A process that died took its associations with it."""
-    with db.begin() as session:
-        lost = (Association.executor == executor, Association.ended_at.is_(None), Association.ingest == "dimse")
-        session.execute(update(Association).where(*lost).values(broken=True))
-        _end(session, Association.executor == executor, now, queues, quiet)
+    """A process that died took its associations with it; safe to repeat."""
+    _lose(Association.executor == executor, now, db=db, queues=queues, quiet=quiet)
 
 
 def _move_on(session: Session, found: Sequence[Found]) -> None:
@@ -161,6 +157,14 @@ def _how(session: Session, ended: Sequence[Ended]) -> None:
         if one.whole or one.broken:
             mine = update(Association).where(Association.id == one.origin.association)
             session.execute(mine.values(whole=one.whole, broken=one.broken))
+
+
+def _lose(these: ColumnElement[bool], now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
+    """Who sent over DIMSE keeps what was not acknowledged and comes back with it; over the others nobody does."""
+    with db.begin() as session:
+        lost = (these, Association.ended_at.is_(None), Association.ingest == "dimse")
+        session.execute(update(Association).where(*lost).values(broken=True))
+        _end(session, these, now, queues, quiet)
 
 
 def _end(session: Session, these: ColumnElement[bool], now: datetime, queues: Queues, quiet: timedelta) -> None:

@@ -10,16 +10,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from gateway.doors import journal
 from gateway.doors.door import Door
 from gateway.doors.journal import segments
 from gateway.errors import InvalidUid, NotUnderstood, OutOfResources
-from gateway.rows.tables import Instance
+from gateway.rows.tables import Association, Instance
 from tests.door_fixture import Place, parts, scanner
 from tests.ports import free_port
 from tests.synthetic import ct_series
-from tests.world import World, send
+from tests.world import World, associate, send, store
 
 Trace = Callable[[int], Path]
 
@@ -232,6 +233,26 @@ def test_an_ingest_process_that_dies_is_replaced_and_loses_nothing(database_url:
         assert send(series[3:], world.port) == [0x0000] * 3
         world.wait_until(lambda: all(map(world.held, series)))
         world.wait_until(lambda: len([path for path in world.store.incoming.iterdir() if path.is_dir()]) == 1)
+
+
+def test_an_association_whose_ingest_process_dies_is_broken_off(tmp_path: Path) -> None:
+    series = ct_series(6)
+    with World(tmp_path / "world", f"sqlite:///{tmp_path}/gateway.db", f"127.0.0.1:{free_port()}") as world:
+        world.start()
+        association = associate(world.port, series)
+        assert [store(association, ds) for ds in series[:3]] == [0x0000] * 3
+
+        world.ingests[0].send_signal(signal.SIGKILL)
+        world.wait_until(lambda: all(map(world.held, series[:3])))
+
+        world.wait_until(lambda: ended(world))
+        assert [one.broken for one in ended(world)] == [True]
+        association.abort()
+
+
+def ended(world: World) -> list[Association]:
+    with world.database() as db, db() as session:
+        return list(session.scalars(select(Association).where(Association.ended_at.is_not(None))))
 
 
 def test_what_an_ingest_process_holds_half_is_gone_after_its_death(tmp_path: Path) -> None:

@@ -1,9 +1,13 @@
 """Filing: whatever fails on the way, what a door promised is filed, and its folder goes once."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from gateway import filing
+from gateway.doors import journal
+from gateway.doors.entry import Ended, Full, Kept
 from gateway.filing import Books, Filing
 from gateway.receive import Found
 from tests.door_fixture import Place, scanner
@@ -30,10 +34,10 @@ class Failing:
             self._call("forget")
             self.forgotten.extend(names)
 
-        return Books(receive, dict, forget, lambda _: self._call("ended"), lambda _: None)
+        return Books(receive, dict, forget, lambda _: self._call("lost"), lambda _: None)
 
 
-@pytest.mark.parametrize("what", ["receive", "ended", "forget"])
+@pytest.mark.parametrize("what", ["receive", "lost", "forget"])
 def test_a_database_that_is_away_at_any_step_delays_the_end_of_a_folder_and_no_more(tmp_path: Path, what: str) -> None:
     place = Place(f"sqlite:///{tmp_path / 'gateway.db'}", tmp_path)
     origin = scanner()
@@ -41,13 +45,47 @@ def test_a_database_that_is_away_at_any_step_delays_the_end_of_a_folder_and_no_m
         place.bring(ds, origin)
     (segment,) = place.folder.glob("*.journal")
     failing = Failing(what)
-    filing = Filing(place.folder, failing.books())
+    mine = Filing(place.folder, failing.books())
     with pytest.raises(ConnectionError):
-        filing.finish()
+        mine.finish()
 
-    filing.finish()
+    mine.finish()
 
     assert len(failing.received) == 2
     assert failing.forgotten == [segment.stem]
     assert not place.folder.exists()
+    place.close()
+
+
+def test_what_an_association_brought_is_filed_in_its_order_whatever_segments_it_lies_in(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(journal, "FULL", 5000)
+    monkeypatch.setattr(filing, "_BATCH", 2)
+    place = Place(f"sqlite:///{tmp_path / 'gateway.db'}", tmp_path)
+    origin, series = scanner(), ct_series(12)
+    for ds in series:
+        place.now += timedelta(milliseconds=1)
+        place.bring(ds, origin)
+    place.now += timedelta(milliseconds=1)
+    place.door.end(origin, whole=True)
+    failing = Failing("nothing")
+    assert len(list(place.folder.glob("*.journal"))) > 3
+
+    Filing(place.folder, failing.books()).finish()
+
+    told = [one for _, one in failing.received if not isinstance(one, Full)]
+    assert [one.incoming.sop_instance_uid for one in told[:-1]] == [ds.SOPInstanceUID for ds in series]
+    assert isinstance(told[-1], Ended)
+    place.close()
+
+
+def test_an_association_ends_in_the_segment_that_its_last_instance_has_filled(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(journal, "FULL", 1000)
+    place = Place(f"sqlite:///{tmp_path / 'gateway.db'}", tmp_path)
+    origin = scanner()
+    place.bring(ct_series(1)[0], origin)
+
+    place.door.end(origin)
+
+    assert [type(one) for _, one in place.promised()] == [Kept, Ended]
+    assert len(list(place.folder.glob("*.journal"))) == 1
     place.close()

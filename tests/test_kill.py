@@ -228,8 +228,7 @@ def test_after_a_death_while_a_result_is_taken_back_each_has_one_note(
 def test_deaths_at_random_moments_lose_nothing_and_make_nothing_twice(database_url: str, tmp_path: Path, triton: str) -> None:
     chance = random.Random(7)
     every = [ct_series(SLICES, seed=seed) for seed in range(4)]
-    settings = {"completeness": {"quiet_seconds": 12}}  # a scanner comes back before its series is held to be complete, also here
-    with world_with_two_peers(tmp_path / "world", database_url, triton, settings=settings) as (world, scp):
+    with world_with_two_peers(tmp_path / "world", database_url, triton) as (world, scp):
         world.start()
         scanners = [threading.Thread(target=send_all, args=(world, series)) for series in every]
         for scanner in scanners:

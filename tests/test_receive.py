@@ -11,7 +11,7 @@ from pydicom import dcmread
 from sqlalchemy import select
 
 from gateway.errors import NotUnderstood, OutOfResources
-from gateway.receive import association_ended, executor_died, positions
+from gateway.receive import association_lost, executor_died, positions
 from gateway.rows.tables import Association, Instance, Segment, Series, SeriesState, Study, Version
 from gateway.rows.trail import AuditEvent
 from tests.door_fixture import NOW, Place, parts, scanner
@@ -184,18 +184,18 @@ def test_an_association_ends_with_its_last_instance_in_one_batch(place: Place) -
 
 
 @pytest.mark.parametrize("end", ["association", "executor"])
-def test_an_association_may_be_ended_by_name_or_with_its_process(place: Place, end: str) -> None:
+def test_an_association_may_be_lost_by_name_or_with_its_process(place: Place, end: str) -> None:
     (ds,) = ct_series(1)
     origin = scanner()
     place.take(ds, origin)
 
     for _ in range(2):
         if end == "association":
-            association_ended(origin.association, NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
+            association_lost(origin.association, NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
         else:
             executor_died("tests", NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
 
-    assert place.count(Association, ended_at=NOW, broken=end == "executor") == 1
+    assert place.count(Association, ended_at=NOW, broken=True) == 1
 
 
 def test_refusals_and_rejections_are_told_in_the_trail(place: Place) -> None:

@@ -171,7 +171,7 @@ class Door:
     def end(self, origin: Origin, *, whole: bool = False, broken: bool = False) -> None:
         """Its segment goes to the next association. `whole`, `broken`: as in Ended."""
         if origin.association in self._segments:
-            self._note(origin.association, Ended(self._clock(), origin, whole, broken))
+            self._note(origin.association, Ended(self._clock(), origin, whole, broken), last=True)
             segment = self._segments.pop(origin.association, None)
             if segment is not None:
                 self._idle.append(segment)
@@ -180,10 +180,10 @@ class Door:
         for segment in [*self._segments.values(), *self._idle]:
             segment.close()
 
-    def _segment(self, association: str) -> Segment:
-        """That of the association, or another where that is of no more use. Raises OSError."""
+    def _segment(self, association: str, *, last: bool = False) -> Segment:
+        """That of the association, or another where that is of no more use; a full one takes its `last` entry. Raises OSError."""
         held = self._segments.get(association) or self._take()
-        while held is not None and (held.is_full or held.is_broken):
+        while held is not None and (held.is_broken or (held.is_full and not last)):
             self._segments.pop(association, None)
             if held.is_full and not held.is_broken:
                 held.commit(record(Full(self._clock())), durable=False)
@@ -198,9 +198,9 @@ class Door:
         except IndexError:
             return None
 
-    def _note(self, association: str, entry: Promise) -> None:
+    def _note(self, association: str, entry: Promise, *, last: bool = False) -> None:
         try:
-            self._segment(association).commit(record(entry), durable=False)
+            self._segment(association, last=last).commit(record(entry), durable=False)
         except (OSError, OutOfResources) as error:
             _logger.error("journal.failed", error=type(error).__name__)
         self._wake()

@@ -4,7 +4,6 @@ A pipeline is one file: `PIPELINE = Pipeline(version, model, needs, run)`; `run(
 name is the pipeline's name in rules.yaml. A file without PIPELINE stops the start with its path.
 """
 
-import importlib.util
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from pydicom import Dataset
 
 from gateway.decisions.choose import ONLY, Which
-from gateway.errors import ConfigError
+from gateway.machine.plugins import load_each, load_file
 from gateway.outputs import Output
 
 Arrays = Mapping[str, np.ndarray]
@@ -98,29 +97,9 @@ class Pipeline:
 
 def load_pipelines(folders: Iterable[Path]) -> dict[str, Pipeline]:
     """Every file of `folders` by its name; later folders may not repeat a name. Raises ConfigError with the file's path."""
-    pipelines: dict[str, Pipeline] = {}
-    problems = []
-    for path in (path for folder in folders for path in sorted(folder.glob("[!_]*.py"))):
-        try:
-            pipeline = _load(path)
-        except Exception as error:  # noqa: BLE001 - a pipeline is foreign code: whatever it raises, its path must be told
-            problems.append(f"{path}: cannot be loaded: {type(error).__name__}: {error}")
-            continue
-        if not isinstance(pipeline, Pipeline):
-            problems.append(f"{path}: expected PIPELINE = gateway.pipeline.Pipeline(...)")
-        elif path.stem in pipelines:
-            problems.append(f"{path}: a pipeline of this name is there already")
-        else:
-            pipelines[path.stem] = pipeline
-    if problems:
-        raise ConfigError(problems)
-    return pipelines
+    return load_each(folders, _offered, kind="pipeline", expected="PIPELINE = gateway.pipeline.Pipeline(...)")
 
 
-def _load(path: Path) -> object:
-    spec = importlib.util.spec_from_file_location(f"pipelines.{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return getattr(module, "PIPELINE", None)
+def _offered(path: Path) -> Pipeline | None:
+    offered = getattr(load_file(path, f"pipelines.{path.stem}"), "PIPELINE", None)
+    return offered if isinstance(offered, Pipeline) else None

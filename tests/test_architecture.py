@@ -157,7 +157,10 @@ def test_only_one_file_names_the_engine() -> None:
     ("module", "unloaded"),
     [
         ("gateway.serving.doorway", {"sqlalchemy", "pydantic", "dbos", "uvicorn", "gateway.db", "gateway.configuration"}),
-        ("gateway.commands.desk", {"dbos", "pydicom", "pynetdicom", "highdicom", "numpy", "gateway.app", "gateway.engine"}),
+        (
+            "gateway.commands.desk",
+            {"alembic", "dbos", "pydicom", "pynetdicom", "highdicom", "numpy", "gateway.app", "gateway.engine"},
+        ),
         ("gateway.cli", {"sqlalchemy", "pydicom", "gateway.commands.desk"}),
     ],
 )

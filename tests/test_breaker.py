@@ -297,7 +297,7 @@ def test_many_jobs_wait_untried_for_a_triton_that_is_away_and_go_on_in_their_ord
             world.start()
             world.send(ct_series(4))
             world.wait_until(lambda: [job.code for job in world.jobs()] == ["MODEL"])
-            more(world, 30)
+            more(world, 12)
             more(world, 1, "stat")
             first = min(world.jobs(), key=lambda job: job.id)
             seen = len(calls)
@@ -316,7 +316,7 @@ def test_many_jobs_wait_untried_for_a_triton_that_is_away_and_go_on_in_their_ord
             assert attempts(world) <= 1 + 2  # each start finds out by a job of each lane
 
         with relay(port, triton):
-            wanted = {JobState.DONE: 31, JobState.CANCELLED: 1}
+            wanted = {JobState.DONE: 13, JobState.CANCELLED: 1}
             world.wait_until(lambda: Counter(job.state for job in world.jobs()) == wanted)
 
         assert len(world.logged("model.available")) == 1

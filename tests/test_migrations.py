@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, inspect, text
 
 from gateway import app, migrations
@@ -44,6 +45,13 @@ def our_tables(engine: Engine) -> list[str]:
     return sorted(
         name for name in inspect(engine).get_table_names() if name.startswith(PREFIX) and name != migrations.VERSION_TABLE
     )
+
+
+def test_each_file_begins_with_its_revision_and_the_last_of_them_is_the_newest() -> None:
+    scripts = ScriptDirectory.from_config(migrations._scripts())
+    files = sorted((Path(migrations.__file__).parent / "versions").glob("[0-9]*.py"))
+
+    assert [file.stem.partition("_")[0] for file in reversed(files)] == [script.revision for script in scripts.walk_revisions()]
 
 
 def test_the_migrated_schema_is_the_one_of_the_tables(engine: Engine) -> None:

@@ -1,15 +1,13 @@
 """Protocols: one file each in a folder, found by its name, which reads the keys of its tables in gateway.toml itself."""
 
-import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 from gateway.errors import ConfigError
+from gateway.machine.plugins import load_each, load_file
 
 S = TypeVar("S")
 
@@ -27,23 +25,14 @@ class Offer:
 
 def load(folders: Iterable[Path], offer: Offer) -> dict[str, Callable[..., Any]]:
     """What every file of `folders` offers, by its name; later folders may not repeat one. Raises ConfigError with the paths."""
-    protocols: dict[str, Callable[..., Any]] = {}
-    problems = []
-    for path in (path for folder in folders for path in sorted(folder.glob("[!_]*.py"))):
-        try:
-            make = getattr(_load(path, offer), offer.attribute, None)
-        except Exception as error:  # noqa: BLE001 - a protocol is foreign code: whatever it raises, its path must be told
-            problems.append(f"{path}: cannot be loaded: {type(error).__name__}: {error}")
-            continue
-        if not callable(make):
-            problems.append(f"{path}: expected {offer.expected}")
-        elif path.stem in protocols:
-            problems.append(f"{path}: a protocol of this name is there already")
-        else:
-            protocols[path.stem] = make
-    if problems:
-        raise ConfigError(problems)
-    return protocols
+
+    def offered(path: Path) -> Callable[..., Any] | None:
+        name = f"{offer.package}.{path.stem}"
+        module = import_module(name) if path.parent == offer.folder else load_file(path, name.replace(".", "_"))
+        make = getattr(module, offer.attribute, None)
+        return make if callable(make) else None
+
+    return load_each(folders, offered, kind="protocol", expected=offer.expected)
 
 
 def setting(
@@ -91,14 +80,3 @@ def is_seconds(value: object) -> bool:
 def is_readable(value: object) -> bool:
     """A file's name."""
     return is_text(value) and Path(str(value)).is_file()
-
-
-def _load(path: Path, offer: Offer) -> ModuleType:
-    if path.parent == offer.folder:
-        return importlib.import_module(f"{offer.package}.{path.stem}")
-    spec = importlib.util.spec_from_file_location(f"{offer.package}_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError("not a Python file")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    return module

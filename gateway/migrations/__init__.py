@@ -1,19 +1,23 @@
-"""The schema's history (alembic), what state a database is in, and the one way to bring it up to date."""
+"""The schema's history (alembic), what state a database is in, and the one way to bring it up to date.
+
+A file of versions/ begins with its revision, so the state is known without alembic: only who changes a schema loads it.
+"""
 
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, column, inspect, select, table, text
 from sqlalchemy.exc import DBAPIError
 
 from gateway.errors import ConfigError
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 VERSION_TABLE = "gw_schema_version"
 _LOCK = 7400
+_HERE = Path(__file__).parent
 
 
 class Schema(StrEnum):
@@ -42,8 +46,13 @@ def upgrade(engine: Engine) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
-        if _state(connection) is Schema.NEWER:
+        found = _state(connection)
+        if found is Schema.NEWER:
             raise ConfigError(["database: made by a newer gateway: expected a schema version that this one knows"])
+        if found is Schema.CURRENT:
+            return
+        from alembic import command
+
         config = _scripts()
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -52,6 +61,8 @@ def upgrade(engine: Engine) -> None:
 
 def downgrade(engine: Engine, revision: str) -> None:
     """Back to `revision` ("base": none of our tables, everything in them lost)."""
+    from alembic import command
+
     with engine.connect() as connection:
         config = _scripts()
         config.attributes["connection"] = connection
@@ -59,17 +70,21 @@ def downgrade(engine: Engine, revision: str) -> None:
         connection.commit()
 
 
-def _scripts() -> Config:
+def _scripts() -> "Config":
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     return config
 
 
 def _state(connection: Connection) -> Schema:
-    scripts = ScriptDirectory.from_config(_scripts())
-    current = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE}).get_current_revision()
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return Schema.MISSING
+    current = connection.scalar(select(column("version_num")).select_from(table(VERSION_TABLE)))
+    known = sorted(path.stem.partition("_")[0] for path in (_HERE / "versions").glob("[0-9]*.py"))
     if current is None:
         return Schema.MISSING
-    if current == scripts.get_current_head():
+    if current == known[-1]:
         return Schema.CURRENT
-    return Schema.OLDER if current in {script.revision for script in scripts.walk_revisions()} else Schema.NEWER
+    return Schema.OLDER if current in known else Schema.NEWER

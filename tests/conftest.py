@@ -12,8 +12,7 @@ import psycopg
 import pytest
 from hypothesis import settings
 
-from gateway.app import upgrade
-from gateway.db import open_database
+from tests.blank import blank, migrate
 from tests.console_fixture import chromium, console
 from tests.postgres_fixture import OwnPostgres, own_cluster
 
@@ -86,11 +85,9 @@ def own_postgres() -> Iterator[OwnPostgres]:
 
 
 @pytest.fixture(scope="session")
-def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def migrated_sqlite() -> Path:
     """A database file at the present schema, to be copied."""
-    path = tmp_path_factory.mktemp("migrated") / "gateway.db"
-    _migrate(f"sqlite:///{path}")
-    return path
+    return blank()
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +95,7 @@ def migrated_postgres(postgres: str) -> str:
     """The name of a database at the present schema, to be a template."""
     with _administrator(postgres) as connection:
         connection.execute("CREATE DATABASE migrated")
-    _migrate(postgres.replace("/postgres?", "/migrated?"))
+    migrate(postgres.replace("/postgres?", "/migrated?"))
     return "migrated"
 
 
@@ -120,12 +117,6 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 
 def _administrator(server: str) -> psycopg.Connection:
     return psycopg.connect(server.replace("+psycopg", ""), autocommit=True)
-
-
-def _migrate(url: str) -> None:
-    db = open_database(url)
-    upgrade(url, db)
-    db.kw["bind"].dispose()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ killed as one. It is no child of the test's process, so `Fork` hears from the nu
 """
 
 import atexit
+import gc
 import json
 import os
 import select
@@ -13,8 +14,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from queue import SimpleQueue
+
+import gateway
+
+_LATER = (
+    "dbos._sys_db_sqlite", "grpc.experimental", "numpy.ma", "smtplib", "typer._adapters", "uvicorn.lifespan.off",
+    "uvicorn.loops.asyncio", "uvicorn.protocols.websockets.websockets_sansio_impl",
+)  # fmt: skip
+"""Modules that libraries import when they are needed."""
 
 
 class Fork:
@@ -77,11 +88,8 @@ class Nursery:
 
 def _serve() -> None:
     """Fork as asked on standard input, and say on standard output who began and who ended how."""
-    for name in ("app", "cli", "commands.workdesk", "web.console"):
-        __import__(f"gateway.{name}")
-    pages = sys.modules["gateway.web.found"]
-    for find in (pages.pages, pages.rest, pages.dicomweb):
-        find()
+    _import_all()
+    gc.freeze()  # what is here already is not looked through for garbage in each of them
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -105,6 +113,19 @@ def _serve() -> None:
                     os.close(woken), os.close(wake)
                     _become(arguments, environment, output, errors)
                 print(json.dumps([pid, None]), flush=True)
+
+
+def _import_all() -> None:
+    """What a gateway imports, or reads once, by the time it has dealt with a series."""
+    for module in walk_packages(gateway.__path__, "gateway."):
+        if module.name != "gateway.__main__" and not module.name.startswith("gateway.migrations."):
+            import_module(module.name)
+    for name in _LATER:
+        import_module(name)
+    import_module("sqlalchemy.orm").configure_mappers()
+    standard = import_module("highdicom._standard_utils")
+    for read in (standard.get_module_attribute_map, standard.get_iod_module_map, standard.get_sop_class_iod_map):
+        read()
 
 
 def _tell_who_ended() -> None:

@@ -172,6 +172,23 @@ def test_who_receives_knows_no_database_and_who_only_asks_does_not_wait_for_what
     assert not unloaded & set(loaded)
 
 
+def test_an_ingest_process_takes_along_nothing_that_it_does_not_need() -> None:
+    program = """if True:
+        import runpy, sys
+        try:
+            runpy.run_module("gateway.serving.doorway", run_name="__main__")
+        except ValueError:  # it was given no settings
+            print(*[name for name, module in sys.modules.items() if module])
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True
+    )
+
+    loaded = set(ran.stdout.split())
+    assert "pydicom" in loaded
+    assert not loaded & {"gdcm", "numpy", "requests", "rich", "sqlalchemy", "pydantic", "uvicorn"}
+
+
 def test_the_gateway_names_no_pipeline() -> None:
     pipelines = {path.stem for path in (ROOT / "pipelines").glob("[!_]*.py")}
     assert pipelines

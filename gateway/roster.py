@@ -210,3 +210,12 @@ def known(config: Config) -> Roster:
     finally:
         db.kw["bind"].dispose()
     return roster
+
+
+def configured_peer(config: Config, name: str) -> Peer:
+    """One of gateway.toml or one that was added. Raises ConfigError."""
+    peers = known(config)
+    if name not in peers:
+        wrong = [problem for entry in peers.entries if entry.name == name for problem in entry.problems]
+        raise ConfigError(wrong or [f"there is no peer {name!r}; known: {', '.join(peers) or 'none'}"])
+    return peers[name]

@@ -161,6 +161,7 @@ def test_only_one_file_names_the_engine() -> None:
             "gateway.commands.desk",
             {"alembic", "dbos", "pydicom", "pynetdicom", "highdicom", "numpy", "gateway.app", "gateway.engine"},
         ),
+        ("gateway.commands.sending", {"sqlalchemy", "dbos", "highdicom", "gateway.app"}),
         ("gateway.cli", {"sqlalchemy", "pydicom", "gateway.commands.desk"}),
     ],
 )

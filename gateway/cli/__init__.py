@@ -134,7 +134,13 @@ def send(
     config: ConfigOption = None,
 ) -> None:
     """Send DICOM files as they are."""
-    from gateway.commands.sending import send_path
+    from gateway.commands.sending import answering_listener, send_path
 
-    not_arrived = send_path(path, configured(config), to=to, calling_ae_title=calling_ae_title, out=out)
-    raise typer.Exit(1 if not_arrived else 0)
+    settings = configured(config)
+    if to is None:
+        peer = answering_listener(settings, calling_ae_title)
+    else:
+        from gateway.roster import configured_peer
+
+        peer = configured_peer(settings, to)
+    raise typer.Exit(1 if send_path(path, peer, out) else 0)

@@ -87,7 +87,7 @@ def peers_remove(name: str, config: ConfigOption = None) -> None:
 @peers.command("echo")
 def peers_echo(name: str, config: ConfigOption = None) -> None:
     """Ask a peer whether it is there."""
-    from gateway.commands.sending import configured_peer
+    from gateway.roster import configured_peer
 
     out.print(f"{name}: {configured_peer(configured(config), name).echo()}", highlight=False)
 

@@ -27,10 +27,9 @@ from gateway.imaging.phantom import chest_ct
 from gateway.imaging.picture import outlined
 from gateway.imaging.volume import arrange, volume
 from gateway.machine.stopping import Stop
-from gateway.peers import send_many
+from gateway.peers import own_listener, send_many
 from gateway.rows.tables import DeliveryState, JobState, SeriesState
 from gateway.serving.plan import plan
-from gateway.serving.synthetic import own_listener
 from gateway.store import Store
 from gateway.views.stories import JobStory, SeriesStory, show_series
 

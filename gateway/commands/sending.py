@@ -14,9 +14,7 @@ from gateway.configuration.sections import Config
 from gateway.dicom.filemeta import read_meta
 from gateway.errors import ConfigError, DeliveryError, NotUnderstood
 from gateway.ingest._archive import Archive, Member, is_archive
-from gateway.peers import Peer, send_many
-from gateway.roster import known
-from gateway.serving.synthetic import own_listener
+from gateway.peers import Peer, own_listener, send_many
 
 _SHOWN = 20
 _CHUNK, _HEAD = 256 * 1024, 4096
@@ -46,12 +44,11 @@ class _Found:
     failures: list[str] = field(default_factory=list)
 
 
-def send_path(path: Path, config: Config, *, to: str | None, calling_ae_title: str, out: Console) -> int:
+def send_path(path: Path, peer: Peer, out: Console) -> int:
     """Send a file, a ZIP, or everything in a folder that is a PS3.10 file or a ZIP of them; returns how many did not arrive.
 
-    `to` None: this gateway's own listener. Raises ConfigError where there is no such peer, or nothing to send.
+    Raises ConfigError where there is nothing to send.
     """
-    peer = _answering_listener(config, calling_ae_title) if to is None else configured_peer(config, to)
     with ExitStack() as opened:
         found = _find(path, opened)
         total = len(found.files) + len(found.failures)
@@ -144,17 +141,8 @@ def _sent(peer: Peer, files: Iterable[Path | _Entry]) -> Iterator[tuple[str, str
         yield from damaged
 
 
-def configured_peer(config: Config, name: str) -> Peer:
-    """One of gateway.toml or one that was added. Raises ConfigError."""
-    peers = known(config)
-    if name not in peers:
-        wrong = [problem for entry in peers.entries if entry.name == name for problem in entry.problems]
-        raise ConfigError(wrong or [f"there is no peer {name!r}; known: {', '.join(peers) or 'none'}"])
-    return peers[name]
-
-
-def _answering_listener(config: Config, calling_ae_title: str) -> Peer:
-    """One sentence where there is nobody to send to, instead of one for every file."""
+def answering_listener(config: Config, calling_ae_title: str) -> Peer:
+    """Our own; where it does not answer ConfigError is raised, one sentence instead of one for every file."""
     peer = own_listener(config, calling_ae_title)
     try:
         peer.echo()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol, get_type_hints
+from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
@@ -20,6 +20,9 @@ from gateway.configuration.protocols import is_text as is_text
 from gateway.configuration.protocols import read_settings as read_settings
 from gateway.configuration.protocols import setting as setting
 from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
+
+if TYPE_CHECKING:
+    from gateway.configuration.sections import Config
 
 BUILT_IN = Path(__file__).parent
 STORED, DUPLICATE, NOT_UNDERSTOOD, NOT_SUPPORTED, PROCESSING_FAILURE = 0x0000, 0x0111, 0xC000, 0x0122, 0x0110
@@ -225,3 +228,13 @@ def is_few(value: object) -> bool:
 
 def is_rate(value: object) -> bool:
     return type(value) is int and value > 0
+
+
+def own_listener(config: "Config", calling_ae_title: str, port: int | None = None) -> Peer:
+    """The way any scanner reaches this gateway."""
+    host = "127.0.0.1" if config.dimse.host in ("0.0.0.0", "::", "") else config.dimse.host  # noqa: S104 - compared, not bound
+    settings = {
+        "name": "this gateway", "protocol": "dimse", "host": host, "port": port or config.dimse.port,
+        "ae_title": config.dimse.ae_title, "calling_ae_title": calling_ae_title,
+    }  # fmt: skip
+    return make_peer(settings, protocols=load_protocols())

@@ -25,11 +25,10 @@ from gateway.engine import Queues
 from gateway.errors import DeliveryError
 from gateway.filing import told
 from gateway.imaging.phantom import chest_ct
-from gateway.peers import Peer, Proof, send_many
+from gateway.peers import Peer, Proof, own_listener, send_many
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
 from gateway.rows.trail import Rehearsed
 from gateway.serving.stages import equipment
-from gateway.serving.synthetic import own_listener
 from gateway.store import Store
 from gateway.telling.alarms import Alarm, compare
 from gateway.telling.happening import Kind

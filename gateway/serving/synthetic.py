@@ -1,11 +1,10 @@
-"""The synthetic study's own rule, beside those of the database, and the way any study comes in (rehearsal.py)."""
+"""The synthetic study's own rule, beside those of the database (rehearsal.py)."""
 
 from collections.abc import Iterable
 
 from gateway.configuration.sections import SYNTHETIC, Config
 from gateway.decisions.rules import RuleSet, load
 from gateway.errors import ConfigError
-from gateway.peers import Peer, load_protocols, make_peer
 
 _RULE = """\
 rules:
@@ -15,16 +14,6 @@ rules:
     send_to: [{peer}]
     priority: background
 """
-
-
-def own_listener(config: Config, calling_ae_title: str, port: int | None = None) -> Peer:
-    """The way any scanner reaches this gateway."""
-    host = "127.0.0.1" if config.dimse.host in ("0.0.0.0", "::", "") else config.dimse.host  # noqa: S104 - compared, not bound
-    settings = {
-        "name": "this gateway", "protocol": "dimse", "host": host, "port": port or config.dimse.port,
-        "ae_title": config.dimse.ae_title, "calling_ae_title": calling_ae_title,
-    }  # fmt: skip
-    return make_peer(settings, protocols=load_protocols())
 
 
 def rules(config: Config, *, pipelines: Iterable[str], peers: Iterable[str]) -> RuleSet | None:

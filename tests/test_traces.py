@@ -1,5 +1,6 @@
 """One trace tells what happened to a series, whichever processes did it; without a collector nothing is different."""
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -144,3 +145,18 @@ def test_a_collector_that_is_away_holds_nothing_up() -> None:
         exporter.export(Span("run", 1, number, 0, NOW, NOW, {"job": number}))
 
     exporter.close()
+
+
+def test_a_stop_does_not_wait_for_a_collector_that_does_not_answer() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        exporter = Otlp(TracingSection(url=f"http://127.0.0.1:{collector.getsockname()[1]}/v1/traces"), source="gw1", version="1")
+        exporter.export(Span("run", 1, 1, 0, NOW, NOW, {"job": 1}))
+
+        exporter.close()
+
+        connection, _ = collector.accept()
+        with connection:
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):  # it is still being asked
+                while connection.recv(65536):
+                    pass

@@ -3,6 +3,7 @@
 # Here stands what is asked; commands/ and app.py do it. They are imported inside the commands, so
 # that help comes at once.
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -82,6 +83,7 @@ def serve(
             opened = console.enter_context(_console(running))
             if opened.setup and out.is_terminal:
                 out.print(f"Nobody may use the console yet: open {opened.url}/setup; the setup secret is {opened.setup}")
+        gc.freeze()  # what is loaded by now stays: to look through it for garbage would hold everybody up, now and then
         stop.wait()
     stop.leave()
 

@@ -15,7 +15,7 @@ from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
 from gateway.configuration.oversight import TracingSection
 from gateway.telling.traces import Span
 
-_EVERY_MILLISECONDS, _SECONDS, _END_MILLISECONDS = 1000, 10, 3000
+_EVERY_MILLISECONDS, _SECONDS, _END_SECONDS = 1000, 10, 3.0
 
 
 class Otlp:
@@ -40,8 +40,9 @@ class Otlp:
 
     def close(self) -> None:
         """What waits goes out, if the collector takes it at once; a stop waits for nobody longer."""
-        self._processor.force_flush(_END_MILLISECONDS)
-        threading.Thread(target=self._processor.shutdown, name="traces", daemon=True).start()
+        ending = threading.Thread(target=self._processor.shutdown, name="traces", daemon=True)
+        ending.start()
+        ending.join(_END_SECONDS)  # its own limits do not hold while an export is under way
 
 
 def _context(trace: int, span: int) -> SpanContext:

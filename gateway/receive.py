@@ -153,10 +153,11 @@ def _missing(session: Session, kept: Kept, reason: str) -> None:
 
 
 def _how(session: Session, ended: Sequence[Ended]) -> None:
+    """Also of one that was given up with its process before this was read: it ends again, as it did."""
     for one in ended:
-        if one.whole or one.broken:
+        if one.origin.ingest == "dimse":
             mine = update(Association).where(Association.id == one.origin.association)
-            session.execute(mine.values(whole=one.whole, broken=one.broken))
+            session.execute(mine.values(whole=one.whole, broken=one.broken, ended_at=None))
 
 
 def _lose(these: ColumnElement[bool], now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:

@@ -198,6 +198,22 @@ def test_an_association_may_be_lost_by_name_or_with_its_process(place: Place, en
     assert place.count(Association, ended_at=NOW, broken=True) == 1
 
 
+def test_an_end_that_is_read_after_its_process_was_found_dead_counts(place: Place) -> None:
+    (ds,) = ct_series(1)
+    origin = scanner()
+    place.take(ds, origin)
+    executor_died("tests", NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
+    with place.db.begin() as session:  # as settle then does
+        session.get_one(Series, ds.SeriesInstanceUID).due_at = NOW + timedelta(hours=1)
+    place.now += timedelta(seconds=30)
+
+    place.door.end(origin, whole=True)
+    place.file()
+
+    assert place.count(Association, ended_at=place.now, whole=True, broken=False) == 1
+    assert place.count(Series, due_at=place.now) == 1
+
+
 def test_refusals_and_rejections_are_told_in_the_trail(place: Place) -> None:
     origin = scanner()
     place.door.refuse(origin, NotUnderstood("expected a data set"))

@@ -164,11 +164,27 @@ def strace(tmp_path: Path) -> Iterator[Trace]:
 
 
 def calls(log: str, kinds: dict[str, str]) -> list[str]:
-    """What the trace has of an instance, by the patterns of `kinds`, in its order."""
-    found = []
+    """What the trace has of an instance, by the patterns of `kinds`, in its order: where a pattern asks for the result, by when
+    that came, else by when the call began. A call during which another thread makes one is told in two lines.
+    """
+    found, begun = [], dict[str, str]()
     for line in log.splitlines():
-        found += [kind for kind, pattern in kinds.items() if re.search(pattern, line)]
+        thread, _, call = line.partition(" ")
+        before = begun.pop(thread, "") if "resumed>" in call else ""
+        whole = before.removesuffix(" <unfinished ...>") + call.partition("resumed>")[2] if before else call
+        if call.endswith("<unfinished ...>"):
+            begun[thread] = call
+        found += [kind for kind, pattern in kinds.items() if re.search(pattern, whole) and not re.search(pattern, before or "-")]
     return found
+
+
+def test_a_call_that_is_told_in_two_lines_counts_once() -> None:
+    log = """7  syncfs(5</store> <unfinished ...>
+8  sendto(6<TCP>, "x" <unfinished ...>
+8  <... sendto resumed>) = 1
+7  <... syncfs resumed>) = 0"""
+
+    assert calls(log, {"synced": r"syncfs\(\d+<[^>]*>\) += 0", "sent": r"sendto"}) == ["sent", "synced"]
 
 
 def test_an_instance_is_on_disk_before_it_is_acknowledged_and_in_its_place_before_the_database_says_so(

@@ -7,7 +7,6 @@ machine does not have) is no peer of this process: its lane waits, and the reaso
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.configuration.sections import Config
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
-from gateway.peers import Key, MakePeer, Peer, keys, load_protocols, make_peer, secrets
+from gateway.peers import Key, Peer, keys, load_protocols, made, secrets
 from gateway.rows.contacts import Contact
 
 FILE = "gateway.toml"
@@ -171,29 +170,6 @@ class Roster(Mapping[str, Peer]):
 
 def _seen(rows: Iterable[Contact]) -> tuple[tuple[Any, ...], ...]:
     return tuple((row.name, row.changed_at, row.settings, row.disabled) for row in rows)
-
-
-def made(table: Mapping[str, Any], *, config: Config, protocols: Mapping[str, MakePeer]) -> Peer:
-    """The peer of one table. Raises ConfigError with everything that is wrong with it."""
-    settings = {"calling_ae_title": config.dimse.ae_title, **table} if table.get("protocol") == "dimse" else table
-    problems: list[str] = []
-    for check in (partial(_check_unwatched, table, config), partial(make_peer, settings, protocols=protocols)):
-        try:
-            peer = check()
-        except ConfigError as error:
-            problems += error.problems
-    if problems or peer is None:
-        raise ConfigError(problems)
-    return peer
-
-
-def _check_unwatched(table: Mapping[str, Any], config: Config) -> None:
-    """A peer's folder within a watched one: results would be taken in and removed. Raises ConfigError."""
-    if table.get("protocol") != "folder":
-        return
-    place, watched = Path(str(table.get("path"))).resolve(), [folder.path.resolve() for folder in config.folders]
-    if any(place.is_relative_to(one) for one in watched):
-        raise ConfigError([f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"])
 
 
 def known(config: Config) -> Roster:

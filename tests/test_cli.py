@@ -354,6 +354,20 @@ def test_sending_to_a_peer_that_is_not_configured_is_told(gateway, tmp_path: Pat
     assert gateway("send . --to pacs") == Ran(1, "", "there is no peer 'pacs'; known: none\n")
 
 
+def test_sending_to_a_peer_of_the_file_asks_no_database(gateway, tmp_path: Path) -> None:
+    (tmp_path / "series").mkdir()
+    (tmp_path / "pacs").mkdir()
+    stored(tmp_path / "series", ct_series(2))
+    nobody = f"postgresql://user@/d?host={tmp_path}"
+    peer = f'[[peers]]\nname = "pacs"\nprotocol = "folder"\npath = "{tmp_path / "pacs"}"\n'
+    write(tmp_path, f'[database]\nurl = "{nobody}"\n{peer}')
+
+    ran = gateway("send series --to pacs")
+
+    assert ran == Ran(0, "2 of 2 arrived\n", "")
+    assert len(list((tmp_path / "pacs").rglob("*.dcm"))) == 2
+
+
 def test_a_broken_configuration_is_told_as_a_whole_by_every_command(gateway, tmp_path: Path) -> None:
     write(tmp_path, "[dimse]\nport = -1\n[log]\nlevel = 'loud'\n")
 

@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 
@@ -228,6 +229,35 @@ def is_few(value: object) -> bool:
 
 def is_rate(value: object) -> bool:
     return type(value) is int and value > 0
+
+
+def made(table: Mapping[str, Any], *, config: "Config", protocols: Mapping[str, MakePeer]) -> Peer:
+    """The peer of one table. Raises ConfigError with everything that is wrong with it."""
+    settings = {"calling_ae_title": config.dimse.ae_title, **table} if table.get("protocol") == "dimse" else table
+    problems: list[str] = []
+    for check in (partial(_check_unwatched, table, config), partial(make_peer, settings, protocols=protocols)):
+        try:
+            peer = check()
+        except ConfigError as error:
+            problems += error.problems
+    if problems or peer is None:
+        raise ConfigError(problems)
+    return peer
+
+
+def _check_unwatched(table: Mapping[str, Any], config: "Config") -> None:
+    """A peer's folder within a watched one: results would be taken in and removed. Raises ConfigError."""
+    if table.get("protocol") != "folder":
+        return
+    place, watched = Path(str(table.get("path"))).resolve(), [folder.path.resolve() for folder in config.folders]
+    if any(place.is_relative_to(one) for one in watched):
+        raise ConfigError([f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"])
+
+
+def peer_of_file(config: "Config", name: str) -> Peer | None:
+    """That of gateway.toml, which goes before one of the same name that was added. Raises ConfigError where it is wrong."""
+    table = next((one for one in config.peers if one.get("name") == name), None)
+    return None if table is None else made(table, config=config, protocols=load_protocols())
 
 
 def own_listener(config: "Config", calling_ae_title: str, port: int | None = None) -> Peer:

@@ -13,9 +13,8 @@ from gateway.decisions.rules import RuleSet
 from gateway.decisions.rules import load as load_rules
 from gateway.errors import ConfigError
 from gateway.machine.tls import ServerContext
-from gateway.peers import Peer, load_protocols
+from gateway.peers import Peer, load_protocols, made
 from gateway.pipeline import Pipeline, load_pipelines
-from gateway.roster import made
 from gateway.serving import synthetic
 from gateway.telling.notices import Addressee, addressee, load_ways
 

@@ -99,7 +99,7 @@ def forget(segments: Sequence[str], *, db: Database) -> None:
 
 
 def association_lost(association: str, now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
-    """The process that held it has died, and nothing says that it was released; safe to repeat."""
+    """Nothing says how it ended: the process that held it has died, or could not write it down. Safe to repeat."""
     _lose(Association.id == association, now, db=db, queues=queues, quiet=quiet)
 
 

@@ -188,8 +188,8 @@ def known(config: Config) -> Roster:
     return roster
 
 
-def configured_peer(config: Config, name: str) -> Peer:
-    """One of gateway.toml or one that was added. Raises ConfigError."""
+def added_peer(config: Config, name: str) -> Peer:
+    """One that a person added; raises ConfigError, with the names of all, where there is none."""
     peers = known(config)
     if name not in peers:
         wrong = [problem for entry in peers.entries if entry.name == name for problem in entry.problems]

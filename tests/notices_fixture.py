@@ -44,7 +44,7 @@ def mail_server(box: Mailbox, port: int = 0, *, tls=None, login: tuple[str, str]
 
     def authenticate(server, session, envelope, mechanism, data) -> AuthResult:
         good = isinstance(data, LoginPassword) and (data.login.decode(), data.password.decode()) == login
-        return AuthResult(success=good)
+        return AuthResult(success=good, handled=good)  # else the server does not answer
 
     controller = Controller(
         box, hostname="127.0.0.1", port=port, tls_context=tls, require_starttls=tls is not None,

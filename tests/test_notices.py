@@ -285,12 +285,12 @@ def test_a_mail_arrives_over_starttls_after_a_login(tmp_path: Path) -> None:
             {
                 "protocol": "email", "host": "localhost", "port": port, "from_address": "gateway@hospital.example",
                 "to": ["it@hospital.example", "radiology@hospital.example"], "user": "gateway",
-                "password_file": str(tmp_path / "password"), "authorities": str(authority.certificate), "timeout_seconds": 3.0,
+                "password_file": str(tmp_path / "password"), "authorities": str(authority.certificate),
             }
         ).way  # fmt: skip
         way.tell(a_telling(way))
         (tmp_path / "password").write_text("wrong")
-        with pytest.raises(NoticeError, match=r"answered 535|SMTPServerDisconnected"):
+        with pytest.raises(NoticeError, match="answered 535"):
             way.tell(a_telling(way))
 
     (mail,) = box.mails

@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -145,6 +146,8 @@ def test_a_collector_that_is_away_holds_nothing_up() -> None:
         exporter.export(Span("run", 1, number, 0, NOW, NOW, {"job": number}))
 
     exporter.close()
+
+    assert "traces" in {thread.name for thread in threading.enumerate()}  # it is still trying
 
 
 def test_a_stop_does_not_wait_for_a_collector_that_does_not_answer() -> None:

@@ -16,8 +16,6 @@ from gateway.errors import ConfigError, GatewayError
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
-    from gateway.configuration.sections import Config
-    from gateway.peers import Peer
     from gateway.web.console import Console
 
 _DATABASE_SECONDS = 30
@@ -139,18 +137,7 @@ def send(
 ) -> None:
     """Send DICOM files as they are."""
     from gateway.commands.sending import answering_listener, send_path
-    from gateway.peers import peer_of_file
 
     settings = configured(config)
-    if to is None:
-        peer = answering_listener(settings, calling_ae_title)
-    else:
-        peer = peer_of_file(settings, to) or _added_peer(settings, to)
+    peer = answering_listener(settings, calling_ae_title) if to is None else peers.named(settings, to)
     raise typer.Exit(1 if send_path(path, peer, out) else 0)
-
-
-def _added_peer(settings: "Config", name: str) -> "Peer":
-    """It stands in the database, which takes longer to load than most things to send."""
-    from gateway.roster import configured_peer
-
-    return configured_peer(settings, name)

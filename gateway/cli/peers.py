@@ -12,6 +12,8 @@ from gateway.errors import DeliveryError
 if TYPE_CHECKING:
     from gateway.acts.peering import PeerLine
     from gateway.commands.screen import Row
+    from gateway.configuration.sections import Config
+    from gateway.peers import Peer
     from gateway.roster import Entry
     from gateway.rows.contacts import Probe
 
@@ -20,6 +22,18 @@ peers = group("The systems that results go to.")
 KeysArgument = Annotated[list[str], typer.Argument(help="KEY=VALUE, as in [[peers]] of gateway.toml; text needs no quotes.")]
 AskOption = Annotated[list[str] | None, typer.Option(help="A key whose value is asked for and not shown: password, token.")]
 _PROOF = "proof"
+
+
+def named(settings: "Config", name: str) -> "Peer":
+    """One of gateway.toml, without the database, which takes longer to load than most things to send; or one that was added."""
+    from gateway.peers import peer_of_file
+
+    peer = peer_of_file(settings, name)
+    if peer is None:
+        from gateway.roster import added_peer
+
+        peer = added_peer(settings, name)
+    return peer
 
 
 @peers.command("list")
@@ -87,9 +101,7 @@ def peers_remove(name: str, config: ConfigOption = None) -> None:
 @peers.command("echo")
 def peers_echo(name: str, config: ConfigOption = None) -> None:
     """Ask a peer whether it is there."""
-    from gateway.roster import configured_peer
-
-    out.print(f"{name}: {configured_peer(configured(config), name).echo()}", highlight=False)
+    out.print(f"{name}: {named(configured(config), name).echo()}", highlight=False)
 
 
 @peers.command("probe")

@@ -42,7 +42,7 @@ class Otlp:
         """What waits goes out, if the collector takes it at once; a stop waits for nobody longer."""
         ending = threading.Thread(target=self._processor.shutdown, name="traces", daemon=True)
         ending.start()
-        ending.join(_END_SECONDS)  # its own limits do not hold while an export is under way
+        ending.join(_END_SECONDS)  # its own limit is half a minute, and a flush has none
 
 
 def _context(trace: int, span: int) -> SpanContext:

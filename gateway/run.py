@@ -7,7 +7,6 @@ again before that makes the same UIDs, because they come from the job key.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from io import BytesIO
 from typing import Any, Protocol
 
 from pydicom import Dataset
@@ -18,6 +17,7 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
+from gateway.dicom.part10 import part10
 from gateway.dicom.uids import job_key
 from gateway.engine import RUN, Queues, backoff, model_lane, rank
 from gateway.errors import BadOutput, JobError, NoRoom, OutOfResources
@@ -83,7 +83,7 @@ def run(
             earlier = _earlier(session, job.id)
         result = _work(job, inputs, earlier, pipelines[job.pipeline], models, equipment, store, clock)
         crash_point("run.encoded")
-        stored = [(dataset, _keep(store, part10)) for dataset, part10 in result.objects]
+        stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
     except JobError as error:
         _ended_badly(job, error, clock(), db, queues)
@@ -148,7 +148,7 @@ def _work(
     )  # fmt: skip
     encoding = Encoding(study.source, outputs, algorithm, equipment, key, started_at, job.partial)
     del study
-    objects = [(dataset, _part10(dataset)) for dataset in map(encoding.dataset, outputs)]
+    objects = [(dataset, part10(dataset)) for dataset in map(encoding.dataset, outputs)]
     problems = conformance.problems([dataset for dataset, _ in objects], encoding=encoding)
     if problems:
         raise BadOutput("; ".join(problems))
@@ -170,15 +170,9 @@ def _instances(session: Session, prior: int) -> list[tuple[str, str]]:
     return [(uid, sha256) for uid, sha256 in session.execute(mine)]
 
 
-def _part10(dataset: Dataset) -> bytes:
-    buffer = BytesIO()
-    dataset.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
-
-
-def _keep(store: Store, part10: bytes) -> Stored:
+def _keep(store: Store, file: bytes) -> Stored:
     try:
-        return store.put([part10])
+        return store.put([file])
     except OutOfResources as error:
         raise NoRoom(str(error)) from error
 

@@ -228,7 +228,7 @@ def test_structure_that_is_missing_stays_a_described_segment():
         (lambda source, labels: volume(source, labels.astype(np.uint16)), "uint8"),
         (lambda source, labels: volume(source, labels[:-1]), "shape"),
         (lambda source, labels: volume(source[::-1], labels), "planes of the source"),
-        (lambda source, labels: volume(source, np.where(labels == 2, 3, labels).astype(np.uint8)), "highdicom"),
+        (lambda source, labels: volume(source, np.where(labels == 2, 3, labels).astype(np.uint8)), "numbers of the segments"),
     ],
     ids=["type", "shape", "upside down", "segment not described"],
 )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from io import BytesIO
 
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
@@ -14,6 +13,7 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
+from gateway.dicom.part10 import part10
 from gateway.engine import Queues
 from gateway.errors import BadOutput, ConfigError, Damaged
 from gateway.outputs import Algorithm, Encoding, Equipment
@@ -106,9 +106,7 @@ def _note(
     problems = conformance.problems([note], encoding=encoding)
     if problems:
         raise BadOutput("; ".join(problems))
-    buffer = BytesIO()
-    note.save_as(buffer, enforce_file_format=True)
-    return note, store.put([buffer.getvalue()])
+    return note, store.put([part10(note)])
 
 
 def _from_rows(output: OutputInstance, db: Database) -> Dataset | None:

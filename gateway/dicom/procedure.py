@@ -15,6 +15,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from gateway.dicom.part10 import part10
 from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from gateway.dicom.values import texts
 from gateway.errors import GatewayError
@@ -74,7 +75,6 @@ def parse(body: bytes) -> Dataset:
 
 def dump(workitem: Dataset) -> bytes:
     """As a PS3.10 file."""
-    buffer = BytesIO()
     workitem.SpecificCharacterSet = "ISO_IR 192"
     workitem.file_meta = FileMetaDataset()
     workitem.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -82,13 +82,12 @@ def dump(workitem: Dataset) -> bytes:
     workitem.file_meta.MediaStorageSOPInstanceUID = UID(workitem.get("SOPInstanceUID") or _NAMELESS)
     workitem.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     workitem.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    workitem.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    return part10(workitem)
 
 
-def load(part10: bytes) -> Dataset:
+def load(file: bytes) -> Dataset:
     """Every value of it can be told as JSON."""
-    found: Dataset = dcmread(BytesIO(part10))
+    found: Dataset = dcmread(BytesIO(file))
     json.dumps(found.to_json_dict(), allow_nan=False).encode()
     return found
 

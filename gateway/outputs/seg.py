@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage
 
 from gateway.dicom.enhanced import frame_number
-from gateway.dicom.uids import derived_uid
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
+from gateway.outputs.multiframe import fill
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,14 @@ class Segmentation:
         SEG without frames), or where `labels` are not on the grid of `encoding.source`.
         """
         self._check(encoding)
-        slices = [_single(instance, number) for number, instance in enumerate(encoding.source)]
+        one_voxel = np.zeros((1, *self.labels.array.shape[1:]), np.uint8)
+        one_voxel[0, 0, 0] = 1
         made = modules.make(
             hd.seg.Segmentation,
             encoding=encoding,
             output=self,
-            images=slices,
-            pixel_array=self.labels.array,  # slice by slice, so that positions are the source's own decimal strings
+            images=[_single(encoding.source[0])],
+            pixel_array=one_voxel,  # the frames are ours
             segmentation_type="BINARY",
             segment_descriptions=[self._segment(number, encoding) for number in range(1, len(self.segments) + 1)],
             content_label=self.label,
@@ -67,9 +68,9 @@ class Segmentation:
         dimensions = encoding.uid(self, "dimension organization")
         for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
             item.DimensionOrganizationUID = dimensions
-        _refer(made, dict(zip((one.SOPInstanceUID for one in slices), encoding.source, strict=True)))
+        fill(made, self.labels, encoding.source)
+        _refer(made, encoding.source)
         _copy_lossy(made, encoding)
-        _pad(made)
         return made
 
     def tracking(self, number: int, encoding: Encoding) -> tuple[str, str]:
@@ -80,6 +81,8 @@ class Segmentation:
         labels, source = self.labels, encoding.source
         if labels.array.dtype != np.uint8:
             raise BadOutput("expected labels of type uint8")
+        if labels.array.max() > len(self.segments):
+            raise BadOutput("expected labels among the numbers of the segments")
         if not labels.array.any():
             raise BadOutput("expected at least one labelled voxel: where there is none, yield a report without segmentation")
         if labels.spatial_shape != (len(source), source[0].Rows, source[0].Columns):
@@ -137,28 +140,20 @@ def frame_segments(made: Dataset) -> list[int]:
     return [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
 
 
-def _single(source: Dataset, number: int) -> Dataset:
-    """As a classic instance with a UID of its own, also where it is one frame of many: highdicom tells slices apart by it."""
+def _single(source: Dataset) -> Dataset:
+    """As a classic instance, also where it is one frame of many."""
     single = Dataset()
     single.update(source)
     if frame_number(source) is not None:
-        single["SOPInstanceUID"] = DataElement("SOPInstanceUID", "UI", derived_uid(source.SOPInstanceUID, number))
         single["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
     return single
 
 
-def _refer(made: Dataset, sources: Mapping[str, Dataset]) -> None:
-    """Put the instances and their frames where highdicom referred to slices (PS3.3 C.7.6.16.2.6, C.12.2)."""
-    groups = made.PerFrameFunctionalGroupsSequence
-    images = [image for group in groups for image in group.DerivationImageSequence[0].SourceImageSequence]
-    for image in {id(one): one for one in images}.values():  # the segments of a slice share an item
-        source = sources[image.ReferencedSOPInstanceUID]
-        image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-        if (frame := frame_number(source)) is not None:
-            image.ReferencedFrameNumber = frame
-    instances = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in sources.values()}
-    for above, keyword in ((made, "SourceImageSequence"), (made.ReferencedSeriesSequence[0], "ReferencedInstanceSequence")):
-        setattr(above, keyword, [_reference(uid, sop_class) for uid, sop_class in instances.items()])
+def _refer(made: Dataset, sources: Sequence[Dataset]) -> None:
+    """To every instance, whether a frame comes from it or not (PS3.3 C.7.6.1.1.4, C.12.2)."""
+    instances = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in sources}
+    references = [_reference(uid, sop_class) for uid, sop_class in instances.items()]
+    made.SourceImageSequence = made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
 
 
 def _reference(sop_instance_uid: str, sop_class_uid: str) -> Dataset:
@@ -181,13 +176,6 @@ def _algorithm(encoding: Encoding) -> hd.AlgorithmIdentificationSequence:
 def _person_name(family: str, given: str) -> str:
     """Content Creator's Name is a person name, and the creator is a program."""
     return "^".join(part.translate(dict.fromkeys(map(ord, "^=\\"), " "))[:31] for part in (family, given))
-
-
-def _pad(made: Dataset) -> None:
-    """PS3.5 8.1.1: Pixel Data of odd length ends with 00H, where highdicom puts the digit 0."""
-    size = -(-made.NumberOfFrames * made.Rows * made.Columns // 8)
-    if size % 2:
-        made.PixelData = made.PixelData[:size] + b"\0"
 
 
 def _copy_lossy(made: Dataset, encoding: Encoding) -> None:

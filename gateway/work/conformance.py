@@ -63,7 +63,7 @@ def problems(objects: Sequence[Dataset], *, encoding: Encoding) -> list[str]:
     segmentations = {str(made.SOPInstanceUID): made for made in objects if made.SOPClassUID == SegmentationStorage}
     found = []
     for output, made in zip(encoding.outputs, objects, strict=True):
-        checks = [_general(made, output, encoding), _elements(made)]
+        checks = [_general(made, output, encoding), _elements(made, set())]
         if made.SOPClassUID == SegmentationStorage:
             checks.append(_segmentation(made, encoding))
         if made.SOPClassUID == Comprehensive3DSRStorage:
@@ -115,13 +115,16 @@ def _processing_equipment(made: Dataset) -> Iterator[list[str]]:
             yield [_text(item, keyword) for keyword in ("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceUID")]
 
 
-def _elements(data_set: Dataset) -> Iterator[str]:
+def _elements(data_set: Dataset, seen: set[int]) -> Iterator[str]:
+    """`seen` are the sequences that were looked at, by their id: frames share them."""
     for element in data_set:
         if element.tag.is_private:
             yield "expected no private element"
         elif element.VR == "SQ":
-            for item in element.value:
-                yield from _elements(item)
+            if id(element) not in seen:
+                seen.add(id(element))
+                for item in element.value:
+                    yield from _elements(item, seen)
         elif element.VR in _CHECKED and element.value and not _is_valid(element):
             yield f"expected a legal value of {element.keyword}"
 

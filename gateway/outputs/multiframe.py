@@ -1,0 +1,97 @@
+"""The frames of a BINARY segmentation (PS3.3 C.7.6.16.2, C.8.20.3; PS3.5 8.1.1): one for each segment on each plane where it is.
+
+highdicom makes the object, with one frame; all others are made after the pattern of that one. What frames of one plane, or of
+one segment, say alike is one element that they share: a model of the whole body has a hundred segments on hundreds of planes.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import highdicom as hd
+import numpy as np
+from pydicom import DataElement, Dataset
+from pydicom.valuerep import format_number_as_ds
+
+from gateway.dicom.enhanced import frame_number
+
+
+def fill(made: Dataset, labels: hd.Volume, planes: Sequence[Dataset]) -> None:
+    """Give `made` its frames, in the order of their segments, and in each of their planes.
+
+    `labels` is (planes, rows, columns) uint8, not all 0; value n is segment n. `planes` are their headers.
+    """
+    shared, (pattern,) = made.SharedFunctionalGroupsSequence[0], made.PerFrameFunctionalGroupsSequence
+    there = np.array([_values(plane) for plane in labels.array])
+    kept = np.flatnonzero(there.any(axis=1)).tolist()
+    found = [(int(number), int(plane)) for number, plane in np.argwhere(there.T)]
+    is_told_once = "SegmentIdentificationSequence" in shared  # where there is one segment
+    shared.PixelMeasuresSequence[0].SpacingBetweenSlices = format_number_as_ds(labels.spacing[0])
+    if is_told_once and len(set(np.diff(kept))) == 1:
+        made.DimensionOrganizationType = "3D"
+    derivations = {plane: _derivation(pattern, planes[plane]) for plane in kept}
+    positions = {plane: _position(planes[plane]) for plane in kept}
+    segments = {number: _identification(number) for number in {number for number, _ in found}}
+    rank = {plane: place for place, plane in enumerate(kept, start=1)}
+    made.PerFrameFunctionalGroupsSequence = [
+        _item(
+            derivations[plane],
+            _sequence("FrameContentSequence", DataElement("DimensionIndexValues", "UL", [number, rank[plane]])),
+            positions[plane],
+            *(() if is_told_once else (segments[number],)),
+        )
+        for number, plane in found
+    ]
+    made.NumberOfFrames = len(found)
+    made.PixelData = b"".join(_bits(labels.array, found))
+    made["PixelData"].VR = "OB"
+
+
+def _values(plane: np.ndarray) -> np.ndarray:
+    """(256,) bool, which values but 0 a plane has. Each stands where a run of equal ones ends: those are few."""
+    flat, there = plane.reshape(-1), np.zeros(256, bool)
+    there[flat[:-1][flat[1:] != flat[:-1]]] = there[flat[-1]] = True
+    there[0] = False
+    return there
+
+
+def _bits(labels: np.ndarray, found: Sequence[tuple[int, int]]) -> Iterator[bytes]:
+    """Packed without a gap between frames: eight of any size end at a byte. An odd number of bytes is padded."""
+    size = 0
+    for start in range(0, len(found), 8):
+        packed = np.packbits([labels[plane] == number for number, plane in found[start : start + 8]], bitorder="little")
+        size += packed.size
+        yield packed.tobytes()
+    yield b"\0" * (size % 2)
+
+
+def _derivation(pattern: Dataset, source: Dataset) -> DataElement:
+    """The source of a plane: an instance, or a frame of one."""
+    (derivation,) = pattern.DerivationImageSequence
+    image = [
+        *(element for element in derivation.SourceImageSequence[0] if "Referenced" not in element.keyword),
+        DataElement("ReferencedSOPClassUID", "UI", source.SOPClassUID),
+        DataElement("ReferencedSOPInstanceUID", "UI", source.SOPInstanceUID),
+    ]
+    if (frame := frame_number(source)) is not None:
+        image.append(DataElement("ReferencedFrameNumber", "IS", frame))
+    return _sequence("DerivationImageSequence", derivation["DerivationCodeSequence"], _sequence("SourceImageSequence", *image))
+
+
+def _position(source: Dataset) -> DataElement:
+    """Its own decimal strings; those that are too long, as scanners write them, are shortened."""
+    position = hd.PlanePositionSequence("PATIENT", source.ImagePositionPatient)
+    return DataElement("PlanePositionSequence", "SQ", position)
+
+
+def _identification(number: int) -> DataElement:
+    return _sequence("SegmentIdentificationSequence", DataElement("ReferencedSegmentNumber", "US", number))
+
+
+def _sequence(keyword: str, *elements: DataElement) -> DataElement:
+    return DataElement(keyword, "SQ", [_item(*elements)])
+
+
+def _item(*elements: DataElement) -> Dataset:
+    item = Dataset()
+    for element in elements:
+        item.add(element)
+    return item

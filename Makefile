@@ -6,7 +6,7 @@ TRITON := .venv-triton
 VIEWER := .venv-viewer
 ARGS   ?=
 
-.PHONY: demo test coverage check install install-dev triton viewer system-demo system-test ohif bench bench-timeline bench-ingest bench-load bench-console bench-pull fuzz axe clean
+.PHONY: demo test coverage check install install-dev triton viewer system-demo system-test ohif bench bench-timeline bench-ingest bench-load bench-console bench-pull bench-segments fuzz axe clean
 
 demo: $(VENV)/.installed system-demo triton
 	$(BIN)/gateway demo $(ARGS)
@@ -84,6 +84,9 @@ bench-console: $(VENV)/.installed-dev system-test
 
 bench-pull: $(VENV)/.installed-dev system-test
 	$(BIN)/python -m tests.benchmarks.pull $(ARGS)
+
+bench-segments: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.benchmarks.segments $(ARGS)
 
 fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.fuzz $(ARGS)

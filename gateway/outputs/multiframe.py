@@ -27,7 +27,9 @@ def fill(made: Dataset, labels: hd.Volume, planes: Sequence[Dataset]) -> None:
     shared.PixelMeasuresSequence[0].SpacingBetweenSlices = format_number_as_ds(labels.spacing[0])
     if is_told_once and len(set(np.diff(kept))) == 1:
         made.DimensionOrganizationType = "3D"
-    derivations = {plane: _derivation(pattern, planes[plane]) for plane in kept}
+    (derivation,) = pattern.DerivationImageSequence
+    alike = [element for element in derivation.SourceImageSequence[0] if "Referenced" not in element.keyword]
+    derivations = {plane: _derivation(alike, derivation["DerivationCodeSequence"], planes[plane]) for plane in kept}
     positions = {plane: _position(planes[plane]) for plane in kept}
     segments = {number: _identification(number) for number in {number for number, _ in found}}
     rank = {plane: place for place, plane in enumerate(kept, start=1)}
@@ -63,17 +65,16 @@ def _bits(labels: np.ndarray, found: Sequence[tuple[int, int]]) -> Iterator[byte
     yield b"\0" * (size % 2)
 
 
-def _derivation(pattern: Dataset, source: Dataset) -> DataElement:
-    """The source of a plane: an instance, or a frame of one."""
-    (derivation,) = pattern.DerivationImageSequence
+def _derivation(alike: Sequence[DataElement], code: DataElement, source: Dataset) -> DataElement:
+    """The source of a plane: an instance, or a frame of one. `alike` and `code` are the same for all."""
     image = [
-        *(element for element in derivation.SourceImageSequence[0] if "Referenced" not in element.keyword),
+        *alike,
         DataElement("ReferencedSOPClassUID", "UI", source.SOPClassUID),
         DataElement("ReferencedSOPInstanceUID", "UI", source.SOPInstanceUID),
     ]
     if (frame := frame_number(source)) is not None:
         image.append(DataElement("ReferencedFrameNumber", "IS", frame))
-    return _sequence("DerivationImageSequence", derivation["DerivationCodeSequence"], _sequence("SourceImageSequence", *image))
+    return _sequence("DerivationImageSequence", code, _sequence("SourceImageSequence", *image))
 
 
 def _position(source: Dataset) -> DataElement:

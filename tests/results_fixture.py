@@ -97,6 +97,18 @@ def encoded(job: Encoding) -> list[Dataset]:
     return [job.dataset(output) for output in job.outputs]
 
 
+def by_highdicom(job: Encoding) -> hd.seg.Segmentation:
+    """What highdicom makes of all source instances and all labels of `job`, which has one segmentation."""
+    (output,) = job.outputs
+    assert isinstance(output, Segmentation)
+    return hd.seg.Segmentation(
+        list(job.source), output.labels.array, "BINARY",
+        [output._segment(number, job) for number in range(1, len(output.segments) + 1)],
+        series_instance_uid="2.25.1", series_number=1, sop_instance_uid="2.25.2", instance_number=1, manufacturer="m",
+        manufacturer_model_name="m", software_versions="1", device_serial_number="1",
+    )  # fmt: skip
+
+
 def written(folder: Path, instances: Sequence[Dataset], name: str) -> list[Path]:
     """The paths of the files, folder/name00.dcm and so on."""
     paths = [folder / f"{name}{n:02}.dcm" for n in range(len(instances))]

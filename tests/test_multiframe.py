@@ -16,7 +16,7 @@ from gateway.outputs import Encoding
 from gateway.outputs.seg import Segment, Segmentation, frame_segments, segment_voxels
 from gateway.work.conformance import problems
 from tests import synthetic
-from tests.results_fixture import encoding, lung_job
+from tests.results_fixture import by_highdicom, encoding, lung_job
 from tests.synthetic import ct_series
 
 FRAMES = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "DimensionIndexSequence")
@@ -25,18 +25,6 @@ TOLD = ("NumberOfFrames", "DimensionOrganizationType", "SegmentsOverlap", "Rows"
 
 def read(file: bytes) -> Dataset:
     return dcmread(BytesIO(file))
-
-
-def by_highdicom(job: Encoding) -> Dataset:
-    """The segmentation of `job` that highdicom makes of all source instances and all labels."""
-    (output,) = job.outputs
-    made = hd.seg.Segmentation(
-        list(job.source), output.labels.array, "BINARY",
-        [output._segment(number, job) for number in range(1, len(output.segments) + 1)],
-        series_instance_uid="2.25.1", series_number=1, sop_instance_uid="2.25.2", instance_number=1, manufacturer="m",
-        manufacturer_model_name="m", software_versions="1", device_serial_number="1",
-    )  # fmt: skip
-    return read(synthetic.part10(made))
 
 
 def boxes(shape: tuple[int, ...], count: int, *, seed: int = 1) -> np.ndarray:
@@ -90,7 +78,7 @@ def coronal(instances: list[Dataset]) -> list[Dataset]:
 def test_frames_are_those_that_highdicom_makes(instances, count):
     job = job_of(deepcopy(instances), count=count)
 
-    made, expected = read(part10(job.dataset(job.outputs[0]))), by_highdicom(job)
+    made, expected = read(part10(job.dataset(job.outputs[0]))), read(synthetic.part10(by_highdicom(job)))
     for ours, theirs in zip(made.DimensionIndexSequence, expected.DimensionIndexSequence, strict=True):
         theirs.DimensionOrganizationUID = ours.DimensionOrganizationUID  # drawn, and derived here
 
@@ -109,7 +97,7 @@ def test_one_segment_with_a_gap_is_no_volume():
 
     job = job_of(ct_series(9, 16, 24), gap, 1)
 
-    made, expected = read(part10(job.dataset(job.outputs[0]))), by_highdicom(job)
+    made, expected = read(part10(job.dataset(job.outputs[0]))), read(synthetic.part10(by_highdicom(job)))
 
     assert "DimensionOrganizationType" not in made
     assert "DimensionOrganizationType" not in expected

@@ -4,14 +4,14 @@ A dead receiver's journals are filed, because what they hold was acknowledged; f
 """
 
 import shutil
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
 
-from gateway.filing import Books, Filing, told
+from gateway.filing import Books, Filing
 from gateway.machine.folders import folders, holding
+from gateway.machine.rounds import Rounds
 from gateway.store import Store
 
 _LOOK_SECONDS = 5.0
@@ -28,16 +28,13 @@ class Heir:
 
     def __init__(self, store: Store, *, books: Books, left: Callable[[set[str], set[str]], None]) -> None:
         self._store, self._books, self._left = store, books, left
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._look_out, name="heir", daemon=True)
+        self._rounds = Rounds("heir", self.look, again=_LOOK_SECONDS, event="inherit.failed")
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def close(self) -> None:
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
 
     def look(self) -> None:
         """A folder whose lock can be taken belongs to nobody who lives. Raises what filing raises, and may be called again."""
@@ -51,11 +48,6 @@ class Heir:
             with suppress(BlockingIOError, FileNotFoundError), holding(folder):
                 shutil.rmtree(folder, ignore_errors=True)
         self._left({owner(folder.name) for folder in folders(self._store.incoming)}, dead)
-
-    def _look_out(self) -> None:
-        while not self._stopping.wait(_LOOK_SECONDS):
-            with told("inherit.failed"):
-                self.look()
 
 
 def owner(folder: str) -> str:

@@ -7,7 +7,6 @@ files, and what a test peer has, by rejection notes. Where that does not come to
 
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,8 +22,8 @@ from gateway.configuration.sections import SYNTHETIC, Config
 from gateway.db import Database
 from gateway.engine import Queues
 from gateway.errors import DeliveryError
-from gateway.filing import told
 from gateway.imaging.phantom import chest_ct
+from gateway.machine.rounds import Rounds
 from gateway.peers import Peer, Proof, own_listener, send_many
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
 from gateway.rows.trail import Rehearsed
@@ -62,20 +61,17 @@ class Rehearsal:
         own = [Path(table["path"]) for table in config.peers if table.get("name") == SYNTHETIC]
         self._peers, self._folder = peers, own[0] if own else None
         self._turn, self._sent = Turn(db, "synthetic"), set[str]()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="synthetic", daemon=True)
+        self._rounds = Rounds("synthetic", self.look, again=_LOOK_SECONDS, event="synthetic.interrupted")
 
     def __enter__(self) -> Self:
         if self._settings.every_minutes:
             if self._folder is not None:
                 self._folder.mkdir(parents=True, exist_ok=True)
-            self._thread.start()
+            self._rounds.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
         self._turn.give_back()
 
     def look(self) -> None:
@@ -93,11 +89,6 @@ class Rehearsal:
             self._take_away(one, now)
         if last is None or now >= last.begun_at + timedelta(minutes=self._settings.every_minutes):
             self._begin(now)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(_LOOK_SECONDS):
-            with told("synthetic.interrupted"):
-                self.look()
 
     def _begin(self, now: datetime) -> None:
         """The row first: settle knows the study by it."""

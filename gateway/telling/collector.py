@@ -8,7 +8,6 @@ Messages that went out last over a connection that has broken are repeated over 
 
 import os
 import socket
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +17,6 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from gateway import log
 from gateway.auditing import audit
 from gateway.auditing.about import about
 from gateway.auditing.audit import Act
@@ -29,6 +27,7 @@ from gateway.crash import crash_point
 from gateway.db import Database, insert_once
 from gateway.engine import backoff
 from gateway.errors import CollectorError
+from gateway.machine.rounds import Rounds
 from gateway.rows.trail import AuditEvent, AuditSink
 from gateway.telling.syslog import Line, frame, line
 from gateway.turn import Turn
@@ -60,7 +59,10 @@ class Collector:
         self._db, self._section, self._clock, self._ae_title = db, section, clock, ae_title
         self._peers = peers
         self._turn, self._host = Turn(db, "collector"), socket.gethostname()
-        self._stopped, self._thread = threading.Event(), threading.Thread(target=self._run, name="collector", daemon=True)
+        self._rounds = Rounds(
+            "collector", lambda: self.tell().total_seconds(), first=0, again=_AGAIN_AT_MOST.total_seconds(),
+            event="collector.interrupted",
+        )  # fmt: skip
         self._line: Line | None = None
         if section.syslog:
             self._line = line(
@@ -72,14 +74,12 @@ class Collector:
 
     def start(self) -> None:
         if self._line is not None:
-            self._thread.start()
+            self._rounds.start()
 
     def stop(self) -> None:
         """Tells what is left, if the collector takes it now."""
-        self._stopped.set()
+        self._rounds.stop()
         if self._line is not None:
-            if self._thread.is_alive():
-                self._thread.join()
             while self._line.is_open and self.tell() == _LOOK:
                 pass
             self._line.close()
@@ -96,15 +96,6 @@ class Collector:
         except SQLAlchemyError as error:
             _logger.warning("collector.waiting", reason="the database does not answer", error=type(error).__name__)
         return _LOOK_AT_OTHERS
-
-    def _run(self) -> None:
-        delay = _LOOK
-        while not self._stopped.wait(delay.total_seconds()):
-            try:
-                delay = self.tell()
-            except Exception as error:  # noqa: BLE001 - a worker's loop: an event that nobody foresaw must not end the telling
-                _logger.error("exception.uncaught", error=type(error).__name__, stack=log.stack_without_values(error))
-                delay = _AGAIN_AT_MOST
 
     def _tell(self, way: Line) -> timedelta:
         with self._db() as session:

@@ -6,7 +6,6 @@ latest of them. Of the processes on one database one tells. A notice that arrive
 the same key.
 """
 
-import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
@@ -15,13 +14,13 @@ from sqlalchemy import func, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from gateway import log
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once
 from gateway.engine import backoff
 from gateway.errors import NoticeError
+from gateway.machine.rounds import Rounds
 from gateway.rows.trail import AuditEvent, AuditSink
 from gateway.telling.digest import Digest
 from gateway.telling.happening import TOLD, happening
@@ -45,19 +44,20 @@ class Herald:
     def __init__(self, db: Database, addressee: Addressee, *, clock: Callable[[], datetime]) -> None:
         self._db, self._addressee, self._clock = db, addressee, clock
         self._name = f"notice.{addressee.name}"
-        self._turn, self._stopped = Turn(db, self._name), threading.Event()
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._turn = Turn(db, self._name)
+        self._rounds = Rounds(
+            self._name, lambda: self.look().total_seconds(), first=0, again=_AGAIN_AT_MOST.total_seconds(),
+            event="notice.interrupted",
+        )  # fmt: skip
         self._digest, self._read, self._failures = Digest(), -1, 0
         self._due_at: datetime | None = None
 
     def start(self) -> None:
-        self._thread.start()
+        self._rounds.start()
 
     def stop(self) -> None:
         """Tells what has not been told yet, once."""
-        self._stopped.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._rounds.stop()
         self._due_at = self._clock() if not self._failures else None
         self.look()
         self._turn.give_back()
@@ -75,15 +75,6 @@ class Herald:
     def _forget(self) -> None:
         """Another process tells; what was read here is read anew when it is our turn."""
         self._digest, self._read, self._due_at, self._failures = Digest(), -1, None, 0
-
-    def _run(self) -> None:
-        delay = timedelta(0)
-        while not self._stopped.wait(delay.total_seconds()):
-            try:
-                delay = self.look()
-            except Exception as error:  # noqa: BLE001 - a worker's loop: an event that nobody foresaw must not end the telling
-                _logger.error("exception.uncaught", error=type(error).__name__, stack=log.stack_without_values(error))
-                delay = _AGAIN_AT_MOST
 
     def _look(self, now: datetime) -> timedelta:
         with self._db() as session:

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from io import BytesIO
 
-import highdicom as hd
 import numpy as np
 from pydicom.sr.codedict import codes
 
@@ -18,7 +17,7 @@ from gateway.dicom.part10 import part10
 from gateway.outputs import Encoding
 from gateway.outputs.seg import Segment, Segmentation
 from tests.benchmarks.report import Figures, Report
-from tests.results_fixture import encoding, headers, volume
+from tests.results_fixture import by_highdicom, encoding, headers, volume
 from tests.synthetic import ct_series
 
 SLICES, SIDE = 300, 512
@@ -51,15 +50,8 @@ def ours(job: Encoding) -> bytes:
 
 
 def theirs(job: Encoding) -> bytes:
-    output, file = job.outputs[0], BytesIO()
-    assert isinstance(output, Segmentation)
-    made = hd.seg.Segmentation(
-        list(job.source), output.labels.array, "BINARY",
-        [output._segment(number, job) for number in range(1, len(output.segments) + 1)],
-        series_instance_uid="2.25.1", series_number=1, sop_instance_uid="2.25.2", instance_number=1, manufacturer="m",
-        manufacturer_model_name="m", software_versions="1", device_serial_number="1",
-    )  # fmt: skip
-    made.save_as(file, enforce_file_format=True)
+    file = BytesIO()
+    by_highdicom(job).save_as(file, enforce_file_format=True)
     return file.getvalue()
 
 

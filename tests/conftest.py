@@ -13,10 +13,11 @@ import pytest
 from hypothesis import settings
 
 from tests.blank import blank, migrate
+from tests.command_fixture import command
 from tests.console_fixture import chromium, console
 from tests.postgres_fixture import OwnPostgres, own_cluster
 
-__all__ = ("chromium", "console")  # fixtures that stand in files of their own
+__all__ = ("chromium", "command", "console")  # fixtures that stand in files of their own
 
 ROOT = Path(__file__).parent.parent
 

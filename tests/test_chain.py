@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
-from gateway import cli, migrations
+from gateway import migrations
 from gateway.auditing import audit, seal
 from gateway.auditing.audit import Act
 from gateway.auditing.chain import Finding, canonical, entry_hash
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
 from gateway.rows.trail import AuditEvent, AuditSink
+from tests.command_fixture import Command
 from tests.rows_fixture import NOW, SERIES
 
 EVENTS = 6
@@ -556,17 +557,9 @@ def test_a_trail_that_was_cut_is_not_signed_again(sealed) -> None:
 
 
 @pytest.fixture
-def gateway(db, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.chdir(tmp_path)
+def gateway(db, database_url: str, tmp_path: Path, gateway: Command) -> Command:
     (tmp_path / "gateway.toml").write_text(f'[gateway]\ndata_dir = "."\n[database]\nurl = "{database_url}"\n')
-
-    def run(arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gateway", *arguments.split()])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
+    return gateway
 
 
 def sealed_here(db: Database, folder: Path, now: datetime = NOW) -> None:

@@ -6,15 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from getpass import getuser
 from pathlib import Path
 
 import pytest
 
-from gateway import cli
 from gateway.db import open_database
 from gateway.engine import Queues
+from tests.command_fixture import Ran
 from tests.peers_fixture import running_scp, stored
 from tests.ports import free_port
 from tests.rows_fixture import OUTPUT, SERIES, STUDY, a_delivery, a_job, a_series
@@ -32,29 +31,6 @@ COMMANDS = (
 ASKING = ("series list", "series show 1.2", "jobs list", "jobs show 1", "jobs retry 1", "jobs cancel 1", "deliveries list",
           "deliveries show 1", "deliveries retry 1", "deliveries cancel 1", "audit list", "audit show 1.2", "audit export",
           "audit verify")  # fmt: skip
-
-
-@dataclass
-class Ran:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """`gateway ARGUMENTS` in a folder of its own, at 80 columns."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-    def run(arguments: str, *more: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["gateway", *arguments.split(), *more])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return Ran(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture

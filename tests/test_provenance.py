@@ -1,18 +1,17 @@
 """Provenance both ways: of a result, what it was made of, by what, and where it went; of an input, what was made of it."""
 
-import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from gateway import cli
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
 from gateway.rows.tables import Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Version
 from gateway.views.provenance import provenance
+from tests.command_fixture import Command
 from tests.rows_fixture import NOW, OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
 
 BY = {
@@ -155,17 +154,9 @@ def test_many_jobs_of_one_input_are_told_in_their_order(db) -> None:
 
 
 @pytest.fixture
-def gateway(db, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.chdir(tmp_path)
+def gateway(db, database_url: str, tmp_path: Path, gateway: Command) -> Command:
     (tmp_path / "gateway.toml").write_text(f'[database]\nurl = "{database_url}"\n')
-
-    def run(arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["gateway", *arguments.split()])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return int(ended.value.code or 0), *capsys.readouterr()
-
-    return run
+    return gateway
 
 
 def test_the_command_tells_a_result_on_one_screen(gateway, db) -> None:

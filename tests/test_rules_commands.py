@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from gateway import cli
 from gateway.acts.rulebook import Current
 from gateway.decisions.completeness import Policy
 from gateway.outputs import Equipment
@@ -17,6 +15,7 @@ from gateway.pipeline import load_pipelines
 from gateway.rows.tables import Job
 from gateway.settle import settle
 from gateway.work.kept import Keep
+from tests.command_fixture import Command
 from tests.door_fixture import Place, scanner
 from tests.synthetic import ct_series, part10
 
@@ -46,16 +45,12 @@ def place(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Place]:
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def gateway(gateway: Command):
     """`gateway ARGUMENTS` in that folder: its exit status and what it printed."""
-    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["gateway", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out + printed.err
+        code, out, err = gateway("", *arguments)
+        return code, out + err
 
     return run
 

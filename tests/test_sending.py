@@ -1,7 +1,6 @@
 """`gateway send` with ZIPs: their instances arrive as they are, and of each that does not its place in the ZIP is told."""
 
 import shlex
-import sys
 import tempfile
 import zipfile
 from io import BytesIO
@@ -13,7 +12,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from gateway import cli
+from tests.command_fixture import Command
 from tests.peers_fixture import data_set, running_http, running_scp
 from tests.synthetic import ct_series, part10
 
@@ -33,19 +32,15 @@ DICOMDIR = _dicomdir()
 
 
 @pytest.fixture
-def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gateway: Command):
     """`gateway send ARGUMENTS` with that peer in a folder of its own: exit code, lines of output, lines of error."""
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "spool").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spool"))
 
     def run(arguments: str, peer: str) -> tuple[int, list[str], list[str]]:
         (tmp_path / "gateway.toml").write_text(f'[[peers]]\nname = "pacs"\n{peer}\n')
-        monkeypatch.setattr(sys, "argv", ["gateway", "send", *shlex.split(arguments), "--to", "pacs"])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out.splitlines(), printed.err.splitlines()
+        code, out, err = gateway("send", *shlex.split(arguments), "--to", "pacs")
+        return code, out.splitlines(), err.splitlines()
 
     return run
 

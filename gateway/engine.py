@@ -25,7 +25,7 @@ from dbos import DBOS, DBOSClient, DBOSConfig
 from dbos._dbos import _get_dbos_instance
 from dbos._queue import queue_worker_thread
 from dbos._serialization import Serializer
-from sqlalchemy import bindparam, exists, literal, select, text, union_all
+from sqlalchemy import CompoundSelect, Engine, bindparam, exists, literal, select, text, union_all
 from sqlalchemy.orm import Session
 
 from gateway.attempt import AWAY, Stage, guarded, until_the_database_answers
@@ -170,6 +170,12 @@ def migrate(database_url: str) -> None:
     DBOS.migrate(database_url)
 
 
+def _found(engine: Engine, look: CompoundSelect[str]) -> set[str]:
+    """The lanes with work; and "" where the delay of some is over."""
+    with engine.connect() as connection:
+        return set(connection.scalars(look, {"now": time.time() * 1000}))
+
+
 class Worker:
     """Runs stages of lanes until it is stopped, and takes over what dead workers left.
 
@@ -182,7 +188,7 @@ class Worker:
         self.executor = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._url, self._stages = database_url, {stage.name: stage for stage in stages}
         self._watched, self._buried = watched, buried
-        self._stopping = threading.Event()
+        self._stopping, self._bell = threading.Event(), Bell()
         self._presence = Presence(database_url, self.executor, self._take_over)
         self._alarm = threading.Thread(target=self._wake_lanes, name="alarm", daemon=True)
         self._lanes: dict[str, tuple[Bell, threading.Thread]] = {}
@@ -224,6 +230,7 @@ class Worker:
     def stop(self, grace: timedelta = timedelta(seconds=20)) -> None:
         """Take no more work, let what runs end within `grace`; what does not is taken over by whoever lives."""
         self._stopping.set()
+        self._bell.end()
         self._alarm.join()
         for bell, _ in self._lanes.values():
             bell.end()
@@ -236,6 +243,7 @@ class Worker:
         def attempt(key: str) -> None:
             with structlog.contextvars.bound_contextvars(stage=stage.name):
                 until_the_database_answers(lambda: guarded(stage, key), self._stopping)
+            self._bell.ring()  # what it enqueued begins now, not at the next look
 
         attempt.__qualname__ = stage.name
         return attempt
@@ -246,17 +254,17 @@ class Worker:
         flows = system.tables.workflow_status.c
         is_due = exists().where(flows.status == text("'DELAYED'"), flows.delay_until_epoch_ms <= bindparam("now"))
         lanes: Mapping[str, tuple[Bell, threading.Thread]] = {}
-        while not self._stopping.wait(_LOOK_SECONDS):
+        while not self._bell.wait(_LOOK_SECONDS):
             if lanes is not self._lanes:
                 lanes = self._lanes
                 waits = {lane: exists().where(flows.queue_name == lane, flows.status == text("'ENQUEUED'")) for lane in lanes}
                 look = union_all(*(select(literal(lane)).where(waiting) for lane, waiting in {**waits, "": is_due}.items()))
             try:
-                with system.engine.connect() as connection:
-                    found = set(connection.scalars(look, {"now": time.time() * 1000}))
+                found = _found(system.engine, look)
                 if "" in found:
                     system.transition_delayed_workflows()
-                for lane in lanes if "" in found else found:
+                    found = _found(system.engine, look)
+                for lane in found - {""}:
                     lanes[lane][0].ring()
             except AWAY as error:  # DBOS's own look is there too
                 _logger.warning("alarm.interrupted", error=type(error).__name__)

@@ -76,7 +76,8 @@ class Doorman:
         self._sockets: dict[str, socket.socket] = {}
         self._processes: list[_Process] = []
         self._dead: list[_Process] = []
-        self._wake, self._filed, self._stopping = threading.Event(), threading.Condition(), False
+        self._wake, self._asked = threading.Event(), threading.Event()
+        self._filed, self._stopping = threading.Condition(), False
         self._ended = False
         self._closed = ""
         self.filed_at, self._told_at = clock(), -_TELL_SECONDS
@@ -181,17 +182,23 @@ class Doorman:
 
     def filed_by(self, moment: datetime) -> datetime:
         """Until when everything that was promised is filed: `moment`, soon; or earlier, where filing does not go on."""
+        self._asked.set()
         self._wake.set()
         with self._filed:
             self._filed.wait_for(lambda: self.filed_at >= moment or self._stopping, _FILED_SECONDS)
         return min(moment, self.filed_at)
 
     def _let_burst_pass(self) -> None:
-        """While instances pour in, disk and processor are theirs; what is filed together shares its syncs and its transaction."""
+        """While instances pour in, disk and processor are theirs; what is filed together shares its syncs and its transaction.
+
+        Who asks for what is filed does not wait for that.
+        """
         end = time.monotonic() + _BURST_SECONDS
         while self._wake.is_set() and not self._stopping and time.monotonic() < end:
             self._wake.clear()
-            time.sleep(_PAUSE_SECONDS)
+            if self._asked.wait(_PAUSE_SECONDS):
+                break
+        self._asked.clear()  # before the wake: who asks after this is waited for in the next round
         self._wake.clear()
 
     def _replace_dead(self) -> None:

@@ -309,6 +309,23 @@ def test_a_stopped_server_leaves_nothing(tmp_path: Path) -> None:
     assert ["models", "triton.log"] == sorted(path.name for path in tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(("said", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_a_model_that_wait_leave_the_processor_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, expected: str
+) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if said is not None:
+        monkeypatch.setenv("OMP_WAIT_POLICY", said)
+
+    write_model(tmp_path / "models", "odd", CONFIGURATION, CODE)
+    server = start_triton([tmp_path / "models"], tmp_path / "triton.log")
+
+    found = {process.environ().get("OMP_WAIT_POLICY") for process in _processes(server)}
+    server.stop()
+
+    assert found == {expected}
+
+
 def test_model_code_does_not_get_the_gateways_passwords(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_DATABASE__URL", "CANARY")
     write_model(tmp_path / "models", "odd", CONFIGURATION, CODE)

@@ -12,6 +12,7 @@ def unet_lungs(volume: hd.Volume, weights: Path) -> np.ndarray:
     """(slices, rows, columns) bool: the largest two components inside the body. `volume` is float32 HU, axial."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other tests run beside it
     session = onnxruntime.InferenceSession(weights / "lung_unet_small" / "unet_small.onnx", options)
     name = session.get_inputs()[0].name
     planes = [session.run(None, {name: plane[None, None] + 1024})[0][0, 0] for plane in volume.array.astype(np.float32)]

@@ -19,6 +19,7 @@ GAS_HU = -965  # the median of bowel gas is below, that of the worst emphysema a
 TABLE_MM = 6  # thinner than twice this, and away from the body, is table, cable or blanket
 WALL_MM = 2.5
 CLOSING_MM = 7
+MARGIN_MM = 20  # more than all that is dilated one after the other
 LUNG_ML = 50  # of one lung at least
 PART_ML = 3  # of a part of a lung that lies apart
 ISLAND_MM2 = 300
@@ -32,9 +33,13 @@ def segment(hounsfield, spacing):
     spacing = [s * f for s, f in zip(spacing, factors)]
     body = _body(coarse, spacing)
     air = (coarse < LUNG_HU) & body
-    airway = _airway(coarse, air, body, spacing)
-    lungs = _parted(coarse, air & ~dilate(airway, WALL_MM, spacing), body, spacing)
-    inner, outer = _closed(lungs, airway, spacing)
+    rows, columns = _window(air, spacing)
+    middle = _middle(body, spacing) - columns.start
+    coarse, air = coarse[:, rows, columns], air[:, rows, columns]
+    airway = _airway(coarse, air, middle, spacing)
+    lungs = _parted(coarse, air & ~dilate(airway, WALL_MM, spacing), middle, spacing)
+    inner, outer = torch.zeros_like(body, dtype=torch.uint8), torch.zeros_like(body, dtype=torch.uint8)
+    inner[:, rows, columns], outer[:, rows, columns] = _closed(lungs, airway, spacing)
     return _refined(hounsfield, inner, outer, factors)
 
 
@@ -69,9 +74,20 @@ def _body(coarse, spacing):
     return fill_planes(core & tissue)
 
 
-def _airway(coarse, air, body, spacing):
+def _window(air, spacing):
+    """Rows and columns of the air, with a margin; the rest of the picture, half of it, need not be thought about."""
+    found = []
+    for axis in IN_PLANE:
+        there = torch.nonzero(air.any(0).any(2 - axis)).flatten()
+        first, last = (int(there[0]), int(there[-1])) if len(there) else (0, 0)
+        margin = math.ceil(MARGIN_MM / spacing[axis])
+        found.append(slice(max(0, first - margin), last + margin + 1))
+    return found
+
+
+def _airway(coarse, air, middle, spacing):
     """Trachea and main bronchi, lumen only; all False where no trachea is found."""
-    trachea = _trachea(coarse, air, body, spacing)
+    trachea = _trachea(coarse, air, middle, spacing)
     grown = trachea
     if not trachea.any():
         return trachea
@@ -85,7 +101,7 @@ def _airway(coarse, air, body, spacing):
     return grown
 
 
-def _trachea(coarse, air, body, spacing):
+def _trachea(coarse, air, middle, spacing):
     """The longest tube of air near the midline in the upper half of the picture: round in every plane, over 25 mm long."""
     dark = air & (coarse < -920)
     label = components(dark, IN_PLANE)
@@ -93,7 +109,6 @@ def _trachea(coarse, air, body, spacing):
     area = counts * spacing[1] * spacing[2]
     tubes = chosen(label, roots[(area > 50) & (area < 700)])
     label = components(tubes)
-    middle = _middle(body, spacing)
     best, longest = torch.zeros_like(tubes), 25.0
     for root in sizes(label)[0][:20]:
         z, _, x = torch.nonzero(label == root, as_tuple=True)
@@ -110,9 +125,8 @@ def _middle(body, spacing):
     return float(columns.float().mean()) if len(columns) else body.shape[2] / 2
 
 
-def _parted(coarse, air, body, spacing):
+def _parted(coarse, air, middle, spacing):
     """uint8 labels RIGHT and LEFT on the coarse grid: lungs that touch are cut where the bridge between them is thinnest."""
-    middle = _middle(body, spacing)
     for mm in (0, 2, 3.5, 5, 7, 9):
         label = components(erode(air, mm, spacing))
         parts = _parts(coarse, label, middle, spacing)

@@ -164,3 +164,25 @@ def test_an_element_that_items_with_other_characters_share_is_encoded_for_each()
     found = read(part10(one))
 
     assert {item.InstitutionName for item in found.ReferencedStudySequence} == {"Больница"}
+
+
+def test_group_lengths_are_left_out_as_pydicom_does():
+    (one,) = ct_series(1, 8, 8)
+    item = Dataset()
+    item.add_new(0x00080000, "UL", 99)
+    one.ReferencedStudySequence = [item]
+    one.add_new(0x00080000, "UL", 99)
+
+    file = part10(one)
+
+    assert file == synthetic.part10(one)
+    assert 0x00080000 not in read(file)
+
+
+@pytest.mark.parametrize("tag", [0x00020010, 0x00000002])
+def test_what_is_no_part_of_a_data_set_is_refused(tag):
+    (one,) = ct_series(1, 8, 8)
+    one.add_new(tag, "UI", "1.2.840.10008.1.2.2")
+
+    with pytest.raises(ValueError, match=r"must be in a FileMetaDataset|Command Set"):
+        part10(one)

@@ -291,6 +291,18 @@ def test_hostile_bodies_are_refused_and_fetch_nothing(ups, body: str, kind: str,
     assert answer.status_code == expected
 
 
+@pytest.mark.parametrize("tag", ["00020010", "00000002"])
+def test_an_order_that_holds_more_than_a_data_set_may_is_refused(ups, tag: str) -> None:
+    """Written into a file, it would be read as another order."""
+    named, (good,) = uid(), order()
+
+    answer = ups.post(f"/workitems?workitem={named}", json=[{**good, tag: {"vr": "UI", "Value": ["1.2.840.10008.1.2.2"]}}])
+
+    assert answer.status_code == 400
+    assert ups.get(f"/workitems/{named}").status_code == 404
+    assert ups.post(f"/workitems?workitem={named}", json=[good]).status_code == 201
+
+
 def test_viewers_look_and_operators_order(console, ups, tokens) -> None:
     named = made(ups)
     viewer = {"Authorization": tokens["viewer"]}

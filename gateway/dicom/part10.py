@@ -11,6 +11,7 @@ from pydicom.filewriter import correct_ambiguous_vr_element, write_data_element
 from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import AMBIGUOUS_VR
 
+_META_GROUP = 0x0002  # and commands have group 0000
 _SEQUENCE, _ITEM = struct.Struct("<HH2sHL"), struct.Struct("<HHL")
 
 Known = dict[tuple[int, str], bytes]
@@ -18,13 +19,14 @@ Known = dict[tuple[int, str], bytes]
 
 
 def part10(dataset: Dataset) -> bytes:
-    """The bytes that pydicom writes; but elements that items share are encoded once.
+    """The bytes that pydicom writes; but elements that items share are encoded once, and every sequence has a length.
 
     A segmentation has thousands of frames, made of a few hundred elements: pydicom takes seconds for them. Raises what it
-    raises where file meta information is missing, or a value cannot be encoded.
+    raises where file meta information is missing, or stands in the data set, or a value cannot be encoded.
     """
-    if dataset.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian:
-        return _file(dataset)
+    is_data_set = all(element.tag.group > _META_GROUP for element in dataset)
+    if not is_data_set or dataset.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian:
+        return _file(dataset)  # which refuses what is none
     empty = Dataset()
     empty.file_meta = dataset.file_meta
     return b"".join((_file(empty), *_elements(dataset, None, Known())))
@@ -33,6 +35,8 @@ def part10(dataset: Dataset) -> bytes:
 def _elements(around: Dataset, charset: str | None, known: Known) -> Iterator[bytes]:
     charset = around.get("SpecificCharacterSet", charset)
     for element in around:
+        if element.tag.element == 0:  # Group Length is retired (PS3.5 7.2), and would not be that of these bytes
+            continue
         key = (id(element), str(charset))
         if key not in known:
             known[key] = _sequence(element, charset, known) if element.VR == "SQ" else _value(element, around, charset)

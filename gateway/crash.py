@@ -12,6 +12,7 @@ POINTS = (
     "store.written",
     "store.renamed",
     "journal.synced",
+    "association.ended",
     "step.promised",
     "receive.filed",
     "receive.committed",

@@ -35,6 +35,9 @@ Found = tuple[Entry, Promise]
 Told = Callable[[Session, Outcome, str, datetime], None]
 """What to do with a report on storage commitment of that AE title, now, in the transaction that reads it."""
 
+_COME_BACK = ("dimse", "dicomweb")
+"""Over these senders keep what was not acknowledged and come again with it; over the others nobody does."""
+
 _logger = structlog.get_logger()
 
 
@@ -155,15 +158,15 @@ def _missing(session: Session, kept: Kept, reason: str) -> None:
 def _how(session: Session, ended: Sequence[Ended]) -> None:
     """Also of one that was given up with its process before this was read: it ends again, as it did."""
     for one in ended:
-        if one.origin.ingest == "dimse":
+        if one.origin.ingest in _COME_BACK:
             mine = update(Association).where(Association.id == one.origin.association)
             session.execute(mine.values(whole=one.whole, broken=one.broken, ended_at=None))
 
 
 def _lose(these: ColumnElement[bool], now: datetime, *, db: Database, queues: Queues, quiet: timedelta) -> None:
-    """Who sent over DIMSE keeps what was not acknowledged and comes back with it; over the others nobody does."""
+    """What a process took with it when it died."""
     with db.begin() as session:
-        lost = (these, Association.ended_at.is_(None), Association.ingest == "dimse")
+        lost = (these, Association.ended_at.is_(None), Association.ingest.in_(_COME_BACK))
         session.execute(update(Association).where(*lost).values(broken=True))
         _end(session, these, now, queues, quiet)
 

@@ -1,5 +1,6 @@
 """The listener (PS3.4 A, B) by real associations: who may come in, what is taken as it is, and how an association ends."""
 
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,11 +187,24 @@ def test_a_connection_that_breaks_in_the_middle_of_an_instance_leaves_nothing_be
     assert gate.stored() == {encoded(one), encoded(other)}
 
 
-def test_a_release_is_answered_and_who_does_not_close_then_is_cut_off(gate: Gate) -> None:
+def test_a_release_is_written_down_then_answered_and_who_does_not_close_after_it_is_cut_off(gate: Gate) -> None:
     with gate.scanner() as scanner:
+        assert scanner.store(ct_series(1)[0]) == 0x0000
+        assert gate.promised(Ended) == []
+
         assert scanner.release() == RELEASE_RP
 
+        assert [(ended.whole, ended.broken) for ended in gate.promised(Ended)] == [(True, False)]
         assert scanner.read().kind == -1
+    assert len(gate.promised(Ended)) == 1
+
+
+def test_who_only_looks_whether_the_port_answers_is_no_broken_association(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
+    socket.create_connection(("127.0.0.1", gate.port)).close()
+
+    seen: list[str] = []
+    wait(lambda: seen.append(capsys.readouterr().out) or "connection.closed" in "".join(seen))
+    assert "association.broken" not in "".join(seen)
 
 
 def test_a_listener_that_closes_lets_an_instance_in_that_is_on_its_way(tmp_path: Path) -> None:

@@ -248,6 +248,7 @@ def test_a_request_is_one_association_with_the_address_that_it_came_from(web):
     web.wait(lambda: len(web.entries(Ended)) == 2)
     kept, ended = web.entries(Kept), web.entries(Ended)
     assert [one.origin for one in ended] == [kept[0].origin, kept[2].origin]
+    assert [one.broken for one in ended] == [False, False]
     assert kept[0].origin == kept[1].origin != kept[2].origin
     assert (kept[0].origin.ingest, kept[0].origin.address) == ("dicomweb", "127.0.0.1")
 
@@ -600,6 +601,7 @@ def test_a_body_without_its_final_boundary_is_refused_and_tells_what_it_stored(w
     assert answer.status_code == 400
     assert sequence(answer, "ReferencedSOPSequence") == [(UIDS[0], None), (UIDS[1], None)]
     assert set(web.held()) == {UIDS[0], UIDS[1]}
+    assert [one.broken for one in web.entries(Ended)] == [True]
     assert web.still_stores()
 
 
@@ -909,6 +911,7 @@ def test_a_connection_that_breaks_inside_a_part_leaves_what_was_whole(web):
         web.wait(lambda: len(web.entries(Kept)) == 2)
 
     web.wait(lambda: len(web.entries(Ended)) == 1)
+    assert [one.broken for one in web.entries(Ended)] == [True]  # its sender may come again with the rest
     assert set(web.held()) == {UIDS[0], UIDS[1]}
     assert web.still_stores()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -183,10 +184,11 @@ def test_an_association_ends_with_its_last_instance_in_one_batch(place: Place) -
     assert place.count(Association, id=origin.association, ended_at=NOW) == 1
 
 
+@pytest.mark.parametrize(("ingest", "broken"), [("dimse", True), ("dicomweb", True), ("folder", False)])
 @pytest.mark.parametrize("end", ["association", "executor"])
-def test_an_association_may_be_lost_by_name_or_with_its_process(place: Place, end: str) -> None:
+def test_an_association_may_be_lost_by_name_or_with_its_process(place: Place, end: str, ingest: str, broken: bool) -> None:
     (ds,) = ct_series(1)
-    origin = scanner()
+    origin = replace(scanner(), ingest=ingest)
     place.take(ds, origin)
 
     for _ in range(2):
@@ -195,12 +197,13 @@ def test_an_association_may_be_lost_by_name_or_with_its_process(place: Place, en
         else:
             executor_died("tests", NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
 
-    assert place.count(Association, ended_at=NOW, broken=True) == 1
+    assert place.count(Association, ended_at=NOW, broken=broken) == 1
 
 
-def test_an_end_that_is_read_after_its_process_was_found_dead_counts(place: Place) -> None:
+@pytest.mark.parametrize("ingest", ["dimse", "dicomweb"])
+def test_an_end_that_is_read_after_its_process_was_found_dead_counts(place: Place, ingest: str) -> None:
     (ds,) = ct_series(1)
-    origin = scanner()
+    origin = replace(scanner(), ingest=ingest)
     place.take(ds, origin)
     executor_died("tests", NOW, db=place.db, queues=place.queues, quiet=timedelta(0))
     with place.db.begin() as session:  # as settle then does

@@ -270,7 +270,11 @@ def associate(port: int, series: Sequence[Dataset], *, calling: str = "CT1", cal
 
 def send(series: Sequence[Dataset], port: int, *, calling: str = "CT1", called: str = "AIGATEWAY") -> list[int]:
     """C-STORE like a scanner; returns the statuses, -1 where none came. Raises ConnectionError without an association."""
-    association = associate(port, series, calling=calling, called=called)
+    return send_over(associate(port, series, calling=calling, called=called), series)
+
+
+def send_over(association: Association, series: Sequence[Dataset]) -> list[int]:
+    """As `send`; the association is released, or has ended otherwise."""
     statuses: list[int] = []
     for ds in series:
         statuses.append(_stored(association, ds))

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from gateway import log
+from gateway.crash import crash_point
 from gateway.dicom import command as commands
 from gateway.dicom import pdu
 from gateway.dicom.command import C_CANCEL, C_ECHO, C_STORE, Command
@@ -67,7 +68,6 @@ class Association:
     fragment: int = 16_376
     """Bytes of data in one P-DATA of ours: what the other side takes, less the headers."""
     has_refused: bool = False
-    is_released: bool = False
 
     def run(self, established: Callable[["Association"], None] = lambda _: None) -> None:
         try:
@@ -75,7 +75,8 @@ class Association:
                 established(self)
                 self._serve()
         except Closed as ended:
-            _logger.info("association.broken", association=self.origin.association, reason=str(ended))
+            event = "association.broken" if self.contexts else "connection.closed"  # who only looks whether the port answers
+            _logger.info(event, association=self.origin.association, reason=str(ended))
         except Abort as abort:
             _logger.warning("association.aborted", association=self.origin.association, reason=str(abort))
             if abort.reason != _NOT_SPECIFIED:
@@ -136,7 +137,8 @@ class Association:
         if kind != pdu.RELEASE_RQ or length != 4 or not message.is_between:
             raise Abort("expected P-DATA or a release", _UNEXPECTED_PDU)
         self.wire.take(length)
-        self.is_released = True
+        self.door.end(self.origin, whole=not self.has_refused)  # who was let go does not come back: it is written down before
+        crash_point("association.ended")
         self.wire.send(pdu.release_rp())
         return False
 

@@ -64,7 +64,7 @@ class Submission:
 
     def __init__(self, door: Door, origin: Origin, multipart: Multipart, terms: Terms, outcomes: list[Outcome]) -> None:
         self._door, self._origin, self._multipart, self._terms, self._outcomes = door, origin, multipart, terms, outcomes
-        self._lock, self._gone = threading.Lock(), False
+        self._lock, self._gone, self._is_whole = threading.Lock(), False, False
         self._part: Part | None = None
 
     def take(self, data: bytes) -> None:
@@ -85,11 +85,12 @@ class Submission:
         """Take the last piece; raise Malformed where the body is not whole with it."""
         self.take(data)
         self._multipart.finish()
+        self._is_whole = True
 
     def end(self) -> None:
-        """Discard a part that did not come to its end, and tell the door."""
+        """Discard a part that did not come to its end, and tell the door; whoever sent a body that is not whole may come back."""
         if self.discard():
-            self._door.end(self._origin)
+            self._door.end(self._origin, broken=not self._is_whole)
 
     def discard(self) -> bool:
         """A part that did not come to its end, the first time; the association goes on."""

@@ -153,8 +153,7 @@ class Listener:
             association.run(self._established)
         finally:
             if self.associations.pop(origin.association, None):
-                released, refused = association.is_released, association.has_refused
-                self._door.end(association.origin, whole=released and not refused, broken=not released)
+                self._door.end(association.origin, broken=True)  # nothing is left of one that was released
 
     def _established(self, association: Association) -> None:
         self.associations[association.origin.association] = association

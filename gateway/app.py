@@ -13,10 +13,11 @@ import structlog
 from sqlalchemy import select
 
 import gateway
-from gateway import engine, migrations
+from gateway import engine, filing, migrations
 from gateway.acts import rulebook
 from gateway.acts.order import order
 from gateway.acts.rulebook import Current
+from gateway.attempt import AWAY
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.commit import resume
@@ -30,7 +31,6 @@ from gateway.fetching.sources import Sources
 from gateway.fetching.take import Surroundings, terms
 from gateway.fetching.watch import Watches
 from gateway.fetching.worklist import Worklist
-from gateway.filing import Books
 from gateway.inference.breaker import Breaker
 from gateway.inference.models import Models
 from gateway.machine.liveness import Presence, only_one
@@ -93,6 +93,15 @@ class Gateway:
         self._followed = 0
 
     def __enter__(self) -> Self:
+        """Raises GatewayError where it cannot serve, or the database goes away before it does."""
+        try:
+            self._enter()
+        except AWAY as error:
+            what = type(getattr(error, "orig", error)).__name__
+            raise GatewayError(f"the database went away while the gateway started ({what}): start it again") from error
+        return self
+
+    def _enter(self) -> None:
         with ExitStack() as stack:
             config = self._plan.config
             stack.enter_context(only_one(config.gateway.data_dir))
@@ -111,11 +120,11 @@ class Gateway:
             gc.set_threshold(*_GARBAGE)
             for teller in (self._tellers, notary := Notary(self.db, config, clock=now)):
                 stack.callback(teller.stop)
-            stack.callback(self._record, Act.GATEWAY_STOPPED)
+            stack.callback(self._record_stop)
             self._record(Act.GATEWAY_STARTED)
             notary.start()
             self._tellers.start()
-            heir = Heir(self.store, books=self._books(), left=self._left)
+            heir = Heir(self.store, books=self._books(), left=lambda left, dead: self._hosts.forget(left, now(), dead=dead))
             heir.look()
             if Role.RECEIVE in self._roles:
                 self.doorman = self._doorman()
@@ -127,7 +136,6 @@ class Gateway:
             port, role = self.doorman and self.doorman.port(), ",".join(sorted(self._roles))
             _logger.info("gateway.started", port=port, role=role, version=gateway.__version__)
             self._close = stack.pop_all()
-        return self
 
     def _open_doors(self, stack: ExitStack) -> None:
         if self.doorman is not None:
@@ -222,14 +230,14 @@ class Gateway:
             order=partial(order, self.db, self.queues, pipelines=self._plan.pipelines, peers=self.roster),
         )  # fmt: skip
 
-    def _books(self) -> Books:
+    def _books(self) -> filing.Books:
         db, queues, quiet = self.db, self.queues, self._quiet
         tell = partial(told, queues=queues, pace=self._stages().pace)
 
         def do_receive(found: Sequence[Found]) -> None:
             receive(found, now(), store=self.store, db=db, queues=queues, quiet=quiet, executor=self.worker.executor, told=tell)
 
-        return Books(
+        return filing.Books(
             receive=do_receive,
             positions=partial(positions, db=db),
             forget=partial(forget, db=db),
@@ -237,9 +245,6 @@ class Gateway:
             closed=self._doors_closed,
             filed=self._hosts.tell,
         )
-
-    def _left(self, executors: set[str], dead: set[str]) -> None:
-        self._hosts.forget(executors, now(), dead=dead)
 
     def _doors_closed(self, reason: str) -> None:
         act = Act.DOOR_CLOSED if reason else Act.DOOR_OPENED
@@ -282,6 +287,10 @@ class Gateway:
     def _record(self, act: Act) -> None:
         with self.db.begin() as session:
             audit.record(session, act, at=now(), version=gateway.__version__, executor=self.worker.executor)
+
+    def _record_stop(self) -> None:
+        with filing.told("stop.not_recorded"):
+            self._record(Act.GATEWAY_STOPPED)
 
 
 def upgrade(database_url: str, db: Database) -> None:

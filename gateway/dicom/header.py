@@ -39,6 +39,7 @@ _AGE = re.compile(r"\d{3}[DWMY]")
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 
 
+Elements = dict[BaseTag, DataElement | RawDataElement]
 Known = dict[Hashable, tuple[DataElement | None, str]]
 """What became of an element with these bytes: most are the same in all instances of a series."""
 
@@ -57,8 +58,7 @@ def clean(header: Dataset, known: Known | None = None) -> tuple[Dataset, tuple[s
     Notes are a keyword and what was done. Raises Unsuitable("CHARSET") where the text of an identifying attribute cannot be
     decoded without doubt. `header` itself stays as it was. Copies made with the same `known` share elements.
     """
-    cleaned = _standard_elements(header)
-    notes = _clean(cleaned, plain=True, known={} if known is None else known)
+    cleaned, notes = _clean(_standard_elements(header), plain=True, known={} if known is None else known)
     cleaned.SpecificCharacterSet = UNICODE
     for keyword in TYPE_2:
         if keyword not in cleaned:
@@ -69,27 +69,35 @@ def clean(header: Dataset, known: Known | None = None) -> tuple[Dataset, tuple[s
 
 def _standard_elements(header: Dataset) -> Dataset:
     """A copy without private elements. Raw elements and values are shared: nothing here changes them in place."""
-    standard = Dataset()
-    implicit_vr, little_endian = header.original_encoding
-    standard.set_original_encoding(implicit_vr, little_endian, header.original_character_set)
+    standard: Elements = {}
     for tag, element in header.items():
         if tag.is_private:
             continue
-        standard[tag] = element if isinstance(element, RawDataElement) else copy(element)
-        if element.VR == "SQ" and not isinstance(element, RawDataElement):
-            standard[tag].value = [_standard_elements(item) for item in element.value]
+        if isinstance(element, RawDataElement):
+            standard[tag] = header.get_item(tag) if element.value is None else element  # a large one was left in its file
+            continue
+        standard[tag] = own = copy(element)
+        if own.VR == "SQ":
+            own.value = [_standard_elements(item) for item in own.value or ()]
+    return _of(standard, header)
+
+
+def _of(elements: Elements, header: Dataset) -> Dataset:
+    """A data set of these elements, encoded as `header`."""
+    made = Dataset(elements)  # setting one after the other looks at each tag five times
+    implicit_vr, little_endian = header.original_encoding
+    made.set_original_encoding(implicit_vr, little_endian, header.original_character_set)
     if hasattr(header, "file_meta"):
-        standard.file_meta = header.file_meta
-    return standard
+        made.file_meta = header.file_meta
+    return made
 
 
-def _clean(data_set: Dataset, *, plain: bool, known: Known) -> list[str]:
-    """Clean one data set and its items in place. `plain`: no character set is declared further up."""
+def _clean(data_set: Dataset, *, plain: bool, known: Known) -> tuple[Dataset, list[str]]:
+    """The data set and its items made legal, and the notes. `plain`: no character set is declared further up."""
     declared = data_set.get("SpecificCharacterSet")
     plain = _is_plain(declared) if declared is not None else plain
-    notes = []
-    for tag in list(data_set.keys()):
-        raw = data_set.get_item(tag)
+    legal, notes = Elements(), []
+    for tag, raw in list(data_set.items()):
         key = (tag, raw.VR, raw.value, str(declared), plain) if isinstance(raw, RawDataElement) else None
         if key is None or key not in known:
             element, note = _clean_element(data_set, tag, plain=plain, known=known)
@@ -97,13 +105,11 @@ def _clean(data_set: Dataset, *, plain: bool, known: Known) -> list[str]:
                 known[key] = element, note
         else:
             element, note = known[key]
-        if element is None:
-            del data_set[tag]
-        elif key is not None:
-            data_set[tag] = element
+        if element is not None:
+            legal[tag] = element
         if note:
             notes.append(note)
-    return notes
+    return _of(legal, data_set), notes
 
 
 def _clean_element(data_set: Dataset, tag: BaseTag, *, plain: bool, known: Known) -> tuple[DataElement | None, str]:
@@ -117,7 +123,9 @@ def _clean_element(data_set: Dataset, tag: BaseTag, *, plain: bool, known: Known
     if tag.is_private or element.keyword == "SpecificCharacterSet":
         return None, ""
     if element.VR == "SQ":
-        return element, "; ".join(note for item in element.value for note in _clean(item, plain=plain, known=known))
+        cleaned = [_clean(item, plain=plain, known=known) for item in element.value]
+        element.value = [item for item, _ in cleaned]
+        return element, "; ".join(note for _, notes in cleaned for note in notes)
     if element.VR in CHECKED and (done := _decode(element, plain=plain) or _coerce(element)):
         return element, f"{element.keyword}: {done}"
     return element, ""

@@ -16,6 +16,7 @@ KEYWORDS = (
 _METAL_HU = 3071.0
 _MAX_HU = 2.0**18
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
+_INT16 = np.iinfo(np.int16)
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,19 @@ class Lookup:
             out += np.float32(self.intercept)
         if self.air:
             out[(stored >= self.air[0]) & (stored <= self.air[1])] = AIR_HU
+
+    def apply_whole(self, stored: np.ndarray, *, out: np.ndarray) -> bool:
+        """As `apply`, where `out` is int16 and holds each value as it is; False, and nothing written, where it may not."""
+        if self.slope != 1 or not self.intercept.is_integer():
+            return False
+        low, high, intercept = int(stored.min()), int(stored.max()), int(self.intercept)
+        if low + intercept < _INT16.min or high + intercept > _INT16.max:
+            return False
+        step = np.int64(intercept).astype(np.int16)  # both may wrap around, their sum is the right one
+        np.add(stored, step, out=out, dtype=np.int16, casting="unsafe")
+        if self.air and low <= self.air[1] and high >= self.air[0]:
+            out[(stored >= self.air[0]) & (stored <= self.air[1])] = AIR_HU
+        return True
 
 
 def lookup(header: Dataset) -> Lookup:

@@ -1,6 +1,7 @@
 """One frame of stored values out of a data set (PS3.5 8, PS3.3 C.7.6.3): lengths and dimensions first, then the decoder."""
 
 import struct
+from dataclasses import dataclass
 
 import numpy as np
 from pydicom import Dataset
@@ -15,15 +16,40 @@ FORMAT = (
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation",
 )  # fmt: skip
+LAYOUT = (*FORMAT, "PixelPaddingValue", "PixelPaddingRangeLimit")
 _HARMLESS_BYTES = 64 * 1024 * 1024
 _MAX_RATIO = 1000
 _JPEG_NO_FRAME = frozenset((0xC4, 0xC8, 0xCC))
 
 
-def pixels(dataset: Dataset) -> np.ndarray:
+@dataclass(frozen=True)
+class Layout:
+    """What the attributes `LAYOUT` say of a frame: (rows, columns), the type of a stored value, and which values there may be.
+
+    From `lowest` to `highest` by Bits Stored; besides from `pads[0]` to `pads[1]`, which stand for no tissue.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype
+    lowest: int
+    highest: int
+    pads: tuple[int, int] | None
+
+
+def layout(header: Dataset) -> Layout:
+    """Raises as check_format. It looks at `LAYOUT`."""
+    check_format(header)
+    kind, bits = "i" if whole(header, "PixelRepresentation") else "u", whole(header, "BitsStored")
+    lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if kind == "i" else (0, 2**bits - 1)
+    shape, dtype = (whole(header, "Rows"), whole(header, "Columns")), np.dtype(f"<{kind}{whole(header, 'BitsAllocated') // 8}")
+    return Layout(shape, dtype, lowest, highest, padding(header))
+
+
+def pixels(dataset: Dataset, known: Layout | None = None) -> np.ndarray:
     """(rows, columns) integers, before any lookup table; a view of the data set's bytes where they are native.
 
-    Raises Unsuitable: IMAGE where the attributes of the pixels do not go together, DECODE where bytes and attributes disagree.
+    `known` is its layout, where somebody has looked already. Raises Unsuitable: IMAGE where the attributes of the pixels do
+    not go together, DECODE where bytes and attributes disagree.
     """
     if "PixelData" not in dataset:
         raise Unsuitable("IMAGE", "expected Pixel Data in every instance")
@@ -31,8 +57,8 @@ def pixels(dataset: Dataset) -> np.ndarray:
     if not syntax.is_transfer_syntax:
         raise Unsuitable("DECODE", "expected a known transfer syntax in every instance")
     if syntax.is_encapsulated or not syntax.is_little_endian:
-        return _decoded(dataset, encapsulated=syntax.is_encapsulated)
-    return _native(dataset)
+        return _decoded(dataset, known or layout(dataset), encapsulated=syntax.is_encapsulated)
+    return _native(dataset, known or layout(dataset))
 
 
 def check_format(header: Dataset) -> None:
@@ -49,39 +75,31 @@ def check_format(header: Dataset) -> None:
         raise Unsuitable("IMAGE", "expected PixelRepresentation 0 or 1")
 
 
-def _native(dataset: Dataset) -> np.ndarray:
-    check_format(dataset)
-    shape = (whole(dataset, "Rows"), whole(dataset, "Columns"))
-    kind = "i" if whole(dataset, "PixelRepresentation") else "u"
-    dtype = np.dtype(f"<{kind}{whole(dataset, 'BitsAllocated') // 8}")
+def _native(dataset: Dataset, known: Layout) -> np.ndarray:
+    shape, dtype = known.shape, known.dtype
     expected = shape[0] * shape[1] * dtype.itemsize
     data = dataset["PixelData"].value or b""
     if len(data) != expected + expected % 2 and len(data) != expected:
         raise Unsuitable("DECODE", f"expected {expected} bytes of Pixel Data for one frame of {shape[0]} x {shape[1]}")
     frame = np.frombuffer(data, dtype, shape[0] * shape[1]).reshape(shape)
-    _check_unused_bits(dataset, frame)
+    _check_unused_bits(frame, known)
     return frame
 
 
-def _check_unused_bits(dataset: Dataset, frame: np.ndarray) -> None:
+def _check_unused_bits(frame: np.ndarray, known: Layout) -> None:
     """Bits above Bits Stored hold the sign, or a padding value; what else stands there (overlays of old) would read as tissue."""
-    bits = whole(dataset, "BitsStored")
-    if bits == frame.dtype.itemsize * 8:
+    bits = (known.highest - known.lowest).bit_length()
+    if bits == frame.dtype.itemsize * 8 or (frame.min() >= known.lowest and frame.max() <= known.highest):
         return
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if frame.dtype.kind == "i" else (0, 2**bits - 1)
-    if frame.min() >= low and frame.max() <= high:
-        return
-    pads = padding(dataset)
-    outside = frame[(frame < low) | (frame > high)]
-    if pads is None or outside.min() < pads[0] or outside.max() > pads[1]:
+    outside = frame[(frame < known.lowest) | (frame > known.highest)]
+    if known.pads is None or outside.min() < known.pads[0] or outside.max() > known.pads[1]:
         raise Unsuitable("IMAGE", f"expected stored values of {bits} bits")
 
 
-def _decoded(dataset: Dataset, *, encapsulated: bool) -> np.ndarray:
-    check_format(dataset)
-    shape = (whole(dataset, "Rows"), whole(dataset, "Columns"))
+def _decoded(dataset: Dataset, known: Layout, *, encapsulated: bool) -> np.ndarray:
+    shape = known.shape
     if encapsulated:
-        check_codestream(_codestream(dataset), shape, whole(dataset, "BitsAllocated"))
+        check_codestream(_codestream(dataset), shape, known.dtype.itemsize * 8)
     try:
         frame = dataset.pixel_array
     except Exception as error:  # a decoder reads foreign bytes: it may raise anything

@@ -104,6 +104,8 @@ def volume(stack: Stack, pixels: Iterable[np.ndarray], *, whole_numbers: bool = 
         stored = next(frames, None)
         if stored is None or stored.shape != shape:
             raise Unsuitable("DECODE", f"expected {len(array)} slices of {shape[0]} x {shape[1]} pixels")
+        if whole_numbers and modality_lut.apply_whole(stored, out=plane):
+            continue
         modality_lut.apply(stored, out=buffer if whole_numbers else plane)
         if whole_numbers:
             plane[...] = np.clip(np.rint(buffer, out=buffer), _INT16.min, _INT16.max, out=buffer)

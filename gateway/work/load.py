@@ -16,8 +16,8 @@ from gateway.decisions.choose import choose
 from gateway.dicom.enhanced import frame_number
 from gateway.dicom.frames import Frame, frames
 from gateway.dicom.header import clean_series
-from gateway.dicom.pixels import pixels
-from gateway.dicom.values import texts
+from gateway.dicom.pixels import LAYOUT, layout, pixels
+from gateway.dicom.values import each, texts
 from gateway.errors import Unsuitable
 from gateway.imaging.volume import Stack, arrange, volume
 from gateway.pipeline import Needs, Prior, Priors, Study
@@ -47,8 +47,9 @@ def load(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
     Every file's digest is checked and its header parsed once; pixels are loaded when their slice is filled, those of enhanced
     objects frame by frame.
     """
-    with ThreadPoolExecutor(2) as pool:  # digests are made beside the reading: they need no interpreter
-        headers = [dcmread(path, defer_size=_DEFERRED_BYTES) for path in pool.map(store.check, dict(inputs).values())]
+    with ThreadPoolExecutor(2) as pool:  # beside each other, but not beside the reading: they would wait for the interpreter
+        paths = list(pool.map(store.check, dict(inputs).values()))
+    headers = [dcmread(path, defer_size=_DEFERRED_BYTES) for path in paths]
     if any(header.get("Modality") != needs.modality for header in headers):
         raise Unsuitable("IMAGE", f"expected modality {needs.modality}")
     files = {uid: store.path(sha256) for uid, sha256 in inputs}
@@ -93,15 +94,16 @@ def _encoded(header: Dataset, files: Mapping[str, Path]) -> bytes:
 
 def _stored(headers: Sequence[Dataset], files: Mapping[str, Path]) -> Iterator[np.ndarray]:
     """The stored values of each slice; its header goes on without them."""
+    layouts = iter(each(headers, LAYOUT, layout))
     for uid, of_instance in groupby(headers, lambda header: str(header.SOPInstanceUID)):
         slices = list(of_instance)
         numbers = [number for one in slices if (number := frame_number(one)) is not None]
         if numbers:
             for header, frame in zip(slices, frames(files[uid], numbers), strict=True):
-                yield pixels(_alone(header, frame))
+                yield pixels(_alone(header, frame), next(layouts))
         else:
             for header in slices:
-                yield pixels(header)
+                yield pixels(header, next(layouts))
                 del header.PixelData
 
 

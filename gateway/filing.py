@@ -35,8 +35,8 @@ class Books:
     """An association whose process has died before it ended."""
     closed: Callable[[str], None]
     """The doors were closed, for this reason, or opened again ("")."""
-    filed: Callable[[datetime | None], None] = lambda _: None
-    """Everything that was promised until then is; None: nothing more will be."""
+    filed: Callable[[datetime | None, datetime | None], None] = lambda _filed, _opened: None
+    """Everything that was promised until then is, and the doors have been open since then; None: nothing more will be."""
 
 
 class Filing:

@@ -95,14 +95,15 @@ def settle(
     put: Put = lambda *_: None,
     study_quiet: timedelta = timedelta(minutes=1),
     as_of: datetime | None = None,
+    listening_since: datetime | None = None,
 ) -> None:
     """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat.
 
-    `as_of`: until when everything that was promised is filed, where that is not yet `now`. `ordered(accession_number)` are the
-    priorities that the worklist has for it.
+    `as_of`: until when everything that was promised is filed, where that is not yet `now`. `listening_since`: since when somebody
+    could come in, where that is known. `ordered(accession_number)` are the priorities that the worklist has for it.
     """
     as_of = min(as_of or now, now)
-    before = _look(series_instance_uid, now, as_of, policy, db, queues)
+    before = _look(series_instance_uid, now, as_of, listening_since, policy, db, queues)
     if before is None:
         return
     headers = [dcmread(store.path(instance.sha256), stop_before_pixels=True) for instance in before.instances]
@@ -121,7 +122,7 @@ def settle(
         series = lock(session, Series, series_instance_uid)
         if series.state != SeriesState.RECEIVING:  # somebody else settled it
             return
-        if gather(session, series) != before.evidence:  # something came while the headers were read
+        if gather(session, series, listening_since) != before.evidence:  # something came while the headers were read
             _come_back(session, series, replace(found, due=as_of), now, as_of, queues)
             return
         keep(session, series, seen, found, now)
@@ -139,14 +140,16 @@ def settle(
     put(series_instance_uid, before.series.revision, headers, known | {"ours": known["ours"] or guard == _OURS})
 
 
-def _look(uid: str, now: datetime, as_of: datetime, policy: Policy, db: Database, queues: Queues) -> _Before | None:
+def _look(
+    uid: str, now: datetime, as_of: datetime, listening_since: datetime | None, policy: Policy, db: Database, queues: Queues
+) -> _Before | None:  # fmt: skip
     """What the rows say; None where it is not time to look at more than them."""
     with db.begin() as session:
         series = lock(session, Series, uid)  # against new instances, and associations that end meanwhile
         if series.state != SeriesState.RECEIVING:
             return None
         series.last_received_at = min(series.last_received_at, now)  # a clock that was set back: not until it is there again
-        evidence, mine = gather(session, series), policy.of(*came(session, series))
+        evidence, mine = gather(session, series, listening_since), policy.of(*came(session, series))
         found = verdict(evidence, now=as_of, policy=mine)
         if found.decision is Decision.WAIT:
             _come_back(session, series, found, now, as_of, queues)
@@ -161,16 +164,9 @@ def _look(uid: str, now: datetime, as_of: datetime, policy: Policy, db: Database
 
 
 def _follow(
-    session: Session,
-    series: Series,
-    instances: Sequence[Instance],
-    order: jobs.Order,
-    weighed: Traits | None,
-    now: datetime,
-    pipelines: Mapping[str, Pipeline],
-    queues: Queues,
-    study_quiet: timedelta,
-) -> None:
+    session: Session, series: Series, instances: Sequence[Instance], order: jobs.Order, weighed: Traits | None, now: datetime,
+    pipelines: Mapping[str, Pipeline], queues: Queues, study_quiet: timedelta,
+) -> None:  # fmt: skip
     """A job now; or, where the pipeline gets one series of the study, a candidate."""
     if order.of_study and weighed:
         nominate(session, series, weighed, now, queues, quiet=study_quiet, **order.columns)

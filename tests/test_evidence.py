@@ -194,10 +194,25 @@ def test_who_broke_off_is_waited_for_where_nothing_else_says_that_the_series_is_
     assert verdict(broken, now=at(599), policy=POLICY).decision is Decision.WAIT
     assert verdict(broken, now=at(600), policy=POLICY).decision is Decision.HELD
     assert (
-        verdict(broken, now=at(600), policy=POLICY).missing == "an association was broken off, and its sender has not come back"
+        verdict(broken, now=at(600), policy=POLICY).missing
+        == "an association was broken off or put off, and its sender has not come back"
     )
     assert verdict(evidence(WHOLE, broken_off=True), now=at(1), policy=POLICY).decision is Decision.COMPLETE
     assert verdict(broken, now=at(10), policy=believed).decision is Decision.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("signal", "broken_off", "seconds", "decision"),
+    [(None, False, 10, Decision.COMPLETE), (None, True, 600, Decision.HELD), (HOLE, False, 600, Decision.HELD), (WHOLE, False, 0.5, Decision.COMPLETE)],
+)  # fmt: skip
+def test_silence_counts_from_when_the_doors_opened(signal, broken_off, seconds, decision):
+    found = evidence(*[signal] if signal else [], broken_off=broken_off, listening_since=at(5000))
+
+    early = verdict(found, now=at(5000 + seconds - 0.1), policy=POLICY)
+
+    assert (early.decision, early.due) == (Decision.WAIT, at(5000 + seconds))
+    assert verdict(found, now=at(5000 + seconds), policy=POLICY).decision is decision
+    assert verdict(replace(found, listening_since=at(-50)), now=at(seconds), policy=POLICY).decision is decision
 
 
 def test_the_first_policy_that_fits_modality_and_sender_is_taken():
@@ -263,11 +278,13 @@ def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
     place.close()
 
 
-def look(place: Place, series: list[Dataset], *, after: float = 0, policy: Policy = POLICY, count=lambda *_: None) -> Series:
+def look(
+    place: Place, series: list[Dataset], *, after: float = 0, policy: Policy = POLICY, count=lambda *_: None, **more
+) -> Series:
     place.now += timedelta(seconds=after)
     settle(
         series[0].SeriesInstanceUID, place.now, policy=policy, pipelines=PIPELINES, equipment=EQUIPMENT, store=place.store,
-        rules=load_rules(RULES, pipelines=("bright",), peers=("pacs",)), db=place.db, queues=place.queues, count=count,
+        rules=load_rules(RULES, pipelines=("bright",), peers=("pacs",)), db=place.db, queues=place.queues, count=count, **more,
     )  # fmt: skip
     with place.db() as session:
         return session.get_one(Series, series[0].SeriesInstanceUID)
@@ -275,6 +292,21 @@ def look(place: Place, series: list[Dataset], *, after: float = 0, policy: Polic
 
 def jobs(place: Place) -> list[Job]:
     return [row.job for row in lists.jobs(place.db, Wanted()).rows][::-1]
+
+
+def test_half_a_series_is_not_analysed_because_nobody_could_bring_the_rest(place: Place) -> None:
+    series = ct_series(12)
+    come(place, series[:7])
+    opened = place.now + timedelta(seconds=300)
+    assert look(place, series, after=301, listening_since=opened).state == "receiving"
+    with place.db() as session:
+        assert session.get_one(Series, series[0].SeriesInstanceUID).due_at == opened + timedelta(seconds=POLICY.quiet_seconds)
+
+    come(place, series[7:])
+
+    assert look(place, series, after=POLICY.quiet_seconds, listening_since=opened).state == "complete"
+    (job,) = jobs(place)
+    assert job.revision == 1
 
 
 def test_a_series_that_is_whole_has_its_job_half_a_second_after_its_last_instance(place: Place) -> None:

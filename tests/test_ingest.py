@@ -199,6 +199,28 @@ def test_a_release_is_written_down_then_answered_and_who_does_not_close_after_it
     assert len(gate.promised(Ended)) == 1
 
 
+def test_who_was_put_off_and_let_go_may_come_back_with_the_rest(gate: Gate) -> None:
+    one, other = ct_series(2)
+    with gate.scanner() as scanner:
+        assert scanner.store(one) == 0x0000
+        gate.door.closed = "what was taken before has not reached the database yet"
+        assert scanner.store(other) == 0xA700
+        gate.door.closed = ""
+        assert scanner.release() == RELEASE_RP
+
+    assert [(ended.whole, ended.broken) for ended in gate.promised(Ended)] == [(False, True)]
+
+
+def test_who_was_refused_for_good_is_not_waited_for(gate: Gate) -> None:
+    one, other = ct_series(2)
+    with gate.scanner() as scanner:
+        assert scanner.store(one) == 0x0000
+        assert scanner.store(other, data=b"no data set") == 0xC000
+        assert scanner.release() == RELEASE_RP
+
+    assert [(ended.whole, ended.broken) for ended in gate.promised(Ended)] == [(False, False)]
+
+
 def test_who_only_looks_whether_the_port_answers_is_no_broken_association(gate: Gate, capsys: pytest.CaptureFixture[str]) -> None:
     socket.create_connection(("127.0.0.1", gate.port)).close()
 

@@ -29,6 +29,7 @@ from gateway.doors.door import Door
 from gateway.doors.entry import Alarming, Declined, Ended, Kept, TurnedAway, promise
 from gateway.doors.journal import entries, segments
 from gateway.doors.policy import ANYONE, Caller, Rejection
+from gateway.errors import OutOfResources
 from gateway.ingest.dicomweb import Limits, Server
 from gateway.peers import Sent, load_protocols, make_peer
 from tests.certificates import Authority, client_context
@@ -963,6 +964,23 @@ def test_a_full_disk_is_answered_503_with_a700(tmp_path):
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "30")
         assert sequence(answer, "FailedSOPSequence") == [(UIDS[0], 0xA700), (UIDS[1], 0xA700)]
         assert web.held() == {}
+
+
+class FullOnceDoor(Door):
+    """Has no room for one instance."""
+
+    def open(self, incoming, origin, *, maximum_bytes):
+        if incoming.sop_instance_uid == UIDS[1]:
+            raise OutOfResources("the store's disk is nearly full")
+        return super().open(incoming, origin, maximum_bytes=maximum_bytes)
+
+
+def test_who_was_put_off_for_a_part_may_come_back_with_it_and_who_was_refused_is_not_waited_for(tmp_path):
+    with serving(tmp_path / "door", door_of=FullOnceDoor) as web:
+        assert web.post(body(*FILES[:3])).status_code == 202
+        assert web.post(body(FILES[3], b"no file")).status_code == 202
+
+        assert [one.broken for one in web.entries(Ended)] == [True, False]
 
 
 class FailingDoor(Door):

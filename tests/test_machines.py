@@ -25,7 +25,8 @@ from gateway.errors import ConfigError
 from gateway.filing import Books
 from gateway.machine.folders import claim, folders, holding
 from gateway.migrations import Schema
-from gateway.rows.tables import Filed, JobState, OutputInstance, Series, SeriesState
+from gateway.rows.hosts import Filed
+from gateway.rows.tables import JobState, OutputInstance, Series, SeriesState
 from gateway.rows.trail import AuditEvent
 from gateway.serving.hosts import Hosts, share
 from gateway.serving.inherit import Heir
@@ -192,6 +193,24 @@ def test_series_are_settled_as_of_what_the_slowest_receiver_has_filed_but_not_fo
     hung.tell(NOW - timedelta(days=1))
     assert me.filed(NOW) == NOW - timedelta(seconds=60)
     assert Hosts(db, "me", alone=True).filed(NOW) == NOW
+    db.kw["bind"].dispose()
+
+
+def test_somebody_could_come_in_since_the_first_of_the_receivers_opened_its_doors(database_url: str) -> None:
+    db = open_database(database_url)
+    me, early, late, older = (Hosts(db, name) for name in ("me", "early", "late", "of an older version"))
+    assert me.listening_since(None) is None
+    assert me.listening_since(NOW) == NOW
+
+    late.tell(NOW, NOW - timedelta(seconds=3))
+    older.tell(NOW)
+
+    assert me.listening_since(None) == NOW - timedelta(seconds=3)
+    early.tell(NOW, NOW - timedelta(days=3))
+    assert me.listening_since(NOW) == NOW - timedelta(days=3)
+    early.tell(NOW, NOW)
+    assert me.listening_since(NOW) == NOW - timedelta(seconds=3)
+    assert Hosts(db, "me", alone=True).listening_since(NOW) == NOW
     db.kw["bind"].dispose()
 
 

@@ -112,8 +112,9 @@ class Evidence:
     """What is known of a series: its instances, the associations that carried any of them, what was found in its headers.
 
     Times are aware. `signals` is None while nobody has looked at the headers of these instances. `whole_associations` were
-    released, with everything in them taken. `broken_off`: one that carried any was aborted or lost, and its sender
-    has not come back to the study since. `forced_by`: the person who said that it is complete.
+    released, with everything in them taken. `broken_off`: one that carried any was aborted or lost, or had to leave something
+    for later, and its sender has not come back to the study since. `listening_since`: silence before that is none, for nobody
+    could come in; None: it is not known. `forced_by`: the person who said that it is complete.
     """
 
     instances: int
@@ -127,6 +128,11 @@ class Evidence:
     forced_by: str = ""
     performed: Performed | None = None
     broken_off: bool = False
+    listening_since: datetime | None = None
+
+    @property
+    def quiet_since(self) -> datetime:
+        return max(self.last_received_at, self.listening_since or self.last_received_at)
 
     @property
     def spread(self) -> timedelta:
@@ -155,7 +161,8 @@ class Verdict:
 def verdict(evidence: Evidence, *, now: datetime, policy: Policy) -> Verdict:
     """What to do with a series now: wait, look at its headers, or take it as complete, partial, held or failed.
 
-    All times run from the last instance, so a series that still grows is never cut off. A clock that was set back waits longer.
+    All times run from the last instance, so a series that still grows is never cut off; or from when the doors opened, where
+    that was later. A clock that was set back waits longer.
     """
     if evidence.instances == 0:
         return Verdict(Decision.WAIT, "no instances", None)
@@ -166,8 +173,8 @@ def verdict(evidence: Evidence, *, now: datetime, policy: Policy) -> Verdict:
         decision = Decision.PARTIAL if missing else Decision.COMPLETE
         return Verdict(decision, f"a person said that it is complete{_also(decisive)}", None, signals, missing)
     wait, decision = _wait(evidence, policy, decisive)
-    quiet = max(timedelta(), now - evidence.last_received_at)
-    due = evidence.last_received_at + timedelta(seconds=0 if evidence.forced_by else wait)
+    quiet = max(timedelta(), now - evidence.quiet_since)
+    due = evidence.quiet_since + timedelta(seconds=0 if evidence.forced_by else wait)
     if decisive and decisive.name == "source" and decisive.says is Says.WHOLE and evidence.source:
         due = max(due, evidence.source.since + timedelta(seconds=CONFIRM_SECONDS))
     is_due = now >= due and quiet >= timedelta(seconds=0 if evidence.forced_by else wait)
@@ -241,7 +248,7 @@ def _source(evidence: Evidence) -> Signal | None:
 
 def _association(evidence: Evidence, policy: Policy) -> Signal | None:
     if evidence.broken_off:
-        return Signal("association", Says.SHORT, "an association was broken off, and its sender has not come back")
+        return Signal("association", Says.SHORT, "an association was broken off or put off, and its sender has not come back")
     if not policy.one_association:
         return None
     if (evidence.associations, evidence.whole_associations) != (1, 1):

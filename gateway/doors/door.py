@@ -70,6 +70,7 @@ class Door:
         self._segments: dict[str, Segment] = {}
         self._idle: list[Segment] = []
         self._told: dict[str, list[datetime]] = {}
+        self._put_off: set[str] = set()
         self._room, self._looked_at = True, -_LOOK_SECONDS
         self._noting = threading.Lock()
         self.closed = ""
@@ -148,7 +149,9 @@ class Door:
         _logger.warning(
             "instance.refused", status=f"0x{error.dimse_status:04X}", reason=str(error), association=origin.association
         )
-        if not error.retryable:
+        if error.retryable:
+            self._put_off.add(origin.association)
+        else:
             self._note(origin.association, Declined(self._clock(), origin, error.dimse_status, str(error)))
 
     def turn_away(self, origin: Origin, reason: str) -> None:
@@ -169,7 +172,9 @@ class Door:
         self._note(origin.association, Alarming(self._clock(), origin, incoming.sop_instance_uid, reason))
 
     def end(self, origin: Origin, *, whole: bool = False, broken: bool = False) -> None:
-        """Its segment goes to the next association. `whole`, `broken`: as in Ended."""
+        """Its segment goes to the next association. `whole`, `broken`: as in Ended; also broken is one that was put off."""
+        broken = broken or origin.association in self._put_off
+        self._put_off.discard(origin.association)
         if origin.association in self._segments:
             self._note(origin.association, Ended(self._clock(), origin, whole, broken), last=True)
             segment = self._segments.pop(origin.association, None)

@@ -80,7 +80,7 @@ class Ended:
     whole: bool = False
     """It was released, and everything in it was taken."""
     broken: bool = False
-    """It was aborted or lost."""
+    """It was aborted or lost, or something in it was put off: its sender may come back with the rest."""
 
 
 @dataclass(frozen=True)

@@ -179,10 +179,9 @@ class Message:
         self._association, self._door = association, association.door
         self._encoded = bytearray()
         self._command: Command | None = None
-        self._context_id = 0
+        self._context_id = self._received = 0
         self._arrival: Arrival | None = None
         self._refusal: GatewayError | None = None
-        self._received = 0
         self.write: Callable[[memoryview], object] = self._collect
 
     @property

@@ -105,7 +105,7 @@ class Association(Table):
     began_at: Mapped[datetime]
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
     whole: Mapped[bool] = mapped_column(default=False)  # released, with everything in it taken
-    broken: Mapped[bool] = mapped_column(default=False)  # aborted or lost, so that its sender may come back with the rest
+    broken: Mapped[bool] = mapped_column(default=False)  # its sender may come back with the rest (Ended)
 
 
 class Instance(Table):
@@ -140,23 +140,6 @@ class Segment(Table):
     __tablename__ = f"{PREFIX}segment"
     name: Mapped[str] = mapped_column(primary_key=True)
     position: Mapped[int] = mapped_column(BigInteger)
-
-
-class Filed(Table):
-    """A process that files what it promised, or did: without its row everything of it is filed (hosts.py)."""
-
-    __tablename__ = f"{PREFIX}filed"
-    executor: Mapped[str] = mapped_column(primary_key=True)
-    filed_at: Mapped[datetime]
-    """Everything that it promised until then is filed."""
-
-
-class StoreMark(Table):
-    """Which folder holds all files of this database: the one with this in its `store.id`. One row."""
-
-    __tablename__ = f"{PREFIX}store_mark"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    mark: Mapped[str]
 
 
 class RuleOutcome(Table):

@@ -6,7 +6,6 @@ waits in the sockets' queues. (With SO_REUSEPORT each process would have a queue
 would deal associations out by chance instead of to who is free.)
 """
 
-import errno
 import json
 import mmap
 import os
@@ -31,6 +30,7 @@ from gateway.doors.visits import Limits
 from gateway.errors import ConfigError
 from gateway.filing import Books, Filing, told
 from gateway.machine.folders import claim
+from gateway.machine.listening import listen, why
 from gateway.serving.doorway import terms
 
 _BATCHES = 8
@@ -42,7 +42,6 @@ _STOP_SECONDS = 10.0
 _FILED_SECONDS = 10.0
 _TELL_SECONDS = 1.0
 _PORT_SECONDS = 15.0
-_BACKLOG = 512
 
 _logger = structlog.get_logger()
 
@@ -82,6 +81,7 @@ class Doorman:
         self._closed = ""
         self.filed_at, self._told_at = clock(), -_TELL_SECONDS
         """Everything that was promised here until then is filed."""
+        self._opened_at = self.filed_at
         self._shared = _shared("limits", Limits.size(policy, config.dimse.processes))
         self._tally = _shared("tally", Tally.size(config.dimse.processes))
         numbers: Any = memoryview(mmap.mmap(self._tally, 0)).cast("q")
@@ -97,7 +97,7 @@ class Doorman:
             self._sockets["dimse_tls"] = _listen("dimse", dimse.host, dimse.tls_port)
         if dicomweb.port is not None:
             self._sockets["dicomweb"] = _listen("dicomweb", dicomweb.host, dicomweb.port)
-        self._books.filed(self.filed_at)  # first: whoever settles waits from now on for what we promise
+        self._books.filed(self.filed_at, self.opened_at)  # first: whoever settles waits from now on for what we promise
         self._processes = [self._spawn(number) for number in range(dimse.processes)]
         self._filing.start()
         threading.Thread(target=self._watch, name="doors", daemon=True).start()
@@ -115,6 +115,11 @@ class Doorman:
     def closed(self) -> str:
         """Why nothing is taken for now; empty: the doors are open."""
         return self._closed
+
+    @property
+    def opened_at(self) -> datetime:
+        """The doors have been open since then; now, where they are closed."""
+        return self._clock() if self._closed else self._opened_at
 
     @property
     def pids(self) -> dict[int, int]:
@@ -144,7 +149,7 @@ class Doorman:
             self._filing.join()
         if not self._processes and not self._dead:
             with told("receive.failed"):
-                self._books.filed(None)
+                self._books.filed(None, None)
         for process in [*self._processes, *self._dead]:  # what could not be filed is for who looks next
             process.alive.close()
         for listening in self._sockets.values():
@@ -177,7 +182,7 @@ class Doorman:
         """Those who settle elsewhere, about once a second."""
         if time.monotonic() > self._told_at + _TELL_SECONDS and not self._stopping:
             with told("receive.failed"):
-                self._books.filed(self.filed_at)
+                self._books.filed(self.filed_at, self.opened_at)
                 self._told_at = time.monotonic()
 
     def filed_by(self, moment: datetime) -> datetime:
@@ -243,8 +248,9 @@ class Doorman:
         waiting = [at for process in [*self._processes, *self._dead] if (at := process.filing.oldest) is not None]
         late = waiting and (self._clock() - min(waiting)).total_seconds() > self._config.store.behind_seconds
         reason = "what was taken before has not reached the database yet" if late else ""
+        self._opened_at = min(self._opened_at, self._clock())  # which may have been set back
         if reason != self._closed:
-            self._closed = reason
+            self._closed, self._opened_at = reason, self._clock()
             for process in self._processes:
                 process.tell(closed=reason)
             with told("door.not_recorded"):  # the database may be the reason
@@ -286,13 +292,7 @@ def _shared(name: str, numbers: int) -> int:
 
 def _listen(section: str, host: str, port: int) -> socket.socket:
     """The processes of a gateway that was killed hold its port until they have noticed."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    end = time.monotonic() + _PORT_SECONDS
-    while True:
-        try:
-            return socket.create_server((host, port), backlog=_BACKLOG, family=family)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
-                why = os.strerror(error.errno).lower() if error.errno else "unknown address"
-                raise ConfigError([f"[{section}] {host}:{port} cannot be listened on: {why}"]) from error
-            time.sleep(0.1)
+    try:
+        return listen(host, port, patience_seconds=_PORT_SECONDS)
+    except OSError as error:
+        raise ConfigError([f"[{section}] {host}:{port} cannot be listened on: {why(error)}"]) from error

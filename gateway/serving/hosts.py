@@ -14,7 +14,7 @@ from sqlalchemy import delete, func, select, text, update
 from gateway.db import Database, insert_once
 from gateway.errors import ConfigError
 from gateway.machine.disk import sync_folder
-from gateway.rows.tables import Filed, StoreMark
+from gateway.rows.hosts import Filed, StoreMark
 
 _MARK = "store.id"
 _PATIENCE = timedelta(seconds=60)
@@ -38,8 +38,11 @@ class Hosts:
     def __init__(self, db: Database, executor: str, *, alone: bool = False) -> None:
         self._db, self._executor, self._is_alone = db, executor, alone
 
-    def tell(self, at: datetime | None) -> None:
-        """Everything is filed that we had promised by then; None: we are gone. May get lost: we have filed less then."""
+    def tell(self, at: datetime | None, opened_at: datetime | None = None) -> None:
+        """Everything is filed that we had promised by `at`, our doors have been open since `opened_at`; `at` None: we are gone.
+
+        May get lost: we have filed less then.
+        """
         if self._is_alone:
             return
         mine = Filed.executor == self._executor
@@ -48,8 +51,10 @@ class Hosts:
                 session.execute(text("SET LOCAL synchronous_commit TO off"))
             if at is None:
                 session.execute(delete(Filed).where(mine))
-            elif not session.execute(update(Filed).where(mine).values(filed_at=at)).rowcount:  # type: ignore[attr-defined]
-                insert_once(session, Filed, executor=self._executor, filed_at=at)
+                return
+            ours = {"filed_at": at, "opened_at": opened_at}
+            if not session.execute(update(Filed).where(mine).values(ours)).rowcount:  # type: ignore[attr-defined]
+                insert_once(session, Filed, executor=self._executor, **ours)
 
     def forget(self, with_folders: set[str], now: datetime, *, dead: Collection[str] = ()) -> None:
         """Nobody waits for receivers that are `dead` and have no folder any more, nor for one that left none: its row is old."""
@@ -72,6 +77,14 @@ class Hosts:
         with self._db() as session:
             least = session.scalar(select(func.min(Filed.filed_at)).where(Filed.executor != self._executor))
         return moment if least is None else min(moment, max(least, moment - _PATIENCE))
+
+    def listening_since(self, own: datetime | None) -> datetime | None:
+        """Since when one of the receivers has been listening without a pause, ours since `own`; None: none says."""
+        if self._is_alone:
+            return own
+        with self._db() as session:
+            others = session.scalar(select(func.min(Filed.opened_at)).where(Filed.executor != self._executor))
+        return min((one for one in (own, others) if one is not None), default=None)
 
 
 def _mark(folder: Path) -> str:

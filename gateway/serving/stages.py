@@ -47,13 +47,17 @@ _SETTLE_SLOTS, _COMMIT_SLOTS, _PRIOR_SLOTS, _STAT_SLOTS = 2, 2, 4, 1
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
-    """What every verb wants; `filed_at()` is until when everything promised is a row, `filed_by(moment)` waits for it."""
+    """What every verb wants; `filed_at()` is until when everything promised is a row, `filed_by(moment)` waits for it.
+
+    `listening_since()`: silence before it says nothing.
+    """
 
     plan: Plan
     peers: Roster
     clock: Callable[[], datetime]
     filed_at: Callable[[], datetime]
     filed_by: Callable[[datetime], datetime]
+    listening_since: Callable[[], datetime | None]
     rules: Current
     store: Store
     models: Breaker
@@ -111,8 +115,8 @@ class Stages:
         # As of when everything was filed: what is promised but not a row yet counts as not quiet.
         as_of = self.filed_by(self.clock())
         settle(
-            key, self.clock(), as_of=as_of, rules=self._rules_of(key), arrival=self._arrival,
-            policy=self.plan.config.completeness.policy,
+            key, self.clock(), as_of=as_of, listening_since=self.listening_since(), rules=self._rules_of(key),
+            arrival=self._arrival, policy=self.plan.config.completeness.policy,
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
             count=self.sources.count, study_quiet=self._study_quiet, put=Keep(self.store.headers).put,

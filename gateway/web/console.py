@@ -3,8 +3,6 @@
 A port that is taken is told, and tried again; what scanners send and models compute goes on meanwhile.
 """
 
-import errno
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.access import people
 from gateway.access.signin import forget_ended
 from gateway.configuration.webkeys import WebSection
+from gateway.machine.listening import listen, why
 from gateway.machine.served import Bounds, Served
 from gateway.machine.tls import ServerContext
 from gateway.web.application import application
@@ -26,7 +25,6 @@ __all__ = ("Console", "site_of")
 
 _BOUNDS = Bounds(maximum_connections=512, head_seconds=30.0, grace_seconds=3)
 _AGAIN_SECONDS, _FORGET_SECONDS = 5.0, 3600.0
-_BACKLOG = 128
 
 _logger = structlog.get_logger()
 
@@ -88,12 +86,10 @@ class Console:
 
     def _serve(self) -> None:
         web = self._site.config.web
-        family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
         try:
-            self._listening = socket.create_server((web.host, web.port), backlog=_BACKLOG, family=family)
+            self._listening = listen(web.host, web.port)
         except OSError as error:
-            why = "the port is taken" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0).lower()
-            _logger.error("web.not_listening", host=web.host, port=web.port, reason=why)
+            _logger.error("web.not_listening", host=web.host, port=web.port, reason=why(error))
             return
         self._served = Served(self._application, self._listening, _BOUNDS, self._tls, name="web", channels=True)
         _logger.info("web.started", url=self.url)

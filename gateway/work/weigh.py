@@ -36,7 +36,7 @@ def came(session: Session, series: Series) -> Came:
     return Came(series.modality, frozenset(session.scalars(titles)))
 
 
-def gather(session: Session, series: Series) -> Evidence:
+def gather(session: Session, series: Series, listening_since: datetime | None = None) -> Evidence:
     """What the rows know; `signals` is None where the headers of these very instances have not been looked at."""
     mine = select(Instance.association).where(Instance.series_instance_uid == series.series_instance_uid).distinct()
     count = select(func.count()).select_from(Association).where(Association.id.in_(mine))
@@ -52,6 +52,7 @@ def gather(session: Session, series: Series) -> Evidence:
         source=_announced(session, series),
         performed=_performed(session, series),
         broken_off=_is_broken_off(session, series),
+        listening_since=listening_since,
     )
     found = session.get(SeriesVerdict, (series.series_instance_uid, series.revision))
     return known if found is None else _remembered(known, found)

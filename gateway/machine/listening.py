@@ -1,0 +1,27 @@
+"""Ports of this machine, opened to listen on."""
+
+import errno
+import os
+import socket
+import time
+
+_BACKLOG = 512
+_AGAIN_SECONDS = 0.1
+
+
+def listen(host: str, port: int, *, patience_seconds: float = 0) -> socket.socket:
+    """A socket that listens there; a port that is taken is tried for again so long. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    end = time.monotonic() + patience_seconds
+    while True:
+        try:
+            return socket.create_server((host, port), backlog=_BACKLOG, family=family)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
+                raise
+            time.sleep(_AGAIN_SECONDS)
+
+
+def why(error: OSError) -> str:
+    """Why nobody can listen there, in words."""
+    return os.strerror(error.errno).lower() if error.errno else "unknown address"

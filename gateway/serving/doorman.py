@@ -97,6 +97,7 @@ class Doorman:
             self._sockets["dimse_tls"] = _listen("dimse", dimse.host, dimse.tls_port)
         if dicomweb.port is not None:
             self._sockets["dicomweb"] = _listen("dicomweb", dicomweb.host, dicomweb.port)
+        self._opened_at = self._clock()
         self._books.filed(self.filed_at, self.opened_at)  # first: whoever settles waits from now on for what we promise
         self._processes = [self._spawn(number) for number in range(dimse.processes)]
         self._filing.start()

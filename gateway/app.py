@@ -255,7 +255,7 @@ class Gateway:
     def _stages(self) -> Stages:
         return Stages(
             plan=self._plan, peers=self.roster, clock=now, filed_at=self._filed_at, filed_by=self._filed_by, rules=self._rules,
-            listening_since=lambda: self._hosts.listening_since(self.doorman.opened_at if self.doorman else None),
+            listening_since=lambda: self.doorman.opened_at if self.doorman else self._hosts.listening_since(),
             store=self.store, models=self._breaker, worklist=self._worklist, sources=self._sources, archives=self._archives,
             db=self.db, queues=self.queues, traces=self._tellers.traces,
         )  # fmt: skip

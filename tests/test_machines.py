@@ -196,21 +196,20 @@ def test_series_are_settled_as_of_what_the_slowest_receiver_has_filed_but_not_fo
     db.kw["bind"].dispose()
 
 
-def test_somebody_could_come_in_since_the_first_of_the_receivers_opened_its_doors(database_url: str) -> None:
+def test_who_has_no_doors_knows_since_when_the_first_of_the_others_has_them_open(database_url: str) -> None:
     db = open_database(database_url)
     me, early, late, older = (Hosts(db, name) for name in ("me", "early", "late", "of an older version"))
-    assert me.listening_since(None) is None
-    assert me.listening_since(NOW) == NOW
+    assert me.listening_since() is None
 
     late.tell(NOW, NOW - timedelta(seconds=3))
     older.tell(NOW)
 
-    assert me.listening_since(None) == NOW - timedelta(seconds=3)
+    assert me.listening_since() == NOW - timedelta(seconds=3)
     early.tell(NOW, NOW - timedelta(days=3))
-    assert me.listening_since(NOW) == NOW - timedelta(days=3)
+    assert me.listening_since() == NOW - timedelta(days=3)
     early.tell(NOW, NOW)
-    assert me.listening_since(NOW) == NOW - timedelta(seconds=3)
-    assert Hosts(db, "me", alone=True).listening_since(NOW) == NOW
+    assert me.listening_since() == NOW - timedelta(seconds=3)
+    assert Hosts(db, "me", alone=True).listening_since() is None
     db.kw["bind"].dispose()
 
 

@@ -78,13 +78,12 @@ class Hosts:
             least = session.scalar(select(func.min(Filed.filed_at)).where(Filed.executor != self._executor))
         return moment if least is None else min(moment, max(least, moment - _PATIENCE))
 
-    def listening_since(self, own: datetime | None) -> datetime | None:
-        """Since when one of the receivers has been listening without a pause, ours since `own`; None: none says."""
+    def listening_since(self) -> datetime | None:
+        """Since when one of the other receivers has been listening without a pause; None: none says."""
         if self._is_alone:
-            return own
+            return None
         with self._db() as session:
-            others = session.scalar(select(func.min(Filed.opened_at)).where(Filed.executor != self._executor))
-        return min((one for one in (own, others) if one is not None), default=None)
+            return session.scalar(select(func.min(Filed.opened_at)).where(Filed.executor != self._executor))
 
 
 def _mark(folder: Path) -> str:

@@ -46,6 +46,15 @@ _GO_ON = {
     Delivery: Delivery.state.not_in((DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED)),
 }
 """Which rows something may still become of."""
+
+
+def _counts(*these: Select[Any]) -> Select[Any]:
+    """How many rows each selects; made once, for it is asked twenty times a second."""
+    return select(*(select(func.count()).select_from(one.subquery()).scalar_subquery() for one in these))
+
+
+_SETTLED = _counts(select(Series), *(select(table).where(on) for table, on in _GO_ON.items()))
+
 RULES = """\
 rules:
   - name: chest CT
@@ -220,7 +229,7 @@ class World:
         with self.database():
             while not condition():
                 assert time.monotonic() < end, f"waited {seconds} s in vain\n{self.log[-4000:]}"
-                time.sleep(0.03)
+                time.sleep(0.05)
 
     def story(self, series: Sequence[Dataset]) -> stories.SeriesStory:
         with self.database() as db:
@@ -236,7 +245,7 @@ class World:
 
     def settled(self, series: int = 1) -> bool:
         """So many series have arrived, each was settled, and everything that followed has ended."""
-        arrived, *going_on = self._counted(select(Series), *(select(table).where(on) for table, on in _GO_ON.items()))
+        arrived, *going_on = self._counted(_SETTLED)
         return arrived >= series and not any(going_on)
 
     def wait_settled(self, series: int = 1, seconds: float = 90) -> None:
@@ -251,14 +260,13 @@ class World:
         whose = {Series: Series.series_instance_uid == uid, Job: Job.id.in_(mine), Delivery: Delivery.job.in_(mine)}
         going_on = [select(table).where(on, whose[table]) for table, on in _GO_ON.items()]
         held = select(Instance).where(Instance.series_instance_uid == uid)
-        self.wait_until(lambda: self._counted(held, *going_on) == (expected, *[0] * len(going_on)))
+        counts = _counts(held, *going_on)
+        self.wait_until(lambda: self._counted(counts) == (expected, *[0] * len(going_on)))
         return self.story(series)
 
-    def _counted(self, *these: Select[Any]) -> tuple[int, ...]:
-        """How many rows each selects; cheap, for it is asked twenty times a second."""
-        counts = [select(func.count()).select_from(one.subquery()).scalar_subquery() for one in these]
+    def _counted(self, counts: Select[Any]) -> tuple[int, ...]:
         with self.database() as db, db() as session:
-            return tuple(session.execute(select(*counts)).one())
+            return tuple(session.execute(counts).one())
 
     def pacs_files(self) -> list[Path]:
         return sorted((self.folder / "pacs").rglob("*.dcm"))

@@ -8,6 +8,8 @@ from pydicom import Dataset
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind
 
+from tests.scp_fixture import accepting
+
 
 @dataclass
 class Archive:
@@ -47,8 +49,5 @@ def archive(port: int, *statuses: int, **behaviour: object) -> Iterator[Archive]
     ae.supported_contexts = AllStoragePresentationContexts
     ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
     handlers = [(evt.EVT_C_STORE, pacs.on_c_store), (evt.EVT_C_FIND, pacs.on_c_find)]
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
-    try:
+    with accepting(ae, port, handlers):
         yield pacs
-    finally:
-        server.shutdown()

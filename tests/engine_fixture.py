@@ -1,11 +1,11 @@
 """A worker in a process of its own: stages that write down what they did. The engine is one per process, and killable here.
 
 `python -m tests.engine_fixture URL FOLDER` serves the lanes `quick` (4 at a time), `single` (1) and `held` (1, while
-FOLDER/ready is there) until its input ends. A key says what its work does: `sleep SECONDS ...`, `raise ...`, `wait ...` (until FOLDER/go is there, then write to the database).
+FOLDER/ready is there) until SIGTERM comes. A key says what its work does: `sleep SECONDS ...`, `raise ...`, `wait ...` (until FOLDER/go is there, then write to the database).
 """
 
 import os
-import subprocess
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from uuid import uuid4
 
 from sqlalchemy import text
 
@@ -20,6 +21,7 @@ from gateway import log
 from gateway.attempt import Stage
 from gateway.db import open_database
 from gateway.engine import Lane, Queues, Worker
+from tests.nursery import Fork, nursery
 
 QUICK, SINGLE, HELD = "quick", "single", "held"
 
@@ -28,7 +30,7 @@ QUICK, SINGLE, HELD = "quick", "single", "held"
 class Process:
     """What the process has written down: `begun KEY`, `done KEY`, `failed KEY ERROR`, `buried EXECUTOR`."""
 
-    process: subprocess.Popen[str]
+    process: Fork
     folder: Path
     executor: str
 
@@ -38,8 +40,7 @@ class Process:
 
     def stop(self) -> None:
         """As SIGTERM stops a gateway: what runs may end."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        self.process.send_signal(signal.SIGTERM)
         self.process.wait(30)
 
 
@@ -63,22 +64,18 @@ class Journal:
 
 @contextmanager
 def worker(url: str, folder: Path) -> Iterator[Process]:
-    command = [sys.executable, "-m", "tests.engine_fixture", url, str(folder)]
-    with (folder / "log").open("ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=Path(__file__).parent.parent
-        )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    executor = process.stdout.readline().strip()
-    assert executor, (folder / "log").read_text()
-    started = Process(process, folder, executor)
+    output, errors = folder / f"output-{uuid4()}", folder / "log"
+    process = nursery().start(["-m", "tests.engine_fixture", url, str(folder)], os.environ, output, errors)
     try:
-        yield started
+        end = time.monotonic() + 60
+        while not (output.exists() and output.read_text().endswith("\n")):
+            assert process.poll() is None, errors.read_text()
+            assert time.monotonic() < end, errors.read_text()
+            time.sleep(0.02)
+        yield Process(process, folder, output.read_text().strip())
     finally:
-        started.kill()
-        process.stdin.close()
-        process.stdout.close()
+        process.kill()
+        process.wait()
 
 
 def enqueue(
@@ -95,7 +92,9 @@ def enqueue(
         db.kw["bind"].dispose()
 
 
-def main(url: str, folder: Path) -> None:
+def main() -> None:
+    url, folder = sys.argv[1], Path(sys.argv[2])
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # of the threads that begin here too: it is waited for below
     log.configure()
     db = open_database(url)
 
@@ -121,10 +120,10 @@ def main(url: str, folder: Path) -> None:
     worker = Worker(url, [stage], watched=list, buried=lambda executor: note(f"buried {executor}"))
     worker.start((Lane(QUICK, 4), Lane(SINGLE, 1), Lane(HELD, 1, ready=(folder / "ready").exists)))
     print(worker.executor, flush=True)
-    sys.stdin.read()
+    signal.sigwait({signal.SIGTERM})
     worker.stop(timedelta(seconds=5))
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main()

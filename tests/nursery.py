@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import walk_packages
@@ -67,7 +68,11 @@ class Nursery:
         atexit.register(self._process.kill)
 
     def start(self, arguments: Sequence[str], environment: Mapping[str, str], output: Path, errors: Path) -> Fork:
-        """`gateway ARGUMENTS`; what it says is appended to the files."""
+        """`gateway ARGUMENTS`, or `python ARGUMENTS` where they begin with `-m` and a module that has a `main`.
+
+        What it says is appended to the files. TESTS_BUT of the environment are statements that come first: a patience of the
+        product that is less for this process.
+        """
         assert self._process.stdin is not None
         with self._lock:
             self._process.stdin.write(json.dumps([*arguments, dict(environment), str(output), str(errors)]) + "\n")
@@ -84,6 +89,9 @@ class Nursery:
                 self._begun.put(forks[pid])
             else:
                 forks.pop(pid).ended(code)
+
+
+nursery = cache(Nursery)
 
 
 def _serve() -> None:
@@ -140,7 +148,7 @@ def _tell_who_ended() -> None:
 
 
 def _become(arguments: Sequence[str], environment: Mapping[str, str], output: str, errors: str) -> None:
-    """What `python -m gateway ARGUMENTS` does after its imports; does not return."""
+    """What `python -m gateway ARGUMENTS` does after its imports, or `python ARGUMENTS`; does not return."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number, name in enumerate((os.devnull, output, errors)):
         opened = os.open(name, os.O_APPEND | os.O_CREAT | (os.O_WRONLY if number else os.O_RDONLY), 0o600)
@@ -149,10 +157,14 @@ def _become(arguments: Sequence[str], environment: Mapping[str, str], output: st
     os.environ.clear()
     os.environ.update(environment)
     sys.modules["gateway.crash"]._AT = environment.get("GATEWAY_CRASH_AT", "")
-    sys.argv = ["gateway", *arguments]
+    module, sys.argv = "gateway.cli", ["gateway", *arguments]
+    if arguments[0] == "-m":
+        _, *sys.argv = arguments
+        module = sys.argv[0]
     code = 1
     try:
-        sys.modules["gateway.cli"].main()
+        exec(environment.get("TESTS_BUT", ""), {})
+        import_module(module).main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:

@@ -1,6 +1,7 @@
 """A gateway beside a real Orthanc, and an Orthanc with our plugin in it."""
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from sqlalchemy import select
 from gateway.access import people
 from gateway.app import upgrade
 from gateway.db import open_database
-from gateway.rows.retrieval import WatchMark
+from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
 from tests.peers_fixture import DICOMWEB_PLUGIN, Orthanc, running_orthanc
 from tests.world import RULES, World, send
 
@@ -71,3 +72,28 @@ def wait_watching(world):
             return session.scalar(select(WatchMark.peer)) is not None
 
     world.wait_until(is_watched)
+
+
+def wait_stable(world, orthanc):
+    """Until Orthanc waits for no more of anything, and has written that into its log."""
+
+    def is_stable():
+        resources = [one for level in ("series", "studies") for one in json.loads(orthanc.get(f"/{level}?expand"))]
+        return all(one["IsStable"] for one in resources)
+
+    world.wait_until(is_stable)
+    time.sleep(0.2)
+
+
+def wait_read(world, orthanc):
+    """Until the log of the peer was read to the end that it has when everything is stable, which what came back becomes too."""
+    wait_stable(world, orthanc)
+    end = json.loads(orthanc.get("/changes?last"))["Last"]
+
+    def is_read():
+        with world.database() as db, db() as session:
+            states = set(session.scalars(select(Retrieval.state)))
+            return session.scalar(select(WatchMark.position)) >= end and states <= {RetrievalState.DONE}
+
+    world.wait_until(is_read)
+    world.wait_settled()

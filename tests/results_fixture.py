@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import highdicom as hd
@@ -95,6 +96,12 @@ def lung_job(slices: int = 12, rows: int = 64, columns: int = 64, *, key: str = 
 
 def encoded(job: Encoding) -> list[Dataset]:
     return [job.dataset(output) for output in job.outputs]
+
+
+@cache
+def lung_results() -> tuple[Dataset, ...]:
+    """Those of `lung_job()`, made once in a process of tests: nobody changes them."""
+    return tuple(encoded(lung_job()))
 
 
 def by_highdicom(job: Encoding) -> hd.seg.Segmentation:

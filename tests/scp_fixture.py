@@ -17,6 +17,7 @@ from pynetdicom.sop_class import (
     StorageCommitmentPushModelInstance,
     StudyRootQueryRetrieveInformationModelFind,
 )
+from pynetdicom.transport import ThreadedAssociationServer
 
 References = Sequence[tuple[str, str]]
 _UNIQUE_KEYS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
@@ -198,13 +199,22 @@ class Listener:
 
 
 @contextmanager
+def accepting(ae: AE, port: int, handlers: Sequence[tuple[Any, ...]]) -> Iterator[None]:
+    """As `ae.start_server` does, which looks only every half second whether it shall end."""
+    server = ae.make_server(("127.0.0.1", port), evt_handlers=list(handlers), server_class=ThreadedAssociationServer)
+    ae._servers.append(server)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+@contextmanager
 def running_listener(port: int, ae_title: str = "AIGATEWAY") -> Iterator[Listener]:
     listener = Listener(port)
     ae = AE(ae_title)
     ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
     handlers = [(evt.EVT_N_EVENT_REPORT, listener.on_n_event_report)]
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
-    try:
+    with accepting(ae, port, handlers):
         yield listener
-    finally:
-        server.shutdown()

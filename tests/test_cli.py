@@ -98,19 +98,22 @@ def test_a_database_that_does_not_answer_is_told(gateway, command: str, tmp_path
 
 
 @pytest.mark.parametrize("command", ["serve", "db upgrade"])
-def test_serving_with_a_database_that_does_not_answer_is_told(gateway, command: str, tmp_path: Path) -> None:
+def test_serving_with_a_database_that_does_not_answer_is_told(command: str, tmp_path: Path) -> None:
     write(tmp_path, f'[database]\nurl = "postgresql://user:SECRET@/d?host={tmp_path}"\n')
 
-    ran = _subprocess(command, tmp_path)
+    ran = _subprocess(command, tmp_path, but="cli._DATABASE_SECONDS = 1")
 
     assert ran.code == 1
     assert ran.err.endswith("database: PostgreSQL does not answer (OperationalError): check [database] url\n")
     assert "SECRET" not in ran.err
 
 
-def _subprocess(command: str, folder: Path, **environment: str) -> Ran:
+def _subprocess(command: str, folder: Path, *, but: str = "", **environment: str) -> Ran:
+    """`but` is a statement: a patience of the product that is less for this process."""
+    program = f"from gateway import cli\nfrom gateway.serving import doorman\n{but}\ncli.main()"
+    how = ["-c", program] if but else ["-m", "gateway"]
     ended = subprocess.run(
-        [sys.executable, "-m", "gateway", *command.split()], capture_output=True, text=True, timeout=60, cwd=folder, check=False,
+        [sys.executable, *how, *command.split()], capture_output=True, text=True, timeout=60, cwd=folder, check=False,
         env=os.environ | {"COLUMNS": "80"} | environment,
     )  # fmt: skip
     return Ran(ended.returncode, ended.stdout, ended.stderr)
@@ -354,7 +357,9 @@ def test_a_broken_configuration_is_told_as_a_whole_by_every_command(gateway, tmp
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        ran = _subprocess("serve", tmp_path, GATEWAY_DIMSE__PORT=str(taken.getsockname()[1]), GATEWAY_LOG__LEVEL="error")
+        environment = {"GATEWAY_DIMSE__PORT": str(taken.getsockname()[1]), "GATEWAY_LOG__LEVEL": "error"}
+
+        ran = _subprocess("serve", tmp_path, but="doorman._PORT_SECONDS = 1", **environment)
 
         where = f"127.0.0.1:{taken.getsockname()[1]}"
     assert (ran.code, ran.err) == (1, f"[dimse] {where} cannot be listened on: address already in use\n")

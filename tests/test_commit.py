@@ -39,6 +39,7 @@ from gateway.work.ask import ask
 from tests.door_fixture import NOW, Place
 from tests.peers_fixture import Orthanc, running_orthanc
 from tests.ports import free_port
+from tests.scp_fixture import accepting
 from tests.synthetic import ct_series
 from tests.world import World
 
@@ -74,11 +75,8 @@ def listening(port: int, *statuses: int, takes_reports: bool = True) -> Iterator
     ae = AE("CT1")
     ae.add_supported_context(StorageCommitmentPushModel, scu_role=not takes_reports, scp_role=takes_reports)
     handlers = [(evt.EVT_N_EVENT_REPORT, scanner.on_n_event_report)]
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
-    try:
+    with accepting(ae, port, handlers):
         yield scanner
-    finally:
-        server.shutdown()
 
 
 def references(series: Sequence[Dataset]) -> list[tuple[str, str]]:

@@ -22,8 +22,9 @@ from gateway.pipeline import Infer, Study
 from pipelines.ct_lung import LAA_910, LAA_950, PERCENTILE_15, PIPELINE
 from tests import validators
 from tests.results_fixture import encoded, encoding, written
-from tests.unet import unet_lungs
+from tests.unet import CHEST, chest_lungs
 
+pytestmark = pytest.mark.xdist_group("lungs")
 NOW = datetime(2026, 1, 2, 10, 11, 12, tzinfo=UTC)
 SIZE = {"slices": 80, "rows": 192, "columns": 192}
 
@@ -174,13 +175,13 @@ def test_a_lung_without_air_is_not_made_up(phantom: Study, results: tuple[Segmen
 
 @pytest.fixture(scope="module")
 def chest(real_data: Path) -> Study:
-    return read(real_data / "ct_chest_philips_5mm_lungpetctdx_A0001")
+    return read(real_data / CHEST)
 
 
-def test_a_real_chest_agrees_with_another_network(chest: Study, infer: Infer, weights: Path) -> None:
+def test_a_real_chest_agrees_with_another_network(chest: Study, infer: Infer, real_data: Path, weights: Path) -> None:
     segmentation, report = PIPELINE.run(chest, infer)
 
-    found, expected = segmentation.labels.array > 0, unet_lungs(chest.volume, weights)
+    found, expected = segmentation.labels.array > 0, chest_lungs(real_data, weights).match_geometry(chest.volume).array > 0
     millilitres = float(np.prod(chest.volume.spacing)) * expected.sum() / 1000
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.95
     assert numbers(report, codes.SCT.Volume)["Both lungs"] == pytest.approx(millilitres, rel=0.07)

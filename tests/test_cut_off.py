@@ -21,6 +21,12 @@ from tests.test_machines import PATIENT, PATIENT_RULES, RECEIVE, WORK, assert_do
 from tests.world import World, relay
 
 SLICES = 4
+SOON = """\
+from gateway.machine import liveness
+liveness.GIVES_UP = ("tcp_keepalives_idle = 3", "tcp_keepalives_interval = 1", "tcp_keepalives_count = 3", "tcp_user_timeout = 6000")
+liveness.PATIENCE |= {"keepalives_idle": 3, "keepalives_interval": 1, "keepalives_count": 3, "tcp_user_timeout": 6_000}
+"""
+"""After what silence PostgreSQL gives a host up, and the host PostgreSQL: 6 seconds, not 21."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,9 @@ def test_a_host_that_is_cut_off_loses_its_work_to_another_and_writes_nothing_twi
     (tmp_path / "pipelines" / "patient.py").write_text(PATIENT.replace("GO", str(tmp_path / "go")))
     pacs.mkdir()
 
-    def host(name: str, url: str, triton_at: str, arguments: tuple[str, ...], prefix: tuple[str, ...] = ()) -> World:
+    def host(
+        name: str, url: str, triton_at: str, arguments: tuple[str, ...], prefix: tuple[str, ...] = (), but: str = ""
+    ) -> World:
         settings = {
             "store": {"folder": str(tmp_path / "store"), "keep_free_bytes": 0},
             "gateway": {
@@ -101,12 +109,13 @@ def test_a_host_that_is_cut_off_loses_its_work_to_another_and_writes_nothing_twi
         }
         peer = {"name": "pacs", "protocol": "folder", "path": str(pacs)}
         return World(
-            tmp_path / name, url, triton_at, (peer,), rules=PATIENT_RULES, settings=settings, arguments=arguments, prefix=prefix
-        )
+            tmp_path / name, url, triton_at, (peer,), rules=PATIENT_RULES, settings=settings, arguments=arguments, prefix=prefix,
+            but=but,
+        )  # fmt: skip
 
     def there(name: str, cable: Cable) -> World:
         url = f"postgresql+psycopg://postgres@{cable.address}/postgres"
-        return host(name, url, f"{cable.address}:{port}", WORK, cable.run)
+        return host(name, url, f"{cable.address}:{port}", WORK, cable.run, SOON)
 
     first, second = cables
     with (

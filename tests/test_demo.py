@@ -11,6 +11,7 @@ import pytest
 from gateway.commands import demopacs
 from gateway.imaging.phantom import chest_ct
 from tests.conftest import ROOT
+from tests.nursery import nursery
 from tests.synthetic import ct_series
 
 needs_triton = pytest.mark.skipif(
@@ -20,13 +21,17 @@ needs_triton = pytest.mark.skipif(
 
 def demo(*arguments: str, folder: Path) -> str:
     command = [sys.executable, "-m", "gateway", "demo", "--once", "--folder", str(folder), *arguments]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False, cwd=ROOT, env=_environment())
+    environment = os.environ | {"COLUMNS": "200"}
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False, cwd=ROOT, env=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 
 
-def _environment() -> dict[str, str]:
-    return os.environ | {"COLUMNS": "200"}
+def forked(folder: Path) -> tuple[int, str, str]:
+    """`gateway demo` on `files` in that folder, with its imports behind it: its exit code, and what it printed."""
+    arguments = ["demo", str(folder / "files"), "--once", "--folder", str(folder / "demo")]
+    code = nursery().start(arguments, os.environ, folder / "output", folder / "errors").wait(250)
+    return code, (folder / "output").read_text(), (folder / "errors").read_text()
 
 
 def small_phantom(folder: Path) -> Path:
@@ -73,8 +78,9 @@ def test_a_series_that_no_rule_wants_is_told_why(tmp_path: Path) -> None:
     for number, dataset in enumerate(ct_series(3)):
         dataset.save_as(tmp_path / "files" / f"{number}.dcm", enforce_file_format=True)
 
-    told = demo(str(tmp_path / "files"), folder=tmp_path / "demo")
+    code, told, errors = forked(tmp_path)
 
+    assert code == 0, told + errors
     assert "no rule matched" in told
     assert "slices, at_least: 20" in told
 
@@ -82,10 +88,9 @@ def test_a_series_that_no_rule_wants_is_told_why(tmp_path: Path) -> None:
 def test_a_folder_without_dicom_files_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "notes.txt").write_text("nothing")
-    command = [sys.executable, "-m", "gateway", "demo", str(tmp_path / "files"), "--once", "--folder", str(tmp_path / "demo")]
 
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=_environment())
+    code, _, errors = forked(tmp_path)
 
-    assert ran.returncode == 1
-    assert "expected DICOM files" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    assert code == 1
+    assert "expected DICOM files" in errors
+    assert "Traceback" not in errors

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,15 +103,17 @@ def sent_by_dcmsend(files: list[Path], port: int) -> None:
 
 @pytest.mark.parametrize("sent", [sent_by_storescu, sent_by_dcmsend])
 def test_what_dcmtk_sends_is_kept_byte_for_byte_as_dcmtk_itself_receives_it(
-    tmp_path: Path, real_data: Path, sent: Callable[[list[Path], int], None]
+    tmp_path: Path, real_data: Path, monkeypatch: pytest.MonkeyPatch, sent: Callable[[list[Path], int], None]
 ) -> None:
     reference = tmp_path / "reference"
     reference.mkdir()
     chosen = [path for folder in FOLDERS for path in part10_files(real_data / folder)[:4]]  # further slices tell nothing new
     files = [path for path in chosen if _syntax(path) in OPTIONS]
 
-    with running_storescp(reference, "+xa", "--unique-filenames") as port:
-        sent(files, port)
+    with monkeypatch.context() as among_themselves:
+        among_themselves.setenv("TCP_NODELAY", "1")  # they wait 40 ms for each other otherwise, several times a file
+        with running_storescp(reference, "+xa", "--unique-filenames") as port:
+            sent(files, port)
     with open_gate(tmp_path) as gate:
         sent(files, gate.port)
         kept, refused = gate.bytes_held(), gate.refusals()
@@ -121,6 +124,7 @@ def test_what_dcmtk_sends_is_kept_byte_for_byte_as_dcmtk_itself_receives_it(
     assert refused == []
 
 
+@cache
 def _syntax(path: Path) -> str:
     return str(dcmread(path, stop_before_pixels=True).file_meta.get("TransferSyntaxUID"))
 

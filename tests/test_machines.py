@@ -62,6 +62,10 @@ rules:
 """
 
 
+BRIEF = "from datetime import timedelta; from gateway.engine import Worker; Worker.stop.__defaults__ = (timedelta(seconds=2),)"
+"""How long a host that is stopped lets its jobs end: not twenty seconds."""
+
+
 @pytest.fixture
 def host(database_url: str, tmp_path: Path, triton: str) -> Iterator[Host]:
     """`host("name", *arguments)` is a machine: a data_dir and a port of its own, the store, the database and the PACS of all."""
@@ -346,7 +350,7 @@ def test_a_job_under_way_on_a_host_that_is_killed_goes_to_the_one_that_lives(hos
 
 @only_postgresql
 def test_a_job_that_does_not_end_before_its_host_is_stopped_goes_to_the_one_that_lives(host: Host, tmp_path: Path) -> None:
-    world, other, go = _two_workers_with_a_patient_job(host, tmp_path)
+    world, other, go = _two_workers_with_a_patient_job(host, tmp_path, but=BRIEF)
     assert world.stop() == 0
     go.touch()
 
@@ -355,11 +359,11 @@ def test_a_job_that_does_not_end_before_its_host_is_stopped_goes_to_the_one_that
     assert_done_once(other, tmp_path / "pacs", ct_series(SLICES))
 
 
-def _two_workers_with_a_patient_job(host: Host, folder: Path) -> tuple[World, World, Path]:
+def _two_workers_with_a_patient_job(host: Host, folder: Path, **more: str) -> tuple[World, World, Path]:
     """The one that runs the job, the other, and the file that lets the job go on."""
     (folder / "pipelines").mkdir()
     (folder / "pipelines" / "patient.py").write_text(PATIENT.replace("GO", str(folder / "go")))
-    world = host("world", rules=PATIENT_RULES).start()
+    world = host("world", rules=PATIENT_RULES, **more).start()
     world.send(ct_series(SLICES))
     world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.RUNNING])
     return world, host("other", *WORK, rules=PATIENT_RULES).start(), folder / "go"

@@ -1,8 +1,6 @@
 """The schema's history ends in tables.py, on SQLite and on PostgreSQL."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -19,6 +17,7 @@ from gateway.db import open_database, open_engine
 from gateway.errors import ConfigError
 from gateway.migrations import Schema
 from gateway.rows.columns import PREFIX, Table
+from tests.nursery import nursery
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -135,12 +134,12 @@ def test_an_upgrade_that_fails_leaves_nothing(engine: Engine) -> None:
 
 def test_processes_may_upgrade_at_once(empty_url: str, engine: Engine, tmp_path: Path) -> None:
     environment = os.environ | {"GATEWAY_DATABASE__URL": empty_url, "GATEWAY_GATEWAY__DATA_DIR": str(tmp_path)}
-    command = [sys.executable, "-m", "gateway", "db", "upgrade"]
-    processes = [subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    output, errors = tmp_path / "output", tmp_path / "errors"
+    processes = [nursery().start(["db", "upgrade"], environment, output, errors) for _ in range(3)]
 
-    ends = [(process.communicate(timeout=120)[1], process.returncode) for process in processes]
+    ends = [process.wait(120) for process in processes]
 
-    assert ends == [("", 0)] * 3
+    assert (errors.read_text(), ends) == ("", [0] * 3)
     assert migrations.state(engine) is Schema.CURRENT
 
 

@@ -1,5 +1,6 @@
 """What comes to a real Orthanc is worked on once, and its results are back there, whichever side is restarted when."""
 
+import os
 import random
 import shutil
 import signal
@@ -16,7 +17,16 @@ from sqlalchemy import select
 from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.rows.tables import DeliveryState, JobState
 from gateway.rows.trail import AuditEvent
-from tests.orthanc_fixture import a_token, modalities, orthanc_with_plugin, stored_in, wait_watching, world_beside
+from tests.orthanc_fixture import (
+    a_token,
+    modalities,
+    orthanc_with_plugin,
+    stored_in,
+    wait_read,
+    wait_stable,
+    wait_watching,
+    world_beside,
+)
 from tests.peers_fixture import running_http, running_orthanc
 from tests.ports import free_port
 from tests.synthetic import ct_series
@@ -46,7 +56,7 @@ def test_what_comes_to_orthanc_is_worked_on_and_its_results_are_back_there(ortha
         assert [job.state for job in world.jobs()] == [JobState.DONE]
         assert {delivery.state for delivery in world.deliveries()} == {DeliveryState.PROVED}
         assert modalities(orthanc) == ["CT", "SEG", "SR"]
-        time.sleep(4)  # what came back becomes stable too
+        wait_read(world, orthanc)
         assert len(world.jobs()) == 1
         with world.database() as db, db() as session:
             assert [(row.state, row.count) for row in session.scalars(select(Retrieval))] == [(RetrievalState.DONE, SLICES)]
@@ -88,7 +98,8 @@ def by_storescu(folder: Path, series, port: int) -> None:
     for ds in series:
         ds.save_as(folder / f"{ds.SOPInstanceUID}.dcm", enforce_file_format=True)
     command = [program, "-aet", "AIGATEWAY", "-aec", "ORTHANC", "+sd", "127.0.0.1", str(port), str(folder)]
-    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    at_once = os.environ | {"TCP_NODELAY": "1"}  # DCMTK and Orthanc wait 40 ms for each other otherwise, several times a file
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=at_once)
 
 
 def an_hour_passes(world) -> None:
@@ -138,7 +149,7 @@ def test_twenty_series_are_worked_on_once_whatever_fails_and_whoever_is_killed(t
             world.wait_settled(len(every), seconds=300)
             world.wait_until(lambda: modalities(orthanc) == sorted(["CT", "SEG", "SR"] * len(every)), seconds=120)
 
-            time.sleep(4)  # what came back becomes stable too
+            wait_read(world, orthanc)
             assert_done_once(world, orthanc, *every)
             assert {world.story(series).series.revision for series in every} == {1}
 
@@ -155,7 +166,8 @@ def test_an_orthanc_is_watched_from_when_it_is_added_and_no_longer_when_it_is_di
         assert world.run("peers", "disable", "orthanc").returncode == 0
         world.wait_until(lambda: len(world.logged("peers.changed")) == 2)
         stored_in(orthanc, second)
-        time.sleep(6)  # as long as the first took to be looked at
+        wait_stable(world, orthanc)
+        time.sleep(2)  # the first was looked at within one
         assert [job.series_instance_uid for job in world.jobs()] == [first[0].SeriesInstanceUID]
 
         assert world.run("peers", "enable", "orthanc").returncode == 0

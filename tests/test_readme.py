@@ -1,8 +1,6 @@
 """What the README says holds: its pipeline runs, its configuration and its rules load, its commands exist."""
 
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from gateway.configuration import config
 from gateway.decisions.rules import load
 from gateway.inference.tritonserver import TritonServer
 from gateway.peers import load_protocols, make_peer
+from tests.command_fixture import Command
 from tests.conftest import ROOT
 from tests.synthetic import ct_series
 from tests.world import RULES, World
@@ -65,14 +64,13 @@ def test_its_rules_are_good_rules() -> None:
     assert load(text, pipelines={"ct_lung"}, peers={"pacs", "archive", "research"}).rules[0].name == "chest CT, lungs"
 
 
-def test_its_commands_exist() -> None:
+def test_its_commands_exist(gateway: Command) -> None:
     commands = set(re.findall(r"^    (?:\.venv/bin/)?gateway ([a-z]+(?: [a-z-]+)?)", README, re.MULTILINE))
 
     for command in sorted(commands):
         words = command.split()
         while words:
-            found = subprocess.run([sys.executable, "-m", "gateway", *words, "--help"], capture_output=True, check=False)
-            if found.returncode == 0:
+            if gateway(" ".join(words), "--help").code == 0:
                 break
             words = words[:-1]
         assert words, command

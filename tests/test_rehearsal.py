@@ -188,7 +188,9 @@ def test_what_is_wrong_with_it_is_told_at_the_start(tmp_path: Path, section: dic
 
 
 def test_it_goes_the_whole_way_of_a_gateway_to_nobody_else_and_leaves_rows_only(tmp_path: Path, triton: str) -> None:
-    with World(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", triton, settings={"synthetic": SECTION}) as world:
+    often = "from gateway.serving import rehearsal; rehearsal._LOOK_SECONDS = 0.5"
+    url, settings = f"sqlite:///{tmp_path / 'gateway.db'}", {"synthetic": SECTION}
+    with World(tmp_path, url, triton, settings=settings, but=often) as world:
         world.start()
         with world.database() as db:
             world.wait_until(lambda: [one for one in rows(db) if one.removed_at], 120)

@@ -27,7 +27,7 @@ from gateway.store import Store
 from gateway.views import stories
 from gateway.work.delivery import Pace
 from tests.peers_fixture import running_orthanc
-from tests.results_fixture import encoded, lung_job
+from tests.results_fixture import lung_results
 from tests.rows_fixture import SERIES, a_job, a_series
 from tests.synthetic import part10
 from tests.validators import dciodvfy
@@ -47,7 +47,7 @@ class Results:
         self.queues, self.store = Queues(url), Store(folder)
         a_series(self.db)
         self.job = a_job(self.db, state="done")
-        self.made = encoded(lung_job())
+        self.made = lung_results()
         with self.db.begin() as session:
             for ds in self.made:
                 file = self.store.put([part10(ds)])

@@ -15,7 +15,6 @@ from tests.benchmarks.mixture import samples
 from tests.benchmarks.reckoning import Findings, reckon
 from tests.benchmarks.storm import Options, Outcome, storm
 
-pytestmark = pytest.mark.xdist_group("storm")  # one storm serves all
 OPTIONS = Options(studies=8, kills=2, database_restarts=1, receivers=2, workers=1, seed=1, quiet_seconds=5, still_seconds=60)
 
 

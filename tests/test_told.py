@@ -33,6 +33,7 @@ from tests.peers_fixture import data_set_sha256, running_orthanc
 from tests.ports import free_port
 from tests.rows_fixture import OUTPUT, SERIES, STUDY, a_delivery, a_job, a_series
 from tests.scanner_fixture import ABORT, CONTEXTS, IMPLICIT, command, item, message, uid, us
+from tests.scp_fixture import accepting
 from tests.synthetic import ct_series, part10
 from tests.world import World
 
@@ -480,11 +481,8 @@ def committing(port: int, gateway: int, *reasons: int) -> Iterator[Pacs]:
     ae.add_supported_context(CTImageStorage, ExplicitVRLittleEndian)
     ae.add_supported_context(StorageCommitmentPushModel)
     handlers = [(evt.EVT_C_STORE, pacs.on_c_store), (evt.EVT_N_ACTION, pacs.on_n_action)]
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
-    try:
+    with accepting(ae, port, handlers):
         yield pacs
-    finally:
-        server.shutdown()
 
 
 def test_a_pacs_that_lost_an_object_gets_the_same_bytes_again_and_commits(database_url: str, tmp_path: Path) -> None:

@@ -34,18 +34,27 @@ from gateway.store import Store
 from gateway.views import lists, stories
 from gateway.views.wanted import Wanted
 from tests.blank import blank
-from tests.nursery import Fork, Nursery
+from tests.nursery import Fork, nursery
 from tests.ports import free_port
-from tests.scp_fixture import ScriptedScp, add_contexts
+from tests.scp_fixture import ScriptedScp, accepting, add_contexts
 
 HERE = Path(__file__).parent
-nursery, opened = cache(Nursery), cache(open_database)
+opened = cache(open_database)
 _GO_ON = {
     Series: Series.state != SeriesState.COMPLETE,
     Job: Job.state.not_in((JobState.DONE, JobState.FAILED, JobState.CANCELLED)),
     Delivery: Delivery.state.not_in((DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED)),
 }
 """Which rows something may still become of."""
+
+
+def _counts(*these: Select[Any]) -> Select[Any]:
+    """How many rows each selects; made once, for it is asked twenty times a second."""
+    return select(*(select(func.count()).select_from(one.subquery()).scalar_subquery() for one in these))
+
+
+_SETTLED = _counts(select(Series), *(select(table).where(on) for table, on in _GO_ON.items()))
+
 RULES = """\
 rules:
   - name: chest CT
@@ -74,7 +83,10 @@ class World:
     """Of `gateway serve`."""
     prefix: Sequence[str] = ()
     """What runs it, as `ip netns exec NAME` does."""
+    but: str = ""
+    """Statements that its process begins with: a patience of the product that is less there."""
     _runs: Iterator[int] = field(default_factory=count)
+    _asking: int = 0
     process: Fork | subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -126,21 +138,26 @@ class World:
 
     @contextmanager
     def database(self) -> Iterator[Database]:
+        """Who asks while somebody waits for a condition takes a connection that is there: they ask twenty times a second."""
         db = opened(self.database_url.replace("postgresql://", "postgresql+psycopg://"))
+        self._asking += 1
         try:
             yield db
         finally:
-            db.kw["bind"].dispose()
+            self._asking -= 1
+            if not self._asking:
+                db.kw["bind"].dispose()
 
     def start(self, *, crash_at: str = "") -> "World":
-        environment = os.environ | {"GATEWAY_CRASH_AT": crash_at, "COLUMNS": "400"}
+        environment = os.environ | {"GATEWAY_CRASH_AT": crash_at, "COLUMNS": "400", "TESTS_BUT": self.but}
         arguments = ["serve", *self.arguments, "--config", str(self.config)]
         (self.folder / "log").touch()
         starts = len(self.logged("gateway.started"))
         if self.database_url.startswith("sqlite") and not (file := Path(self.database_url.removeprefix("sqlite:///"))).exists():
             shutil.copy(blank(), file)
         if self.prefix or environment.keys() & {"LD_PRELOAD", "PYTHONPATH"}:  # what counts at the start of a process only
-            command = [*self.prefix, sys.executable, "-m", "gateway", *arguments]
+            how = ["-c", f"{self.but}\nfrom gateway import cli\ncli.main()"] if self.but else ["-m", "gateway"]
+            command = [*self.prefix, sys.executable, *how, *arguments]
             with (self.folder / "log").open("ab") as log:
                 self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         else:
@@ -209,9 +226,10 @@ class World:
 
     def wait_until(self, condition: Callable[[], object], seconds: float = 120) -> None:
         end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"waited {seconds} s in vain\n{self.log[-4000:]}"
-            time.sleep(0.05)
+        with self.database():
+            while not condition():
+                assert time.monotonic() < end, f"waited {seconds} s in vain\n{self.log[-4000:]}"
+                time.sleep(0.05)
 
     def story(self, series: Sequence[Dataset]) -> stories.SeriesStory:
         with self.database() as db:
@@ -227,7 +245,7 @@ class World:
 
     def settled(self, series: int = 1) -> bool:
         """So many series have arrived, each was settled, and everything that followed has ended."""
-        arrived, *going_on = self._counted(select(Series), *(select(table).where(on) for table, on in _GO_ON.items()))
+        arrived, *going_on = self._counted(_SETTLED)
         return arrived >= series and not any(going_on)
 
     def wait_settled(self, series: int = 1, seconds: float = 90) -> None:
@@ -242,14 +260,13 @@ class World:
         whose = {Series: Series.series_instance_uid == uid, Job: Job.id.in_(mine), Delivery: Delivery.job.in_(mine)}
         going_on = [select(table).where(on, whose[table]) for table, on in _GO_ON.items()]
         held = select(Instance).where(Instance.series_instance_uid == uid)
-        self.wait_until(lambda: self._counted(held, *going_on) == (expected, *[0] * len(going_on)))
+        counts = _counts(held, *going_on)
+        self.wait_until(lambda: self._counted(counts) == (expected, *[0] * len(going_on)))
         return self.story(series)
 
-    def _counted(self, *these: Select[Any]) -> tuple[int, ...]:
-        """How many rows each selects; cheap, for it is asked twenty times a second."""
-        counts = [select(func.count()).select_from(one.subquery()).scalar_subquery() for one in these]
+    def _counted(self, counts: Select[Any]) -> tuple[int, ...]:
         with self.database() as db, db() as session:
-            return tuple(session.execute(select(*counts)).one())
+            return tuple(session.execute(counts).one())
 
     def pacs_files(self) -> list[Path]:
         return sorted((self.folder / "pacs").rglob("*.dcm"))
@@ -329,11 +346,10 @@ def pacs(port: int, *statuses: int, report_to: tuple[int, str] | None = None) ->
     ae.supported_contexts = AllStoragePresentationContexts
     ae.add_supported_context(Verification)
     add_contexts(ae)
-    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=scp.handlers)
     try:
-        yield scp
+        with accepting(ae, port, scp.handlers):
+            yield scp
     finally:
-        server.shutdown()
         for thread in scp.reporting:
             thread.join()
 
@@ -355,7 +371,7 @@ def relay(port: int, target: str, address: str = "127.0.0.1") -> Iterator[None]:
         allow_reuse_address, daemon_threads, block_on_close = True, True, False
 
     with Server((address, port), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield
         server.shutdown()
 

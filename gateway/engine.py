@@ -35,6 +35,7 @@ from gateway.machine.liveness import IsDead, Presence
 _NAME = "gateway"
 _VERSION = "1"  # of the stages' arguments, not of our release: work enqueued before an upgrade goes on after it
 _LOOK_SECONDS, _LANE_SECONDS = 0.1, 10.0
+_IDLE_LOOKS = 2
 _EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 _PATIENCE = {"stat": None, "routine": timedelta(0), "background": timedelta(hours=4)}
 _ALIVE = ["ENQUEUED", "DELAYED", "PENDING"]
@@ -236,7 +237,8 @@ class Worker:
             bell.end()
         for _, thread in self._lanes.values():
             thread.join(_LANE_SECONDS)
-        DBOS.destroy(workflow_completion_timeout_sec=int(grace.total_seconds()), destroy_registry=True)
+        _await_idle(grace.total_seconds())
+        DBOS.destroy(workflow_completion_timeout_sec=0, destroy_registry=True)
         self._presence.stop()  # until here nobody may think that we are dead
 
     def _workflow(self, stage: Stage) -> Callable[[str], None]:
@@ -281,3 +283,12 @@ class Worker:
                     DBOS._recover_pending_workflows([executor])  # noqa: SLF001 - dbos is pinned to 3.4, a kill test holds it
                     self._buried(executor)
                     _logger.warning("executor.dead", executor=executor)
+
+
+def _await_idle(seconds: float) -> None:
+    """Until nothing runs, `seconds` at most. DBOS would sleep for a second first; what was just taken shows a little later."""
+    running = _get_dbos_instance()._active_workflows_set  # noqa: SLF001 - dbos is pinned to 3.4
+    end, idle = time.monotonic() + seconds, 0
+    while idle < _IDLE_LOOKS and time.monotonic() < end:
+        idle = 0 if running.activeList() else idle + 1
+        time.sleep(_LOOK_SECONDS)

@@ -167,6 +167,44 @@ def test_a_server_whose_model_process_died_is_revived_under_the_same_address(tmp
     assert answer["labels"].any()
 
 
+COMPLETES_ITSELF = """
+import numpy as np
+import triton_python_backend_utils as triton
+
+class TritonPythonModel:
+    @staticmethod
+    def auto_complete_config(config):
+        config.set_max_batch_size(0)
+        config.add_input({"name": "volume", "data_type": "TYPE_INT16", "dims": [-1, -1, -1]})
+        config.add_output({"name": "labels", "data_type": "TYPE_UINT8", "dims": [-1, -1, -1]})
+        return config
+
+    def execute(self, requests):
+        volumes = [triton.get_input_tensor_by_name(request, "volume").as_numpy() for request in requests]
+        return [triton.InferenceResponse([triton.Tensor("labels", (volume > 0).astype(np.uint8))]) for volume in volumes]
+"""
+
+
+def test_a_model_whose_code_tells_its_inputs_and_outputs_is_served_and_others_are_not_asked(
+    server: TritonServer, tmp_path: Path
+) -> None:
+    volume = arrays()["volume"]
+    folder = tmp_path / "models" / "selfmade" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.py").write_text(COMPLETES_ITSELF)
+    other = start_triton([tmp_path / "models"], tmp_path / "triton.log")
+    triton = Triton(other.url, timeout_seconds=20)
+    try:
+        labels = triton.infer("selfmade")({"volume": volume})["labels"]
+    finally:
+        triton.close()
+        options = psutil.Process(other.pid).cmdline(), psutil.Process(server.pid).cmdline()
+        other.stop()
+
+    assert (labels == (volume > 0)).all()
+    assert ["--disable-auto-complete-config" in one for one in options] == [False, True]
+
+
 @pytest.mark.parametrize("model", ["broken", "unknown"])
 def test_a_model_that_is_not_served_is_tried_again(client: Triton, model: str) -> None:
     with pytest.raises(ModelUnavailable):

@@ -10,6 +10,7 @@ signal comes when the *thread* that forked ends (prctl(2)), which is why a threa
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -46,6 +47,8 @@ _ENVIRONMENT_KEPT = ("CUDA_", "NVIDIA_", "OMP_", "MKL_", "LANG", "LC_", "HOME", 
 # Of threads that compute together those that are ready first would wait by spinning, on the very processor that the others need
 # as soon as anything else runs on the machine: a model then took five times as long.
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+_DECLARED = re.compile(r"^\s*(input|output)\s*[:\[{]", re.MULTILINE)
 
 
 def default_environment() -> Path:
@@ -220,6 +223,7 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self._regions}",
             *("--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}", "--http-address=127.0.0.1", f"--http-port={http_port}"),
             *("--allow-metrics=false", "--exit-on-error=false", "--strict-readiness=false", "--exit-timeout-secs=3"),
+            *(() if _any_completes_itself(self.repositories) else ("--disable-auto-complete-config",)),
         ]
 
     def _launch(self, command: list[str], variables: dict[str, str]) -> None:
@@ -257,6 +261,16 @@ def _lay_out_backends(installation: _Installation, folder: Path) -> None:
     folder.mkdir(parents=True)
     for path in (*(installation.root / "backends" / "python").iterdir(), installation.stub):
         (folder / path.name).symlink_to(path)
+
+
+def _any_completes_itself(repositories: Sequence[Path]) -> bool:
+    """Whether a model leaves its inputs or outputs to its code to tell: then Triton starts each model twice, once to ask it."""
+    for folder in (path for repository in repositories for path in repository.glob("*/")):
+        configuration = folder / "config.pbtxt"
+        said = set(_DECLARED.findall(configuration.read_text("utf-8", "replace"))) if configuration.is_file() else set()
+        if said != {"input", "output"} or any(b"auto_complete_config" in code.read_bytes() for code in folder.glob("*/model.py")):
+            return True
+    return False
 
 
 def _runs(process: psutil.Process) -> bool:

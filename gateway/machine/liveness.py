@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 from gateway.errors import ConfigError
 
 _LOCK_SPACE = 7401
-_LOOK_SECONDS, _AGAIN_SECONDS, _BACK_SECONDS = 1.0, 2.0, 6.0
+_FIRST_SECONDS, _LOOK_SECONDS, _AGAIN_SECONDS, _BACK_SECONDS = 0.1, 1.0, 2.0, 6.0
 
 GIVES_UP = ("tcp_keepalives_idle = 9", "tcp_keepalives_interval = 4", "tcp_keepalives_count = 3", "tcp_user_timeout = 21000")
 """Settings of a session by which PostgreSQL gives it up, and its locks with it, after 21 seconds of silence."""
@@ -71,7 +71,9 @@ class Presence:
             try:
                 with locks(self._url, self._me) as dead:
                     self._held.set()
-                    while not self._stopped.wait(_LOOK_SECONDS):
+                    seconds = _FIRST_SECONDS  # who restarts one that died does not wait for its work
+                    while not self._stopped.wait(seconds):
+                        seconds = _LOOK_SECONDS
                         with dead(self._me):  # raises where the connection is gone, and our lock with it
                             pass
                         if time.monotonic() > look_at:

@@ -12,8 +12,10 @@ decides:
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import structlog
+from pydicom import dcmread
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -21,10 +23,11 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
+from gateway.dicom.values import texts
 from gateway.engine import Queues, ticket
 from gateway.errors import Damaged, DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.peers import Peer, Proof, Sent, Sought
-from gateway.rows.tables import Delivery, DeliveryState, OutputInstance, Study
+from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
 from gateway.rows.trail import AuditEvent
 from gateway.store import Store
 from gateway.work.delivery import AT_MOST, OPEN, Pace, again, end, enqueue_proof, follow, tell
@@ -56,14 +59,14 @@ def deliver(
             return
         output = session.get_one(OutputInstance, delivery.sop_instance_uid)
         asks_first = delivery.unanswered or delivery.state == DeliveryState.SENDING or _may_be_there(session, delivery)
-        study = None if _was_held(session, delivery) else session.get(Study, output.study_instance_uid)
+        is_let_go = _was_held(session, delivery)
         delivery.attempts += delivery.state == DeliveryState.QUEUED
         delivery.state = DeliveryState.SENDING
         tell(session, Act.DELIVERY_STARTED, delivery, clock(), attempt=delivery.attempts)
     crash_point("deliver.started")
     try:
         _check_clock(clock())
-        sent = _send(delivery, output, study.patient_id if study else None, peers, store, asks_first=asks_first)
+        sent = _send(delivery, output, peers, store, asks_first=asks_first, is_let_go=is_let_go)
     except DeliveryError as error:
         _ended_badly(delivery, error, clock(), db, queues, pace)
         return
@@ -110,13 +113,7 @@ def _check_clock(now: datetime) -> None:
 
 
 def _send(
-    delivery: Delivery,
-    output: OutputInstance,
-    patient_id: str | None,
-    peers: Mapping[str, Peer],
-    store: Store,
-    *,
-    asks_first: bool,
+    delivery: Delivery, output: OutputInstance, peers: Mapping[str, Peer], store: Store, *, asks_first: bool, is_let_go: bool
 ) -> Sent:
     peer = peers.get(delivery.peer)
     if peer is None:
@@ -126,32 +123,33 @@ def _send(
     except Damaged as error:
         raise DeliveryError(str(error)) from error
     sought = Sought(output.study_instance_uid, output.series_instance_uid, output.sop_instance_uid, output.sop_class_uid, path)
-    if asks_first and _holds(peer, sought):
+    if asks_first and _holds(delivery.peer, peer, sought):
         return Sent(0x0000, "it is there already, from an attempt whose end is not known here")
-    if patient_id is not None and peer.proof is Proof.QUERY:
-        _check_patient(peer, output.study_instance_uid, patient_id)
+    if not is_let_go and peer.proof is not Proof.NONE:
+        _check_patient(delivery.peer, peer, output.study_instance_uid, path)
     return peer.send(path)
 
 
-def _holds(peer: Peer, sought: Sought) -> bool:
+def _holds(name: str, peer: Peer, sought: Sought) -> bool:
     """Whether it is known to be there; who cannot say so gets it again."""
     if peer.proof is Proof.NONE:
         return False
     try:
         return peer.holds(sought)
     except DeliveryError as error:
-        _logger.info("peer.not_asked", reason=str(error))
+        _logger.info("peer.not_asked", peer=name, reason=str(error))
         return False
 
 
-def _check_patient(peer: Peer, study_instance_uid: str, patient_id: str) -> None:
-    """Raises _Held where the peer has the study under another patient: merged or corrected there since we received it."""
+def _check_patient(name: str, peer: Peer, study_instance_uid: str, path: Path) -> None:
+    """Raises _Held where the peer has the study under another patient than the result: merged or corrected there meanwhile."""
     try:
         theirs = peer.patient_of(study_instance_uid)
     except DeliveryError as error:
-        _logger.info("peer.not_asked", reason=str(error))
+        _logger.info("peer.not_asked", peer=name, reason=str(error))
         return
-    if theirs and theirs.strip() != patient_id.strip():  # a peer that sends it empty says nothing
+    ours = "".join(texts(dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True), "PatientID"))
+    if theirs and theirs.strip() != ours:  # a peer that sends it empty says nothing
         raise _Held(
             "the peer has this study under another Patient ID than the images that came here: it was not sent."
             " Look at both; `gateway deliveries retry` sends it all the same, `cancel` drops it"

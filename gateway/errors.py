@@ -170,6 +170,10 @@ class Unanswered(Unreachable):
     pass
 
 
+class NotAdmitted(Unreachable):
+    """The peer is there, and rejected the association."""
+
+
 class Rejected(DeliveryError):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)

@@ -327,6 +327,33 @@ def test_sending_to_a_gateway_that_does_not_run_is_one_sentence(gateway, tmp_pat
     )
 
 
+def test_sending_to_a_gateway_that_takes_others_says_how_to_be_one_of_them(gateway, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    stored(tmp_path / "study", ct_series(3))
+    settings = {"dimse": {"calling_ae_titles": ["CT1"]}}
+    with World(tmp_path / "world", f"sqlite:///{tmp_path}/world.db", f"127.0.0.1:{free_port()}", settings=settings) as world:
+        world.start()
+        refused = world.run("send", str(tmp_path / "study"))
+        taken = world.run("send", str(tmp_path / "study"), "--calling-ae-title", "CT1")
+
+    assert refused.stderr == (
+        "this gateway does not take GATEWAYSEND: the peer rejected the association: calling AE title not recognised;"
+        " say with --calling-ae-title whom it takes (calling_ae_titles, [[callers]])\n"
+    )
+    assert (refused.returncode, taken.returncode) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("peers add", "[[peers]] of"), ("rules draft", "[rules] file"), ("models install-server", '[triton] url = "embedded"'),
+        ("viewer install", "[web] viewer"),
+    ],
+)  # fmt: skip
+def test_help_names_sections_with_their_brackets(gateway, command: str, shown: str) -> None:
+    assert shown in " ".join(gateway(f"{command} --help").out.replace("│", " ").split())
+
+
 def test_sending_to_a_peer_that_is_not_configured_is_told(gateway, tmp_path: Path) -> None:
     stored(tmp_path, ct_series(1))
 

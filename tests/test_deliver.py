@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 
 from gateway import app
 from gateway.acts import admin
@@ -25,6 +26,7 @@ from gateway.sweep import sweep
 from gateway.views import lists, stories, wanted
 from gateway.work.delivery import Pace, make
 from tests.rows_fixture import NOW, SERIES, STUDY, a_job, a_series
+from tests.synthetic import ct_series, part10
 
 OTHER_STUDY = "2.25.77"
 AWAY = Unreachable("no connection")
@@ -51,7 +53,7 @@ class Pacs:
     def send(self, path: Path) -> Sent:
         if self.away_until and self.clock() < self.away_until:
             raise AWAY
-        uid = path.read_text()
+        uid = str(dcmread(path).SOPInstanceUID)
         answer = self.answers.pop(0) if self.answers else STORED
         if isinstance(answer, Sent | Unanswered):
             self.received.append(uid)
@@ -86,6 +88,13 @@ class Clock:
         return self.at
 
 
+def a_result(uid: str, patient_id: str) -> bytes:
+    """The file of one that says whose it is."""
+    ds = ct_series(1, 8, 8, PatientID=patient_id)[0]
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = uid
+    return part10(ds)
+
+
 class Lane:
     """One peer and what goes there, without an engine: the attempt that is due next is made next."""
 
@@ -94,8 +103,8 @@ class Lane:
         self.pace = Pace()
         self.job = a_job(db, state="done")
 
-    def add(self, uid: str, study: str = STUDY) -> int:
-        stored = self.store.put([uid.encode()])
+    def add(self, uid: str, study: str = STUDY, patient_id: str = "CANARY-ID") -> int:
+        stored = self.store.put([a_result(uid, patient_id)])
         with self.db.begin() as session:
             output = OutputInstance(
                 sop_instance_uid=uid, job=self.job, study_instance_uid=study, series_instance_uid=SERIES, sop_class_uid="1.2",
@@ -399,6 +408,25 @@ def test_a_study_that_the_peer_has_under_another_patient_is_held_until_a_person_
     admin.retry_delivery(lane.db, lane.queues, delivery, actor="ann", now=lane.clock())
     lane.run()
     assert lane.row(delivery).state == DeliveryState.PROVED
+
+
+@pytest.mark.parametrize(("proof", "is_held"), [(Proof.COMMITMENT, True), (Proof.READ_BACK, True), (Proof.NONE, False)])
+def test_whose_study_it_is_is_asked_of_every_peer_that_proves_something(lane: Lane, proof: Proof, is_held: bool) -> None:
+    lane.peer.proof, lane.peer.patient_id = proof, "SOMEBODY ELSE"
+    delivery = lane.add("2.25.1")
+
+    lane.step()
+
+    assert (lane.row(delivery).state == DeliveryState.HELD, lane.peer.received == []) == (is_held, is_held)
+
+
+def test_a_result_of_another_patient_than_the_study_first_had_is_held_though_the_peer_knows_that_one(lane: Lane) -> None:
+    lane.peer.patient_id = "CANARY-ID"  # of the study's row
+    delivery = lane.add("2.25.1", patient_id="OTHER")
+
+    lane.step()
+
+    assert (lane.row(delivery).state, lane.peer.received) == (DeliveryState.HELD, [])
 
 
 def report(lane: Lane, transaction: str, *, committed: Sequence[str] = (), failed: Sequence[tuple[str, int]] = ()) -> None:

@@ -14,6 +14,7 @@ from pydicom.uid import generate_uid
 from sqlalchemy import select
 
 from gateway.acts import forced
+from gateway.acts.release import release_held
 from gateway.decisions.completeness import Counted, Decision, Evidence, Policy, Says, Signal, Where, verdict
 from gateway.decisions.evidence import signals
 from gateway.decisions.rules import load as load_rules
@@ -383,6 +384,9 @@ def test_half_a_series_whose_sender_never_comes_back_is_held_at_its_deadline(pla
 
     assert (held.state, jobs(place)) == ("held", [])
     assert "broken off" in held.reason
+    for why, found in (("", [held.series_instance_uid]), ("incomplete", [held.series_instance_uid]), ("unmatched", [])):
+        assert [one.series_instance_uid for one in lists.held_series(place.db, why=why)] == found
+    assert release_held(place.db, place.queues, actor="ann", now=place.now) == []
 
 
 def test_a_series_with_a_hole_that_a_rule_wants_is_held_at_its_deadline_and_a_person_lets_it_go(place: Place) -> None:

@@ -9,9 +9,9 @@ from gateway.db import open_database
 from gateway.engine import RUN, Queues
 from gateway.errors import ConfigError
 from gateway.pipeline import Needs, Pipeline
-from gateway.rows.tables import Instance, Job, JobInstance, OutputInstance, Series
+from gateway.rows.tables import Delivery, Instance, Job, JobInstance, JobState, OutputInstance, Series
 from gateway.rows.trail import AuditEvent
-from tests.rows_fixture import NOW, SERIES, SOURCE, a_job, a_series
+from tests.rows_fixture import NOW, SERIES, SOURCE, STUDY, a_job, a_series
 
 PIPELINES = {
     "bright": Pipeline("1", "bright", Needs("CT"), lambda *_: ()),
@@ -57,6 +57,29 @@ def test_the_same_order_twice_is_one_job(place) -> None:
     first, second = place(), place()
 
     assert (second.job, second.is_new) == (first.job, False)
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.RUNNING, JobState.DONE])
+def test_an_order_of_what_was_done_already_sends_the_results_to_the_peers_that_did_not_get_them(place, state: str) -> None:
+    first = place()
+    with place.db.begin() as session:
+        session.execute(update(Job).values(state=state))
+        for uid, retracts, gone_at in (
+            ("2.25.1", "", None),
+            ("2.25.2", "", None),
+            ("2.25.3", "2.25.2", None),
+            ("2.25.4", "", NOW),
+        ):
+            session.add(OutputInstance(sop_instance_uid=uid, job=first.job, study_instance_uid=STUDY, series_instance_uid=SERIES, sop_class_uid="1.2", modality="SR", sha256="5" * 64, size=1, created_at=NOW, retracts=retracts, gone_at=gone_at))  # fmt: skip
+
+    second, third = place(send_to=["archive", "pacs"]), place(send_to=["archive"])
+
+    with place.db() as session:
+        sent = [(one.sop_instance_uid, one.peer, one.state) for one in session.scalars(select(Delivery))]
+        assert session.get_one(Job, first.job).send_to == ["pacs", "archive"]
+    assert sent == ([("2.25.1", "archive", "queued")] if state == JobState.DONE else [])
+    assert str(second) == f"job {first.job} did that already; its results go to archive too"
+    assert str(third) == f"job {first.job} did that already"
 
 
 @pytest.mark.parametrize(

@@ -311,6 +311,11 @@ def boasts(peer):
     silent(peer)
 
 
+def serves_pages(peer):
+    peer.recv(65536)
+    peer.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+
 def trickles(peer):
     peer.recv(65536)
     for _ in range(50):
@@ -325,6 +330,7 @@ def trickles(peer):
         (closes, "the peer closed the connection|connection reset|broken pipe"),
         (rambles, "not understood"),
         (boasts, "longer than agreed"),
+        (serves_pages, "what answers there is not DICOM: expected another port"),
         (trickles, "no answer within 0.5 s|longer than agreed"),
     ],
 )

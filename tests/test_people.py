@@ -4,11 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from gateway.access import people, signin
 from gateway.db import open_database
 from gateway.errors import ConfigError
-from gateway.rows.accounts import Right
+from gateway.rows.accounts import Account, Right
 from tests.rows_fixture import NOW
 
 PASSWORD = "correct horse battery staple"
@@ -75,6 +76,15 @@ def test_two_administrators_cannot_disable_each_other(db) -> None:
 
     with ThreadPoolExecutor(2) as asked:
         assert sum(asked.map(disable, ["admin", "miller"])) == 1
+
+
+def test_somebody_else_is_disabled_where_there_is_no_administrator(db) -> None:
+    people.add_person(db, "viewer", role="viewer", password=PASSWORD, actor="x", now=NOW)
+    with db.begin() as session:
+        session.execute(update(Account).where(Account.name == "admin").values(disabled_at=NOW))
+
+    assert people.disable(db, "miller", actor="x", now=NOW) == "miller may not sign in any more"
+    assert people.change_role(db, "viewer", role="operator", actor="x", now=NOW) == "viewer is operator now"
 
 
 def test_a_new_password_ends_all_sign_ins_but_the_one_that_set_it(db) -> None:

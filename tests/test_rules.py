@@ -316,6 +316,14 @@ def test_all_problems_are_told_at_once_in_the_order_of_lines():
     )
 
 
+def test_two_peers_that_are_not_known_are_not_one_that_is_named_twice():
+    found = problems(DESIGN.replace("[pacs]", "[pac, archives]"))
+
+    assert found == tuple(
+        f"line 10, rule 'chest CT, lungs': expected send_to: one of pacs, archive, did you mean '{near}'?" for near in ("pacs", "archive")
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

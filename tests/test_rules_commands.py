@@ -114,6 +114,14 @@ def test_files_are_tried_without_a_word_of_the_patient(place: Place, gateway, tm
     assert "CANARY" not in told + json.dumps(as_json) + written
 
 
+def test_a_rule_is_suggested_without_a_pipeline_where_none_takes_such_images(place: Place, gateway, tmp_path: Path) -> None:
+    (tmp_path / "mr").mkdir()
+    (tmp_path / "mr" / "0.dcm").write_bytes(part10(ct_series(1, Modality="MR")[0]))
+    gateway("rules", "apply")
+
+    assert "    pipeline: PIPELINE  # none of yours takes MR\n" in gateway("rules", "suggest", str(tmp_path / "mr"))[1]
+
+
 @pytest.mark.parametrize("arguments", [("rules", "activate", "9"), ("rules", "rollback"), ("series", "release", "1.2"), ("jobs", "release", "9"), ("rules", "show")])  # fmt: skip
 def test_what_cannot_be_done_is_said(place: Place, gateway, arguments: tuple[str, ...]) -> None:
     code, told = gateway(*arguments)

@@ -178,6 +178,10 @@ def test_a_job_in_the_shadow_runs_and_sends_nothing_before_a_person_says_so(plac
     assert [one.peer for one in rows(place, Delivery)] == ["pacs", "pacs"]
     with pytest.raises(ConfigError, match="not in the shadow"):
         release(place, job.id)
+    with place.db.begin() as session:
+        session.get_one(Job, job.id).state = JobState.FAILED
+    with pytest.raises(ConfigError, match=f"job {job.id} is failed: it has no results that could go out"):
+        release(place, job.id)
     assert [event.actor for event in rows(place, AuditEvent) if event.act == "job.released"] == ["anna"]
 
 

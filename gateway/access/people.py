@@ -91,7 +91,8 @@ def from_elsewhere(db: Database, *, issuer: str, subject: str, name: str, role: 
 def change_role(db: Database, name: str, *, role: str, actor: str, now: datetime) -> str:
     def change(session: Session, account: Account) -> str:
         before, account.role = account.role, _role(role)
-        _check_somebody_is_left(session)
+        if before == Right.ADMINISTRATOR:
+            _check_somebody_is_left(session)
         _tell(session, account, f"role was {before}", actor, now)
         return f"{name} is {role} now"
 
@@ -103,7 +104,8 @@ def disable(db: Database, name: str, *, actor: str, now: datetime) -> str:
 
     def change(session: Session, account: Account) -> str:
         account.disabled_at = now
-        _check_somebody_is_left(session)
+        if account.role == Right.ADMINISTRATOR:
+            _check_somebody_is_left(session)
         _sign_out_everywhere(session, name)
         _tell(session, account, "disabled", actor, now)
         return f"{name} may not sign in any more"

@@ -27,10 +27,17 @@ _FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
 
 @dataclass(frozen=True)
 class Ordered:
-    """`is_new` is False where the job was there before."""
+    """`is_new` is False where the job was there before; `also_to` are the peers that get its results besides those before."""
 
     job: int
     is_new: bool
+    also_to: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        if self.is_new:
+            return f"job {self.job} is queued"
+        also = f"; its results go to {', '.join(self.also_to)} too" if self.also_to else ""
+        return f"job {self.job} did that already{also}"
 
 
 def order(
@@ -78,7 +85,8 @@ def place(
     series = _orderable(session, series_instance_uid)
     instances = _instances(session, series_instance_uid)
     key = jobs.input_key(pipeline, pipelines[pipeline], instances)
-    is_new = _job(session, key) is None
+    earlier = _job(session, key)
+    before = None if earlier is None else [*earlier.send_to]
     found = session.get(SeriesVerdict, (series_instance_uid, series.revision))
     wanted = jobs.Order(
         pipeline, [f"ordered by {actor}"], list(dict.fromkeys(send_to)), priority, "order", found.missing if found else ""
@@ -86,11 +94,12 @@ def place(
     jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues)
     job = _job(session, key)
     assert job is not None
+    also_to = [] if before is None else [peer for peer in job.send_to if peer not in before]
     audit.record(
-        session, Act.JOB_ORDERED, at=now, actor=actor, study=series.study_instance_uid, series=series_instance_uid, job=job,
-        pipeline=pipeline, peers=list(send_to), priority=priority, is_new=is_new,
+        session, Act.JOB_ORDERED, at=now, actor=actor, study=series.study_instance_uid, series=series_instance_uid,
+        job=job.id, pipeline=pipeline, peers=list(send_to), priority=priority, is_new=before is None,
     )  # fmt: skip
-    return Ordered(job, is_new)
+    return Ordered(job.id, before is None, also_to)
 
 
 def _orderable(session: Session, series_instance_uid: str) -> Series:
@@ -114,5 +123,5 @@ def _instances(session: Session, series_instance_uid: str) -> Sequence[Instance]
     return session.scalars(mine.order_by(Instance.received_at, Instance.sop_instance_uid)).all()
 
 
-def _job(session: Session, key: str) -> int | None:
-    return session.scalar(select(Job.id).where(Job.input_key == key))
+def _job(session: Session, key: str) -> Job | None:
+    return session.scalars(select(Job).where(Job.input_key == key)).one_or_none()

@@ -31,9 +31,9 @@ def release_series(db: Database, queues: Queues, series_instance_uid: str, *, ac
 
 
 def release_held(db: Database, queues: Queues, *, why: str = "", actor: str, now: datetime) -> list[str]:
-    """All that are held (for that reason), a thousand at most; a sentence for each."""
+    """All that are held (for that reason), a thousand at most; a sentence for each. What lacks something would be held again."""
     said = []
-    for series in held_series(db, why=why, limit=_AT_ONCE):
+    for series in [one for one in held_series(db, why=why, limit=_AT_ONCE) if one.held]:
         try:
             said.append(release_series(db, queues, series.series_instance_uid, actor=actor, now=now))
         except ConfigError as error:

@@ -98,7 +98,7 @@ def suggestion(
     rows.append(_row("fact", "orientation", "is", known.get("orientation")))
     found = known.get("slices")
     slices = found if isinstance(found, int) else 0
-    takers = [pipeline for pipeline, needs in pipelines.items() if needs.modality == modality] or [*pipelines]
+    takers = [pipeline for pipeline, needs in pipelines.items() if needs.modality == modality]
     enough = [pipeline for pipeline in takers if pipelines[pipeline].slices_at_least <= slices]
     if slices > 1:
         fewest = pipelines[enough[0]].slices_at_least if enough else 2
@@ -107,7 +107,8 @@ def suggestion(
     name = next(one for one in (name, *(f"{name} {number}" for number in range(2, len(taken) + 3))) if one not in taken)
     fitting = next(iter(enough or takers), "PIPELINE")
     lines = ["rules:", f"  - name: {json.dumps(name)}", "    when:", "      all:", *(f"        - {row}" for row in rows if row)]
-    return "\n".join([*lines, f"    pipeline: {fitting}", f"    send_to: [{peers[0] if peers else 'PEER'}]", ""])
+    none = "" if takers else f"  # none of yours takes {modality or 'what says no modality'}"
+    return "\n".join([*lines, f"    pipeline: {fitting}{none}", f"    send_to: [{peers[0] if peers else 'PEER'}]", ""])
 
 
 def _row(about: str, name: str, operator: str, value: object) -> str:

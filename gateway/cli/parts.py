@@ -28,11 +28,11 @@ def models_list(config: ConfigOption = None) -> None:
 @models.command("install-server")
 def models_install_server(
     environment: Annotated[
-        Path | None, typer.Option(help="Where; by default [triton] environment, which is where `serve` looks.")
+        Path | None, typer.Option(help="Where; by default \\[triton] environment, which is where `serve` looks.")
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Install NVIDIA Triton for `[triton] url = "embedded"`, in an environment of its own."""
+    r"""Install NVIDIA Triton for `\[triton] url = "embedded"`, in an environment of its own."""
     from gateway.inference.tritonserver import default_environment, install
 
     target = environment or configured(config).triton.environment or default_environment()
@@ -56,7 +56,7 @@ def db_restored(config: ConfigOption = None) -> None:
 
 @viewer.command("install")
 def viewer_install(
-    folder: Annotated[Path | None, typer.Option(help="Where; by default [web] viewer, which is where the console looks.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where; by default \\[web] viewer, where the console looks.")] = None,
     config: ConfigOption = None,
 ) -> None:
     """Install OHIF from npm: images and results side by side, linked from the console."""

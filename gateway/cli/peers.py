@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 peers = group("The systems that results go to.")
 
-KeysArgument = Annotated[list[str], typer.Argument(help="KEY=VALUE, as in [[peers]] of gateway.toml; text needs no quotes.")]
+KeysArgument = Annotated[list[str], typer.Argument(help="KEY=VALUE, as in \\[\\[peers]] of gateway.toml; text needs no quotes.")]
 AskOption = Annotated[list[str] | None, typer.Option(help="A key whose value is asked for and not shown: password, token.")]
 _PROOF = "proof"
 

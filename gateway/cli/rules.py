@@ -18,7 +18,7 @@ T = TypeVar("T")
 _TIMES = ["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S%z"]
 
 rules = group("The rules: versions in the database, of which one is in force.")
-FileArgument = Annotated[Path | None, typer.Argument(help="By default [rules] file of the configuration.")]
+FileArgument = Annotated[Path | None, typer.Argument(help="By default \\[rules] file of the configuration.")]
 FileOption = Annotated[Path | None, typer.Option("--file", help="A draft, instead of the version in force.")]
 VersionOption = Annotated[int | None, typer.Option("--version", help="This version, instead of the one in force.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For a program to read.")]

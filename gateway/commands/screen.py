@@ -11,7 +11,7 @@ from gateway.auditing.chain import Finding
 from gateway.auditing.seal import Heads
 from gateway.rows.tables import Delivery, DeliveryState, Job, Series
 from gateway.rows.trail import AuditEvent
-from gateway.views.lists import SeriesRow
+from gateway.views.lists import INCOMPLETE, SeriesRow
 from gateway.views.provenance import Came, Made, Provenance, Result
 from gateway.views.stories import DeliveryStory, JobStory, SeriesStory
 
@@ -58,7 +58,8 @@ class Screen:
 
     def held(self, series: Iterable[Series]) -> None:
         rows: list[Row] = [
-            ((at(one.last_received_at), one.modality, one.held), (one.series_instance_uid, one.reason)) for one in series
+            ((at(one.last_received_at), one.modality, one.held or INCOMPLETE), (one.series_instance_uid, one.reason))
+            for one in series
         ]
         self.rows(("last instance", "modality", "held"), rows, empty="no series waits for a person")
 

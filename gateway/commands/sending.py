@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from gateway.configuration.sections import Config
 from gateway.dicom.filemeta import read_meta
-from gateway.errors import ConfigError, DeliveryError, NotUnderstood
+from gateway.errors import ConfigError, DeliveryError, NotAdmitted, NotUnderstood
 from gateway.ingest._archive import Archive, Member, is_archive
 from gateway.peers import Peer, own_listener, send_many
 
@@ -146,6 +146,9 @@ def answering_listener(config: Config, calling_ae_title: str) -> Peer:
     peer = own_listener(config, calling_ae_title)
     try:
         peer.echo()
+    except NotAdmitted as error:
+        whom = "say with --calling-ae-title whom it takes (calling_ae_titles, [[callers]])"
+        raise ConfigError([f"this gateway does not take {calling_ae_title}: {error}; {whom}"]) from error
     except DeliveryError as error:
         where = f"{config.dimse.ae_title} at port {config.dimse.port}"
         raise ConfigError([f"this gateway ({where}) does not answer: {error}; start it with `gateway serve`"]) from error

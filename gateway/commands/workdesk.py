@@ -55,7 +55,7 @@ class WorkDesk(Desk):
                 self._db, queues, series_instance_uid, pipeline=pipeline, pipelines=ready.pipelines, send_to=to,
                 peers=ready.peers, priority=priority, **self._by,
             )  # fmt: skip
-            return f"job {made.job} is queued" if made.is_new else f"job {made.job} did that already"
+            return str(made)
 
         self._act(ask)
 

@@ -143,7 +143,8 @@ class _Reader:
     def send_to(self, node: yaml.Node | None, parent: yaml.Node) -> tuple[str, ...]:
         peers = self.document.items(node, parent, "send_to")
         send_to = tuple(self.document.choice(peer, parent, "send_to", self.peers) for peer in peers)
-        if len(set(send_to)) < len(send_to):
+        known = [peer for peer in send_to if peer]
+        if len(set(known)) < len(known):
             self.document.problem(node or parent, "expected each peer once")
         return send_to
 

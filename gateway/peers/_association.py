@@ -19,7 +19,7 @@ from gateway.dicom import command, pdu
 from gateway.dicom.command import C_ECHO, C_FIND, C_STORE, N_ACTION, N_EVENT_REPORT, RESPONSE, Command
 from gateway.dicom.commitment import COMMITMENT, REQUEST, WELL_KNOWN, Outcome
 from gateway.dicom.pdu import Context
-from gateway.errors import Rejected, Unanswered, Unreachable
+from gateway.errors import NotAdmitted, Rejected, Unanswered, Unreachable
 from gateway.peers import NOT_SUPPORTED, SOCKET_OPTIONS
 from gateway.peers._connection import LONGEST_PDU, Connection, words
 from gateway.peers._find import NO_QUERIES, NO_WORKLIST
@@ -272,7 +272,7 @@ def _negotiate(connection: Connection, contexts: list[Context], called: str, cal
     connection.send(request)
     kind, answer = connection.receive()
     if kind == pdu.ASSOCIATE_RJ:
-        raise Unreachable(f"the peer rejected the association: {pdu.reason(answer)}")
+        raise NotAdmitted(f"the peer rejected the association: {pdu.reason(answer)}")
     if kind != pdu.ASSOCIATE_AC:
         raise Unreachable(_UNEXPECTED.get(kind, "the peer did not answer the association request"))
     accepted, longest = _understood(pdu.accepted, answer, contexts)

@@ -10,6 +10,7 @@ from itertools import islice
 from gateway.errors import Unreachable
 
 LONGEST_PDU = 128 * 1024
+_LAST_KIND = 7  # A-ABORT (PS3.8 9.3)
 _MOST_PARTS = 512
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
@@ -49,6 +50,8 @@ class Connection:
         deadline = self.deadline if deadline is None else deadline
         header = self._read(6, deadline)
         kind, length = struct.unpack(">BxI", header)
+        if not 1 <= kind <= _LAST_KIND:
+            raise Unreachable("what answers there is not DICOM: expected another port")
         if length > LONGEST_PDU:
             raise Unreachable("the peer sent a PDU longer than agreed")
         return kind, header + self._read(length, deadline)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Integer, Select, exists, func, literal, select, tuple_
+from sqlalchemy import Integer, Select, exists, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from gateway.db import Database
@@ -31,6 +31,8 @@ from gateway.views.wanted import CONSEQUENCES, Wanted, in_state, of_series, soug
 T = TypeVar("T")
 _PARTED = "~"
 _MOST_APART = 200
+INCOMPLETE = "incomplete"
+"""Series that lacked something at their deadline, or that a person held."""
 
 
 @dataclass(frozen=True)
@@ -224,9 +226,9 @@ def _page(found: Sequence[Any], limit: int, key: Any) -> Page[Any]:
 
 
 def held_series(db: Database, *, why: str = "", limit: int = 50) -> list[Series]:
-    """Those that a person should look at, the latest first; `why` is one of settle.Held."""
-    query = select(Series).where(Series.held != "", Series.state != SeriesState.RECEIVING)
-    if why:
-        query = query.where(Series.held == why)
+    """Those that a person should look at, the latest first; `why` is one of settle.Held, or `INCOMPLETE`."""
+    lacking = Series.state.in_((SeriesState.HELD, SeriesState.FAILED))
+    waiting = {"": or_(lacking, Series.held != ""), INCOMPLETE: lacking}.get(why, Series.held == why)
+    query = select(Series).where(waiting, Series.state != SeriesState.RECEIVING)
     with db() as session:
         return list(session.scalars(query.order_by(Series.last_received_at.desc()).limit(limit)))

@@ -5,6 +5,7 @@ enqueues the next. Another study, and another peer, wait for nobody.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from gateway.auditing.audit import Act
 from gateway.db import insert_once
 from gateway.engine import DELIVER, PROVE, Queues, backoff, peer_lane, rank, ticket
 from gateway.errors import ConfigError
-from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance
+from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, OutputInstance
 
 OPEN = (DeliveryState.QUEUED, DeliveryState.SENDING)
 AT_MOST = 3
@@ -49,6 +50,22 @@ def make(session: Session, output: OutputInstance, peer: str, now: datetime, *, 
     if insert_once(session, Delivery, sop_instance_uid=uid, peer=peer, **values) and not ahead:
         mine = select(Delivery).where(Delivery.sop_instance_uid == uid, Delivery.peer == peer)
         enqueue(session, session.scalars(mine).one(), queues)
+
+
+def also(session: Session, job: Job, peers: Sequence[str], now: datetime, *, queues: Queues) -> None:
+    """A job's results go to these peers too: those that are there now, the others when they are made. Who asks holds its row."""
+    new = [peer for peer in dict.fromkeys(peers) if peer not in job.send_to]
+    job.send_to = [*job.send_to, *new]
+    for output in standing(session, job.id) if job.state == JobState.DONE else ():
+        for peer in new:
+            make(session, output, peer, now, job=job, queues=queues)
+
+
+def standing(session: Session, job: int) -> list[OutputInstance]:
+    """The results of a job that nobody has taken back, and whose files are here."""
+    found = session.scalars(select(OutputInstance).where(OutputInstance.job == job).order_by(OutputInstance.created_at)).all()
+    retracted = {one.retracts for one in found if one.retracts}
+    return [one for one in found if not one.retracts and one.sop_instance_uid not in retracted and one.gone_at is None]
 
 
 def made_by(session: Session, *, job: int | None = None, sop_instance_uid: str | None = None) -> list[OutputInstance]:

@@ -13,14 +13,14 @@ from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import insert_once
+from gateway.db import insert_once, lock
 from gateway.decisions.rules import PRIORITIES, Outcome, Rule
 from gateway.dicom.uids import digest
 from gateway.engine import PRIORS, RUN, Queues, model_lane, rank
 from gateway.pipeline import Pipeline, Priors
 from gateway.rows.searches import PriorSearch
 from gateway.rows.tables import Instance, Job, JobInstance, JobState, Series
-from gateway.work import shadow
+from gateway.work import delivery, shadow
 
 BEHIND = "background"
 """What nobody waits for goes last."""
@@ -83,7 +83,7 @@ def make(
     now: datetime,
     queues: Queues,
 ) -> None:
-    """The job of an order, once for these instances."""
+    """The job of an order, once for these instances; where it is there already, its results go to the order's peers as well."""
     earlier = _supersede(session, series, order.pipeline, now)
     inputs, key = _inputs(instances), input_key(order.pipeline, pipeline, instances)
     made = insert_once(
@@ -94,8 +94,9 @@ def make(
     if made:
         _enqueue(session, key, inputs, series, now, queues, order.priority_by, order.beside, pipeline.needs.priors)
     elif order.beside is None:
-        job = session.scalars(select(Job.id).where(Job.input_key == key)).one()
-        shadow.leave(session, job, now, queues=queues, peers=list(order.send_to))
+        job = lock(session, Job, session.scalars(select(Job.id).where(Job.input_key == key)).one())
+        if not shadow.leave(session, job.id, now, queues=queues, peers=list(order.send_to)):
+            delivery.also(session, job, order.send_to, now, queues=queues)
 
 
 def _wanted(matched: Sequence[Rule], series_instance_uid: str) -> Iterator[tuple[str, list[Rule], str | None]]:

@@ -54,6 +54,9 @@ def leave(
 def release_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
     """A person lets the results of a job go to the peers of its rule. Raises ConfigError where it is not in the shadow."""
     with db.begin() as session:
+        ended = session.scalar(select(Job.state).where(Job.id == job_id, Job.state.in_((JobState.FAILED, JobState.CANCELLED))))
+        if ended:
+            raise ConfigError([f"job {job_id} is {ended}: it has no results that could go out"])
         try:
             is_left = leave(session, job_id, now, queues=queues, actor=actor)
         except NoResultFound as error:

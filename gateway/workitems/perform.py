@@ -6,7 +6,7 @@ its objects are here, and each delivery has come to an end; peers are named as h
 CANCELED, with the reason, where that cannot be. Every look but the last one enqueues the next.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -29,6 +29,7 @@ from gateway.pipeline import Pipeline
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, OutputInstance, Series, SeriesState
 from gateway.rows.workitems import Workitem, WorkitemState
 from gateway.store import Store
+from gateway.work import delivery
 from gateway.workitems import ups
 from gateway.workitems.subscriptions import PROGRESSED, report
 
@@ -109,7 +110,7 @@ def _follow(session: Session, row: Workitem, workitem: Dataset, now: datetime, h
         return _give_up(session, row, workitem, f"job {job.id} is {job.state}: {job.reason}", now, here)
     if job.state != JobState.DONE:
         return _say(session, row, workitem, f"job {job.id} is {job.state}", now, here)
-    objects = [*_objects(session, job)]
+    objects = delivery.standing(session, job.id)
     if not objects or not all(here.store.path(one.sha256).is_file() for one in objects):
         return _give_up(session, row, workitem, f"job {job.id} is done, and its results are not here any more", now, here)
     mine = select(Delivery).where(
@@ -174,15 +175,6 @@ def _titles(peers: Mapping[str, Peer]) -> list[tuple[str, str]]:
 def _is_settled(session: Session, series_instance_uid: str) -> bool:
     series = session.get(Series, series_instance_uid)
     return series is not None and series.state != SeriesState.RECEIVING
-
-
-def _objects(session: Session, job: Job) -> Iterator[OutputInstance]:
-    """What was not taken back meanwhile."""
-    found = session.scalars(select(OutputInstance).where(OutputInstance.job == job.id)).all()
-    retracted = {one.retracts for one in found if one.retracts}
-    yield from (
-        one for one in found if not one.retracts and one.sop_instance_uid not in retracted and one.gone_at is None
-    )  # fmt: skip
 
 
 def _result(output: OutputInstance, deliveries: Sequence[Delivery], here: Place) -> Result:

@@ -82,7 +82,7 @@ def order_job(
         here.db, here.queues, series_instance_uid, pipeline=pipeline, pipelines=here.plan.pipelines, send_to=[to] if to else [],
         peers=here.peers, actor=person.name, now=here.clock(),
     )  # fmt: skip
-    return go(request, f"/jobs/{made.job}", "The job is queued." if made.is_new else "This job did that already.")
+    return go(request, f"/jobs/{made.job}", f"{str(made).capitalize()}.")
 
 
 def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:

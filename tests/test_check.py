@@ -118,6 +118,15 @@ def test_a_rule_is_told_by_file_line_and_name_and_the_rest_is_checked_all_the_sa
     assert "model ct_lung: served" in good
 
 
+def test_a_watched_folder_that_is_not_there_is_told(checked, tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+
+    good, wrong = checked('[[folders]]\npath = "inbox"\n[[folders]]\npath = "inbx"\n')
+
+    assert "[[folders]] inbox: is watched" in good
+    assert "[[folders]] inbx: there is no such folder" in wrong
+
+
 def test_without_rules_nothing_is_worked_on_and_that_is_told(checked) -> None:
     _, wrong = checked("", rules=None)
 

@@ -83,7 +83,7 @@ def test_where_no_gateway_ever_served_that_is_told_and_nothing_is_made(gateway, 
     ran = gateway(command)
 
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err == "database: there are no tables yet: run `gateway serve`, or `gateway db upgrade`\n"
+    assert ran.err == "database: var/gateway.db is not there: run `gateway serve` first, or name its gateway.toml with --config\n"
     assert list(tmp_path.iterdir()) == []
 
 

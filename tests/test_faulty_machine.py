@@ -598,6 +598,7 @@ def test_after_an_older_backup_no_result_is_sent_again_and_no_file_without_a_row
             refused = world.run("serve")
             assert refused.returncode == 1
             assert "restored from an older backup" in refused.stderr
+            assert "restored from an older backup" in world.run("check").stdout
             said = world.run("db", "restored")
             assert said.returncode == 0, said.stderr
             assert "have no row" in said.stdout

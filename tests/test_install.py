@@ -205,6 +205,32 @@ def test_systemd_takes_the_unit_and_finds_it_well_confined(tmp_path: Path) -> No
     assert judged.returncode == 0, judged.stdout[-400:]
 
 
+def test_commands_of_root_see_what_the_service_sees(tmp_path: Path) -> None:
+    of_unit = dict(
+        line.removeprefix("Environment=").split("=", 1) for line in UNIT.splitlines() if line.startswith("Environment=")
+    )
+    password = "pa$s'w\"rd;&#\\"
+    (tmp_path / "environment").write_text(f"# secrets\n\nGATEWAY_DATABASE__URL=postgresql://gateway:{password}@db/gateway\n")
+    asks = "import json,os,sys;print(json.dumps([os.getcwd(), sys.argv[1:], dict(os.environ)]))"
+    script = (DEPLOY / "systemd" / "gateway").read_text("utf-8")
+    for ours, here in (
+        ("/etc/gateway/environment", tmp_path / "environment"), ("cd /var/lib/gateway", f"cd {tmp_path}"),
+        ("setpriv --reuid=gateway --regid=gateway --init-groups -- /opt/gateway/bin/gateway", f"{sys.executable} -c '{asks}'"),
+    ):  # fmt: skip
+        assert ours in script
+        script = script.replace(ours, str(here))
+    (tmp_path / "gateway").write_text(script)
+
+    ran = subprocess.run(["sh", tmp_path / "gateway", "jobs", "show", "a b"], capture_output=True, text=True, check=True)
+
+    place, arguments, environment = json.loads(ran.stdout)
+    assert (place, arguments) == (str(tmp_path), ["jobs", "show", "a b"])
+    assert environment["GATEWAY_DATABASE__URL"] == f"postgresql://gateway:{password}@db/gateway"
+    for name in ("GATEWAY_CONFIG", "GATEWAY_GATEWAY__DATA_DIR"):
+        assert environment[name] == of_unit[name]
+    assert re.search(r"^User=gateway$", UNIT, re.MULTILINE)
+
+
 def test_a_wheel_holds_everything_and_serves_from_an_environment_of_its_own(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path / "dist", ROOT],

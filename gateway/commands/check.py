@@ -8,12 +8,14 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import migrations
+from gateway.auditing.seal import heads_file
 from gateway.configuration.config import understood
 from gateway.configuration.oversight import SyntheticSection
 from gateway.configuration.sections import SYNTHETIC, Config, GatewaySection, RulesSection
-from gateway.db import durability, open_engine
+from gateway.db import durability, open_database, open_engine
 from gateway.errors import ConfigError, GatewayError
 from gateway.inference.triton import Triton
 from gateway.inference.tritonserver import problems
@@ -21,6 +23,7 @@ from gateway.migrations import Schema
 from gateway.peers import Peer, Proof
 from gateway.roster import Roster, known
 from gateway.serving.plan import Plan, plan
+from gateway.work.restored import refuse_older
 
 _SCHEMAS = {
     Schema.MISSING: "has no tables yet, `gateway serve` makes them",
@@ -46,7 +49,7 @@ def check_all(path: Path | None) -> list[Finding]:
     if not keys:
         keys = [Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")]
     database = _database(config.database_url, served_unsafe=config.database.unsafe)
-    return [*keys, _data_dir(config.gateway.data_dir), *database, *_planned(config)]
+    return [*keys, _data_dir(config.gateway.data_dir), *_folders(config), *database, *_trail(config, database), *_planned(config)]
 
 
 def rules_in_words(ready: Plan) -> Finding:
@@ -69,6 +72,27 @@ def _data_dir(folder: Path) -> Finding:
     except OSError as error:
         return Finding(good=False, text=f"data_dir {folder}: {near} cannot be written: {error.strerror}")
     return Finding(good=True, text=f"data_dir {folder}: can be written{'' if folder.exists() else ', will be made'}")
+
+
+def _folders(config: Config) -> Iterator[Finding]:
+    for folder in config.folders:
+        good = folder.path.is_dir()
+        yield Finding(good, f"[[folders]] {folder.path}: " + ("is watched" if good else "there is no such folder"))
+
+
+def _trail(config: Config, database: Sequence[Finding]) -> Iterator[Finding]:
+    """Whether `serve` would refuse it: said where the database can be asked."""
+    if not all(finding.good for finding in database) or not heads_file(config).exists():
+        return
+    db = open_database(config.database_url)
+    try:
+        refuse_older(config, db=db)
+    except ConfigError as error:
+        yield from (Finding(good=False, text=problem) for problem in error.problems)
+    except SQLAlchemyError:  # it has no tables, or older ones: told above
+        return
+    finally:
+        db.kw["bind"].dispose()
 
 
 def _database(url: str, *, served_unsafe: bool) -> list[Finding]:

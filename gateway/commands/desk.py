@@ -163,8 +163,9 @@ def _await(engine: Engine, seconds: float) -> None:
 
 def _opened(url: str) -> Database:
     """Raises ConfigError where the database is not there, does not answer, or is not one of this version."""
-    if url.startswith("sqlite") and not Path(make_url(url).database or "").is_file():
-        raise ConfigError([_UNREADY[migrations.Schema.MISSING]])
+    file = Path(make_url(url).database or "")
+    if url.startswith("sqlite") and not file.is_file():
+        raise ConfigError([f"database: {file} is not there: run `gateway serve` first, or name its gateway.toml with --config"])
     db = open_database(url)
     try:
         found = migrations.state(db.kw["bind"])

@@ -89,7 +89,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory, triton: str, ports: dict[
 
 @pytest.fixture(scope="module", autouse=True)
 def forgetful(hospital: World, ports: dict[str, int]) -> Iterator[Archive]:
-    """It is half a minute until what cannot be found counts as lost: the tests before the one that waits for it go on meanwhile."""
+    """It is half a minute until what cannot be found counts as lost: the other tests go on meanwhile."""
     with archive(ports[FORGETS], forgets=True) as pacs:
         sent_to(hospital, FORGETS)
         yield pacs
@@ -222,6 +222,18 @@ def test_what_is_accepted_and_lost_is_never_called_proved(hospital: World, ports
     assert told(hospital, LOSES)["delivery.proved"] == 0
 
 
+def test_what_cannot_be_found_is_sent_again_and_a_person_is_alarmed(hospital: World, forgetful: Archive) -> None:
+    hospital.wait_until(lambda: told(hospital, FORGETS)["delivery.lost"] >= 1, 90)
+    assert told(hospital, FORGETS)["delivery.proved"] == 0
+
+    forgetful.forgets = False
+    wait_for(hospital, FORGETS, PROVED, PROVED)
+
+    assert set(forgetful.received) == set(stored(hospital, FORGETS))
+    assert len(forgetful.received) > 2
+    assert {one["peer"] for one in hospital.logged("delivery.lost")} == {FORGETS}
+
+
 def test_what_was_stored_without_an_answer_is_asked_for_and_not_sent_again(hospital: World, ports: dict[str, int]) -> None:
     with archive(ports[SILENT], silent=2) as pacs:
         sent_to(hospital, SILENT)
@@ -250,18 +262,6 @@ def test_an_answer_that_is_lost_with_the_instance_makes_one_copy_in_the_end(
         assert set(pacs.received) == {first, second}
         assert pacs.held == dict([first, second])
         assert told(world, ABORTS_AFTER)["delivery.proved"] == 2
-
-
-def test_what_cannot_be_found_is_sent_again_and_a_person_is_alarmed(hospital: World, forgetful: Archive) -> None:
-    hospital.wait_until(lambda: told(hospital, FORGETS)["delivery.lost"] >= 1, 90)
-    assert told(hospital, FORGETS)["delivery.proved"] == 0
-
-    forgetful.forgets = False
-    wait_for(hospital, FORGETS, PROVED, PROVED)
-
-    assert set(forgetful.received) == set(stored(hospital, FORGETS))
-    assert len(forgetful.received) > 2
-    assert {one["peer"] for one in hospital.logged("delivery.lost")} == {FORGETS}
 
 
 def test_a_warning_is_a_success_that_is_remembered(hospital: World, ports: dict[str, int]) -> None:

@@ -510,7 +510,7 @@ def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, d
     config = load(world.config)
     stages = Stages(
         plan=plan(config), peers=Roster(config, place.db), clock=lambda: place.now, filed_at=lambda: place.now, filed_by=lambda moment: moment,
-        store=place.store, models=None, worklist=Worklist(dict, clock=lambda: place.now),
+        listening_since=lambda: None, store=place.store, models=None, worklist=Worklist(dict, clock=lambda: place.now),
         sources=None, archives=None, rules=None, traces=Traces(place.db, clock=lambda: place.now), db=place.db, queues=place.queues,
     )  # fmt: skip
 

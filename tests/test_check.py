@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.auditing.seal import heads_file
 from gateway.commands.check import check_all
+from gateway.configuration.config import load
 from gateway.db import open_engine
 from gateway.migrations import upgrade
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp
@@ -116,6 +118,17 @@ def test_a_rule_is_told_by_file_line_and_name_and_the_rest_is_checked_all_the_sa
     assert wrong[0].startswith("rules.yaml: line 6, rule 'chest CT': expected pipeline")
     assert any(text.startswith("peer pacs: answered") for text in good)
     assert "model ct_lung: served" in good
+
+
+def test_a_database_that_is_gone_is_not_made_to_be_asked_for_its_trail(checked, tmp_path: Path) -> None:
+    (tmp_path / "gateway.toml").write_text("")
+    heads = tmp_path / heads_file(load(tmp_path / "gateway.toml"))
+    heads.parent.mkdir(parents=True)
+    heads.touch()
+
+    checked("")
+
+    assert not (tmp_path / "var" / "gateway.db").exists()
 
 
 def test_a_watched_folder_that_is_not_there_is_told(checked, tmp_path: Path) -> None:

@@ -82,7 +82,9 @@ def _folders(config: Config) -> Iterator[Finding]:
 
 def _trail(config: Config, database: Sequence[Finding]) -> Iterator[Finding]:
     """Whether `serve` would refuse it: said where the database can be asked."""
-    if not all(finding.good for finding in database) or not heads_file(config).exists():
+    url = make_url(config.database_url)
+    is_missing = url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()  # to ask it would make it
+    if is_missing or not all(finding.good for finding in database) or not heads_file(config).exists():
         return
     db = open_database(config.database_url)
     try:

@@ -93,12 +93,12 @@ class Gateway:
         self._followed = 0
 
     def __enter__(self) -> Self:
-        """Raises GatewayError where it cannot serve, or the database goes away before it does."""
+        """Raises GatewayError where it cannot serve, or the database fails before it does."""
         try:
             self._enter()
         except AWAY as error:
             what = type(getattr(error, "orig", error)).__name__
-            raise GatewayError(f"the database went away while the gateway started ({what}): start it again") from error
+            raise GatewayError(f"the database failed while the gateway started ({what}): see to it, and start again") from error
         return self
 
     def _enter(self) -> None:

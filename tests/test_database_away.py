@@ -26,7 +26,9 @@ def test_a_database_that_goes_away_while_the_gateway_starts_is_told_and_the_next
         ran = world.run("serve")
 
         assert ran.returncode == 1
-        assert re.search(r"^the database went away while the gateway started \(\w+\): start it again$", ran.stderr, re.MULTILINE)
+        assert re.search(
+            r"^the database failed while the gateway started \(\w+\): see to it, and start again$", ran.stderr, re.MULTILINE
+        )
         assert not {"Traceback", "exception.uncaught"} & set(re.findall(r"[\w.]+", ran.stderr))
 
         with db.begin() as session:

@@ -211,6 +211,19 @@ def test_who_was_put_off_and_let_go_may_come_back_with_the_rest(gate: Gate) -> N
     assert [(ended.whole, ended.broken) for ended in gate.promised(Ended)] == [(False, True)]
 
 
+def test_who_was_put_off_and_brings_it_again_at_once_is_not_waited_for(gate: Gate) -> None:
+    one, other = ct_series(2)
+    with gate.scanner() as scanner:
+        assert scanner.store(one) == 0x0000
+        gate.door.closed = "what was taken before has not reached the database yet"
+        assert scanner.store(other) == 0xA700
+        gate.door.closed = ""
+        assert scanner.store(other) == 0x0000
+        assert scanner.release() == RELEASE_RP
+
+    assert [(ended.whole, ended.broken) for ended in gate.promised(Ended)] == [(False, False)]
+
+
 def test_who_was_refused_for_good_is_not_waited_for(gate: Gate) -> None:
     one, other = ct_series(2)
     with gate.scanner() as scanner:

@@ -43,6 +43,7 @@ from gateway.errors import GatewayError, NotUnderstood, OutOfResources, Resource
 _FEWEST_FREE_FILES = 1000
 _LOOK_SECONDS = 0.1
 _SECOND, _MOST_TOLD = timedelta(seconds=1), 20
+_MOST_PUT_OFF = 10_000
 
 _logger = structlog.get_logger()
 
@@ -70,7 +71,7 @@ class Door:
         self._segments: dict[str, Segment] = {}
         self._idle: list[Segment] = []
         self._told: dict[str, list[datetime]] = {}
-        self._put_off: set[str] = set()
+        self._put_off: dict[str, set[str]] = {}
         self._room, self._looked_at = True, -_LOOK_SECONDS
         self._noting = threading.Lock()
         self.closed = ""
@@ -106,6 +107,8 @@ class Door:
         """In the segment that has its bytes, and in no other, though that one may have broken since."""
         kept = Kept(self._clock(), arrival.origin, arrival.incoming, arrival.size, identifying(found))
         arrival.segment.commit(record(kept))
+        if arrival.origin.association in self._put_off:
+            self._put_off[arrival.origin.association].discard(arrival.incoming.sop_instance_uid)
         self._wake()
         self.tally.add("instances")
         self.tally.add("bytes", arrival.size)
@@ -143,14 +146,18 @@ class Door:
         except (OSError, OutOfResources) as error:
             raise ResourceLimitation("the store cannot be written") from error
 
-    def refuse(self, origin: Origin, error: GatewayError) -> None:
-        """Told in the trail; where there is no room for that, the other side's log has to do."""
+    def refuse(self, origin: Origin, error: GatewayError, sop_instance_uid: str = "") -> None:
+        """Told in the trail; where there is no room for that, the other side's log has to do.
+
+        What may come again is remembered until it does: an association that ends before counts as broken.
+        """
         self.tally.refused(error.dimse_status)
         _logger.warning(
             "instance.refused", status=f"0x{error.dimse_status:04X}", reason=str(error), association=origin.association
         )
         if error.retryable:
-            self._put_off.add(origin.association)
+            waited_for = self._put_off.setdefault(origin.association, set())
+            waited_for.add(sop_instance_uid if len(waited_for) < _MOST_PUT_OFF else "")
         else:
             self._note(origin.association, Declined(self._clock(), origin, error.dimse_status, str(error)))
 
@@ -172,9 +179,8 @@ class Door:
         self._note(origin.association, Alarming(self._clock(), origin, incoming.sop_instance_uid, reason))
 
     def end(self, origin: Origin, *, whole: bool = False, broken: bool = False) -> None:
-        """Its segment goes to the next association. `whole`, `broken`: as in Ended; also broken is one that was put off."""
-        broken = broken or origin.association in self._put_off
-        self._put_off.discard(origin.association)
+        """Its segment goes to the next association. `whole`, `broken` as in Ended: broken too is what lacks what was put off."""
+        broken = bool(self._put_off.pop(origin.association, None)) or broken
         if origin.association in self._segments:
             self._note(origin.association, Ended(self._clock(), origin, whole, broken), last=True)
             segment = self._segments.pop(origin.association, None)

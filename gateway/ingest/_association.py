@@ -271,7 +271,7 @@ class Message:
             return commands.SUCCESS, ""
         self.close()  # before the journal's next entry, so that it does not hold what was refused
         self._association.has_refused = True
-        self._door.refuse(self._association.origin, self._refusal)
+        self._door.refuse(self._association.origin, self._refusal, self._command.sop_instance_uid if self._command else "")
         return self._refusal.dimse_status, str(self._refusal)
 
     def _hear(self, command: Command) -> tuple[int, str]:

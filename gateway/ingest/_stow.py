@@ -108,7 +108,7 @@ class Submission:
         outcome = part.finish()
         self._outcomes.append(outcome)
         if outcome.error is not None:
-            self._door.refuse(self._origin, outcome.error)
+            self._door.refuse(self._origin, outcome.error, outcome.sop_instance_uid)
 
 
 class Part:

@@ -147,7 +147,7 @@ def strace(tmp_path: Path) -> Iterator[Trace]:
 
     def attach(pid: int) -> Path:
         log = tmp_path / f"strace.{pid}"
-        calls = "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2,sendto,sendmsg,pwrite64"
+        calls = "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2,sendto,sendmsg,pwrite64,pwritev,pwritev2"
         command = [program, "-f", "-y", "-s", "12", "-e", calls, "-o", str(log), "-p", str(pid)]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         tracing.append(process)
@@ -211,7 +211,7 @@ def test_an_instance_is_on_disk_before_it_is_acknowledged_and_in_its_place_befor
     at_the_door = calls(
         door.read_text(),
         {
-            "written": r"pwrite64\(\d+<[^>]*\.journal>",
+            "written": r"pwrite(64|v2?)\(\d+<[^>]*\.journal>",
             "synced": r"fdatasync\(\d+<[^>]*\.journal>\) += 0",
             "answered": r"send(to|msg)\(\d+<(TCP|socket)[^>]*>+, \"\\4\\0",
         },

@@ -105,6 +105,21 @@ def test_a_command_and_its_data_set_may_share_a_pdu(gate: Gate) -> None:
     assert gate.held() == {GOOD.SOPInstanceUID: encoded(GOOD)}
 
 
+def test_a_data_set_in_thousands_of_tiny_fragments_is_kept_byte_for_byte(gate: Gate) -> None:
+    (ds,) = ct_series(1, 128, 128)
+    data = encoded(ds)
+    fragments = [p_data(pdv(CT_CONTEXT, 0, data[at : at + 6])) for at in range(0, len(data), 6)]
+    with gate.scanner() as scanner:
+        scanner.send(
+            p_data(pdv(CT_CONTEXT, COMMAND | LAST, c_store_rq(ds))), b"".join(fragments), p_data(pdv(CT_CONTEXT, LAST, b""))
+        )
+
+        assert scanner.status() == 0x0000
+        assert scanner.store(GOOD) == 0x0000
+    assert len(fragments) > 4000
+    assert gate.held() == {ds.SOPInstanceUID: data, GOOD.SOPInstanceUID: encoded(GOOD)}
+
+
 def test_a_message_id_that_comes_again_is_answered_again(gate: Gate) -> None:
     with gate.scanner() as scanner:
         assert [scanner.store(ds, message_id=7) for ds in (GOOD, OTHER, GOOD)] == [0x0000] * 3

@@ -1,6 +1,7 @@
 """The journal: what was committed is read, once and in its order; what is torn or old is not."""
 
 import os
+import resource
 import threading
 from pathlib import Path
 
@@ -62,6 +63,49 @@ def test_data_can_be_read_before_they_are_committed(tmp_path: Path) -> None:
     segment.write(b"0123456789")
 
     assert [segment.read(2, 3), segment.read(8, 100), segment.read(20, 5)] == [b"234", b"89", b""]
+
+
+def test_data_in_more_pieces_than_the_system_takes_at_once_are_one_entry(tmp_path: Path) -> None:
+    pieces = [bytes((n % 256,)) * (n % 3) for n in range(5000)]
+    segment = new_segment(tmp_path)
+    segment.write(*pieces)
+    segment.commit({"n": 1})
+    commit(segment, b"next", n=2)
+
+    assert read(segment.path) == [({"n": 1}, b"".join(pieces)), ({"n": 2}, b"next")]
+
+
+@pytest.mark.parametrize("size", [5 * 2**20, 40 * 2**20])
+def test_the_room_that_is_made_ahead_for_something_huge_shows_no_entry(tmp_path: Path, size: int) -> None:
+    piece = bytes(range(256)) * 1024
+    segment = new_segment(tmp_path)
+    for _ in range(size // len(piece)):
+        segment.write(piece)
+    segment.commit({"n": 1})
+    (huge,) = entries(segment.path, 0)
+    assert segment.path.stat().st_size > huge.end
+
+    commit(segment, b"next", n=2)
+
+    assert read(segment.path) == [({"n": 1}, piece * (size // len(piece))), ({"n": 2}, b"next")]
+
+
+def test_a_file_that_takes_a_part_of_what_is_written_is_told_and_has_no_entry(tmp_path: Path) -> None:
+    segment = new_segment(tmp_path)
+    commit(segment, b"before", n=1)
+    (before,) = entries(segment.path, 0)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before.end + 100, limits[1]))
+    try:
+        with pytest.raises(OutOfResources):
+            segment.write(b"a" * 30, b"b" * 30, b"c" * 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert segment.path.stat().st_size == before.end + 100, "expected a part of it to be written"
+
+    commit(segment, b"after", n=2)
+
+    assert read(segment.path) == [({"n": 1}, b"before"), ({"n": 2}, b"after")]
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))

@@ -230,18 +230,17 @@ class Arrival:
         """Goes to the disk with the first bytes of the data set."""
         segment.begin()
 
-    def write(self, part: bytes | memoryview) -> None:
+    def write(self, *parts: bytes | memoryview) -> None:
         """The next bytes of the data set; raise NotUnderstood when they are too many, OutOfResources when the disk is full."""
-        self.size += len(part)
+        self.size += sum(map(len, parts))
         if self.size - self._offset > self._maximum:
             raise NotUnderstood(f"expected at most {self._maximum} bytes")
-        self.segment.write(part, self._header)
+        self.segment.write(self._header, *parts)
         self._header = b""
 
     def keep(self) -> None:
         """Check what came, and promise it; raise Refused and keep nothing otherwise."""
-        self.segment.write(b"", self._header)
-        self.segment.begin_writing()
+        self.segment.write(self._header)
         found = scan.scan(self.read, self.size - self._offset, self.incoming.transfer_syntax_uid)
         check(self.incoming, found)
         self._door.kept(self, found)

@@ -15,7 +15,8 @@ never acknowledged. XXH3 costs a tenth of zlib's CRC-32; nobody is kept out by i
 import json
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from gateway.machine.disk import begin_writing, sync_folder
 
 FULL = 32 * 1024**2
 _SPARES = 16
-_BEGIN = 256 * 1024
+_SOME = 4 * 1024**2
+_ROOM = 16 * 1024**2
+_MOST_PARTS = 1024  # IOV_MAX of Linux
 _HEAD = struct.Struct("<QIQQ")
 _LENGTHS = struct.Struct("<QIQ")
 Record = Mapping[str, Any]
@@ -40,7 +43,7 @@ class Segment:
 
     def __init__(self, path: Path, file: int) -> None:
         self.path, self._file = path, file
-        self._start = self._size = self._begun = 0
+        self._start = self._size = self._begun = self._room = 0
         self._check = xxh3_64()
         self.is_broken = False
 
@@ -53,19 +56,27 @@ class Segment:
         self._size = self._begun = 0
         self._check.reset()
 
-    def write(self, part: bytes | memoryview, before: bytes = b"") -> None:
-        """More data of the entry; `before` goes in front of them, in the same call of the system."""
-        at = self._start + _HEAD.size + self._size
-        for one in (before, part):
+    def write(self, *parts: bytes | memoryview) -> None:
+        """More data of the entry, in as few calls of the system as it takes."""
+        for one in parts:
             self._check.update(one)
-        self._size += self._put_both(before, part, at) if before else self._put(part, at)
-        if self._size - self._begun >= _BEGIN:
-            self.begin_writing()
+        for first in range(0, len(parts), _MOST_PARTS):
+            self._size += self._put(parts[first : first + _MOST_PARTS], self._start + _HEAD.size + self._size)
+        if self._size - self._begun >= _SOME:
+            self._go_on()
 
-    def begin_writing(self) -> None:
-        """Let the disk have what has come so far, while there is something else to do."""
-        begin_writing(self._file, self._start + _HEAD.size + self._begun, self._size - self._begun)
+    def _go_on(self) -> None:
+        """Of something huge the disk has what came so far while more is coming, and the rest has its room in one piece.
+
+        Found block by block, the room for 200 MB took longer than writing them. What is small is synced at once: two calls more.
+        """
+        at = self._start + _HEAD.size
+        begin_writing(self._file, at + self._begun, self._size - self._begun)
         self._begun = self._size
+        if at + self._size + _SOME > self._room:
+            self._room = at + self._size + _ROOM
+            with suppress(OSError):  # it is an offer; the disk that is full tells so when it is written to
+                os.posix_fallocate(self._file, at + self._size, _ROOM)
 
     def read(self, offset: int, count: int) -> bytes:
         """Data of the entry that was written."""
@@ -74,14 +85,14 @@ class Segment:
     def commit(self, record: Record, *, durable: bool = True) -> None:
         """End the entry; it is on the disk when this returns, or only written."""
         encoded = json.dumps(record, separators=(",", ":")).encode()
-        self._put(encoded, self._start + _HEAD.size + self._size)
-        self._put(_head(self.path.stem, self._size, encoded, self._check.intdigest()), self._start)
+        self._put((encoded,), self._start + _HEAD.size + self._size)
+        self._put((_head(self.path.stem, self._size, encoded, self._check.intdigest()),), self._start)
         if durable:
             try:
                 os.fdatasync(self._file)
             except OSError as error:  # pages that were not written may count as clean from now on
                 self.is_broken = True
-                self._put(bytes(_HEAD.size), self._start)  # nobody is told that it was kept: nobody shall find it
+                self._put((bytes(_HEAD.size),), self._start)  # nobody is told that it was kept: nobody shall find it
                 raise OutOfResources("the journal cannot be written") from error
             crash_point("journal.synced")
         self._start += _HEAD.size + self._size + len(encoded)
@@ -90,24 +101,14 @@ class Segment:
     def close(self) -> None:
         os.close(self._file)
 
-    def _put(self, part: bytes | memoryview, at: int) -> int:
-        size = len(part)
+    def _put(self, parts: Sequence[bytes | memoryview], at: int) -> int:
+        size = sum(map(len, parts))
         try:
-            while part:
-                written = os.pwrite(self._file, part, at)
-                part, at = memoryview(part)[written:], at + written
+            written = os.pwritev(self._file, parts, at)
+            while written < size:
+                written += os.pwrite(self._file, b"".join(parts)[written:], at + written)
         except OSError as error:
             raise OutOfResources("the journal cannot be written") from error
-        return size
-
-    def _put_both(self, first: bytes, second: bytes | memoryview, at: int) -> int:
-        size = len(first) + len(second)
-        try:
-            written = os.pwritev(self._file, (first, second), at)
-        except OSError as error:
-            raise OutOfResources("the journal cannot be written") from error
-        if written < size:
-            self._put((first + bytes(second))[written:], at + written)
         return size
 
 

@@ -30,7 +30,7 @@ from gateway.doors.visits import Visit
 from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood
 from gateway.ingest import _acse
 from gateway.ingest._notices import COMMITMENT, NOTICES, take
-from gateway.ingest._wire import Closed, Late, Wire
+from gateway.ingest._wire import NOT_SPECIFIED, UNEXPECTED_PDU, Abort, Closed, Late, Wire
 
 MAXIMUM_PDU = 131_072
 _LONGEST_REQUEST = 64 * 1024  # an A-ASSOCIATE-RQ with 128 contexts and every option stays far below
@@ -38,17 +38,8 @@ _LONGEST_COMMAND = 16 * 1024
 _LONGEST_NOTICE = 12 * 1024 * 1024  # the data set of a storage commitment request or report: 100,000 instances
 _MOST_FRAGMENTS = 64  # of one PDU
 _PARTING_SECONDS = 2
-_NOT_SPECIFIED, _UNEXPECTED_PDU, _INVALID_PDU = 0, 2, 6  # PS3.8 9.3.8, from the provider
 
 _logger = structlog.get_logger()
-
-
-class Abort(Exception):
-    """What came is not allowed here; the association ends with an A-ABORT."""
-
-    def __init__(self, words: str, reason: int = _INVALID_PDU) -> None:
-        super().__init__(words)
-        self.reason = reason
 
 
 @dataclass
@@ -79,7 +70,7 @@ class Association:
             _logger.info(event, association=self.origin.association, reason=str(ended))
         except Abort as abort:
             _logger.warning("association.aborted", association=self.origin.association, reason=str(abort))
-            if abort.reason != _NOT_SPECIFIED:
+            if abort.reason != NOT_SPECIFIED:
                 self.door.turn_away(self.origin, str(abort))
             with suppress(Closed):
                 self.wire.send(pdu.abort(source=2, reason=abort.reason))
@@ -89,7 +80,7 @@ class Association:
     def _negotiate(self) -> bool:
         kind, length = self.wire.header()
         if kind != pdu.ASSOCIATE_RQ:
-            raise Abort("expected an A-ASSOCIATE-RQ", _UNEXPECTED_PDU)
+            raise Abort("expected an A-ASSOCIATE-RQ", UNEXPECTED_PDU)
         if length > _LONGEST_REQUEST:
             raise Abort("expected a shorter A-ASSOCIATE-RQ")
         try:
@@ -119,11 +110,12 @@ class Association:
 
     def _serve(self) -> None:
         with closing(Message(self)) as message:
+            self.wire.before_filling = message.flush
             try:
                 while self._next(message):
                     pass
             except Late as late:
-                raise Abort(str(late), _NOT_SPECIFIED) from late
+                raise Abort(str(late), NOT_SPECIFIED) from late
         self._await_close()
 
     def _next(self, message: "Message") -> bool:
@@ -135,7 +127,7 @@ class Association:
         if kind == pdu.ABORT:
             raise Closed("the other side aborted the association")
         if kind != pdu.RELEASE_RQ or length != 4 or not message.is_between:
-            raise Abort("expected P-DATA or a release", _UNEXPECTED_PDU)
+            raise Abort("expected P-DATA or a release", UNEXPECTED_PDU)
         self.wire.take(length)
         self.door.end(self.origin, whole=not self.has_refused)  # who was let go does not come back: it is written down before
         crash_point("association.ended")
@@ -177,7 +169,7 @@ class Message:
 
     def __init__(self, association: Association) -> None:
         self._association, self._door = association, association.door
-        self._encoded = bytearray()
+        self._encoded, self._pieces = bytearray(), list[memoryview]()
         self._command: Command | None = None
         self._context_id = self._received = 0
         self._arrival: Arrival | None = None
@@ -216,19 +208,19 @@ class Message:
             self._encoded, self.write = bytearray(), self._collect
 
     def _open(self, command: Command) -> None:
-        context = self._association.contexts[self._context_id]
+        association = self._association
+        context = association.contexts[self._context_id]
         if command.sop_class_uid != context.abstract_syntax:
             raise NotSupported("expected the SOP class of the presentation context")
-        if context.abstract_syntax not in self._association.storage:
+        if context.abstract_syntax not in association.storage:
             raise NotSupported("expected a SOP class of Storage")
         if not command.has_data_set:
             raise NotUnderstood("expected a data set")
         if not is_uid(command.sop_instance_uid):
             raise InvalidUid("expected a SOP Instance UID as in PS3.5 9.1 in the request")
         incoming = Incoming(command.sop_class_uid, command.sop_instance_uid, context.transfer_syntax)
-        limit = self._association.maximum_instance_bytes
-        self._arrival = self._door.open(incoming, self._association.origin, maximum_bytes=limit)
-        self.write = self._write_data_set
+        self._arrival = self._door.open(incoming, association.origin, maximum_bytes=association.maximum_instance_bytes)
+        self.write = self._pieces.append
 
     def _collect(self, piece: memoryview) -> None:
         """Of a command set, or of the data set of a notice."""
@@ -237,10 +229,13 @@ class Message:
             raise Abort(f"expected at most {longest} bytes here")
         self._encoded += piece
 
-    def _write_data_set(self, piece: memoryview) -> None:
-        assert self._arrival is not None
-        if not self._attempt(self._arrival.write, piece):
+    def flush(self) -> None:
+        """To the door with the pieces of a data set that have gathered in the wire's buffer."""
+        if self._pieces and self._arrival is not None and self._refusal is None:
+            self._attempt(self._arrival.write, *self._pieces)
+        if self._refusal is not None:
             self.write = self._drain
+        self._pieces.clear()
 
     def _drain(self, piece: memoryview) -> None:
         """What was refused is read to its end, so that the answer reaches who sends it; not for ever."""
@@ -250,34 +245,32 @@ class Message:
 
     def _answer(self, command: Command) -> None:
         field_, association = command.field, self._association
-        status, comment = commands.SUCCESS if field_ == C_ECHO else commands.UNRECOGNIZED_OPERATION, ""
         if field_ == C_STORE:
-            status, comment = self._keep()
+            self._keep(command)
         elif field_ in NOTICES:
-            status, comment = self._hear(command)
-        error_id = self._refusal.error_id if self._refusal else 0
+            context = association.contexts[self._context_id]
+            self._attempt(take, command, bytes(self._encoded), context, self._door, association.origin)
+        status, comment, error_id = commands.SUCCESS, "", 0
+        if self._refusal is not None:
+            status, comment, error_id = self._refusal.dimse_status, str(self._refusal), self._refusal.error_id
+        elif field_ not in (C_STORE, C_ECHO, *NOTICES):
+            status = commands.UNRECOGNIZED_OPERATION
         self._reset()
         if field_ != C_CANCEL and not command.is_response:
             association.send(self._context_id, pdu.COMMAND, commands.respond(command, status, comment, error_id))
         if pause := association.visit.pause(self._received, time.monotonic()):
             time.sleep(pause)
 
-    def _keep(self) -> tuple[int, str]:
+    def _keep(self, command: Command) -> None:
+        self.flush()
         if self._arrival is not None:
             self._received += self._arrival.size
             if self._refusal is None:
                 self._attempt(self._arrival.keep)
-        if self._refusal is None:
-            return commands.SUCCESS, ""
-        self.close()  # before the journal's next entry, so that it does not hold what was refused
-        self._association.has_refused = True
-        self._door.refuse(self._association.origin, self._refusal, self._command.sop_instance_uid if self._command else "")
-        return self._refusal.dimse_status, str(self._refusal)
-
-    def _hear(self, command: Command) -> tuple[int, str]:
-        context = self._association.contexts[self._context_id]
-        self._attempt(take, command, bytes(self._encoded), context, self._door, self._association.origin)
-        return (self._refusal.dimse_status, str(self._refusal)) if self._refusal else (commands.SUCCESS, "")
+        if self._refusal is not None:
+            self.close()  # before the journal's next entry, so that it does not hold what was refused
+            self._association.has_refused = True
+            self._door.refuse(self._association.origin, self._refusal, command.sop_instance_uid)
 
     def _attempt(self, act: Callable[..., object], *arguments: object) -> bool:
         """What is raised becomes the answer, and the association goes on (habit 25)."""

@@ -4,11 +4,26 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from ssl import SSLSocket
 
 _BUFFER = 256 * 1024  # a recv of this much stays in the processor's cache until it is digested and written
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
+_TICK_SECONDS = 1.0
+_TIMEVAL = struct.Struct("@ll")  # of SO_RCVTIMEO
 _HEADER = struct.Struct(">BxI")
 _FRAGMENT = struct.Struct(">IBB")
+
+
+NOT_SPECIFIED, UNEXPECTED_PDU, INVALID_PDU = 0, 2, 6
+"""Reasons of an A-ABORT from the provider (PS3.8 9.3.8)."""
+
+
+class Abort(Exception):
+    """What came is not allowed here; the association ends with an A-ABORT."""
+
+    def __init__(self, words: str, reason: int = INVALID_PDU) -> None:
+        super().__init__(words)
+        self.reason = reason
 
 
 class Closed(Exception):
@@ -28,14 +43,28 @@ class Wire:
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._deadline = 0.0
+        self.before_filling: Callable[[], object] = lambda: None
+        """Called while the pieces that were poured are still valid."""
+        self._wait_in_ticks()
 
     def allow(self, *, idle_seconds: float, pdu_seconds: float) -> None:
         self._idle, self._allowed = idle_seconds, pdu_seconds
+        self._wait_in_ticks()
+
+    def _wait_in_ticks(self) -> None:
+        """Deadlines are looked at after each tick of a wait. The kernel counts ticks, which saves a poll before each call."""
+        seconds = max(0.001, min(_TICK_SECONDS, self._idle, self._allowed))
+        if isinstance(self._socket, SSLSocket):  # which would ask the kernel for ever
+            self._socket.settimeout(seconds)
+            return
+        self._socket.settimeout(None)
+        timeval = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
 
     def header(self) -> tuple[int, int]:
         """Type and length of the next PDU (PS3.8 9.3.1), whose deadline begins with its first byte."""
         if self._start == self._end:
-            self._fill(self._idle, "the other side was silent for too long")
+            self._fill(time.monotonic() + self._idle, "the other side was silent for too long")
         self._deadline = time.monotonic() + self._allowed
         kind, length = self._unpack(_HEADER)
         return kind, length
@@ -52,7 +81,7 @@ class Wire:
         return bytes(taken)
 
     def pour(self, length: int, into: Callable[[memoryview], object]) -> None:
-        """Give the next `length` bytes away in pieces, as they lie in the buffer; a piece is valid during the call only."""
+        """Give the next `length` bytes away in pieces, as they lie in the buffer; a piece is valid until it is filled again."""
         while length:
             if self._start == self._end:
                 self._more()
@@ -65,6 +94,7 @@ class Wire:
         try:
             self._socket.settimeout(self._allowed)
             self._socket.sendall(data)
+            self._wait_in_ticks()
         except OSError as error:
             raise Closed("the other side does not read, or is gone") from error
 
@@ -76,26 +106,32 @@ class Wire:
         return values
 
     def _more(self) -> None:
-        left = self._deadline - time.monotonic()
-        self._fill(left, "a PDU was not complete in time")
+        self._fill(self._deadline, "a PDU was not complete in time")
 
-    def _fill(self, seconds: float, too_late: str) -> None:
+    def _fill(self, deadline: float, too_late: str) -> None:
         """Wait for bytes; what is left in the buffer, less than a header, moves to its beginning."""
+        self.before_filling()
         left = self._end - self._start
         if left:
             self._buffer[:left] = self._buffer[self._start : self._end]
         self._start, self._end = 0, left
-        if seconds <= 0:
-            raise Late(too_late)
-        try:
-            self._socket.settimeout(seconds)
-            count = self._socket.recv_into(self._view[left:])
-            if count and _QUICKACK is not None:  # who sends without TCP_NODELAY (DCMTK as shipped) waits 40 ms an instance
-                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
-        except TimeoutError as error:
-            raise Late(too_late) from error
-        except OSError as error:
-            raise Closed("the connection broke") from error
+        count = None
+        while count is None:
+            if time.monotonic() >= deadline:
+                raise Late(too_late)
+            count = self._receive(left)
         if not count:
             raise Closed("the other side closed the connection")
         self._end = left + count
+
+    def _receive(self, at: int) -> int | None:
+        """How many bytes came; None where a tick has passed."""
+        try:
+            count = self._socket.recv_into(self._view[at:])
+            if count and _QUICKACK is not None:  # who sends without TCP_NODELAY (DCMTK as shipped) waits 40 ms an instance
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        except (BlockingIOError, TimeoutError):
+            return None
+        except OSError as error:
+            raise Closed("the connection broke") from error
+        return count

@@ -1,6 +1,6 @@
 """How much a data set may hold before the door takes it for hostile; PS3.5 6.2 and PS3.3 C.7.6.3 say what the numbers mean."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydicom.datadict import dictionary_VR
 
@@ -37,8 +37,7 @@ class TooMuch(NotUnderstood):
     """A limit was crossed: there is no other way to understand the data set."""
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """What the attributes say. A number is 0 where its attribute is absent or odd."""
 
     rows: int

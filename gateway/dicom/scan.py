@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydicom.uid import ImplicitVRLittleEndian
 
 from gateway.dicom.limits import Image, check_image
-from gateway.dicom.walk import Read, Walk
+from gateway.dicom.walk import Read, Walk, wanting
 
 # Top-level attributes whose bytes are kept.
 SOP_CLASS_UID, SOP_INSTANCE_UID = 0x00080016, 0x00080018
@@ -19,7 +19,7 @@ CHARACTER_SET, ACCESSION_NUMBER, MODALITY = 0x00080005, 0x00080050, 0x00080060
 PATIENT_NAME, PATIENT_ID, PATIENT_BIRTH_DATE = 0x00100010, 0x00100020, 0x00100030
 _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _BITS = 0x00280002, 0x00280004, 0x00280008, 0x00280010, 0x00280011, 0x00280100
 _PIXEL_DATA = 0x7FE00010
-_KEPT = frozenset(
+_KEPT = wanting(
     (SOP_CLASS_UID, SOP_INSTANCE_UID, STUDY_INSTANCE_UID, SERIES_INSTANCE_UID, CHARACTER_SET, ACCESSION_NUMBER, MODALITY,
      PATIENT_NAME, PATIENT_ID, PATIENT_BIRTH_DATE, _SAMPLES, _PHOTOMETRIC, _FRAMES, _ROWS, _COLUMNS, _BITS)
 )  # fmt: skip

@@ -5,7 +5,7 @@ window of the bytes is held at a time: neither the size nor the shape of what co
 """
 
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from pydicom.tag import ItemDelimiterTag, ItemTag, SequenceDelimiterTag, Tag
@@ -45,6 +45,11 @@ _DELIMITERS = _ITEM, _ITEM_END, _SEQUENCE_END = tuple(_read_as(tag) for tag in (
 _NOT_PASSED = dict.fromkeys((*_DELIMITERS, *map(_read_as, PIXELS)), 0)
 
 
+def wanting(tags: Iterable[int]) -> Mapping[int, int]:
+    """What a Walk is told of the top-level attributes whose values it is to keep; made once, it stands in nobody's way."""
+    return _NOT_PASSED | {_read_as(tag): tag for tag in tags}
+
+
 @dataclass(slots=True)
 class _Open:
     """A sequence, item or run of fragments that has begun; the data set itself counts as an item.
@@ -61,11 +66,11 @@ class _Open:
 
 
 class Walk:
-    """One pass over `size` bytes. `wanted` are top-level attributes; `values` are the bytes of those that are there, if short."""
+    """One pass over `size` bytes. `wanted` comes from `wanting`; `values` are the bytes of those that are there, if short."""
 
-    def __init__(self, read: Read, size: int, *, implicit: bool, wanted: frozenset[int]) -> None:
+    def __init__(self, read: Read, size: int, *, implicit: bool, wanted: Mapping[int, int]) -> None:
         self._read, self._size, self._implicit = read, size, implicit
-        self._wanted: Mapping[int, int] = _NOT_PASSED | {_read_as(tag): tag for tag in wanted}
+        self._wanted = wanted
         self._window, self._base = b"", -1
         self._at = self._elements = 0
         self._stack = [_Open("item", size, size, implicit)]

@@ -34,6 +34,7 @@ _SOME = 4 * 1024**2
 _ROOM = 16 * 1024**2
 _MOST_PARTS = 1024  # IOV_MAX of Linux
 _HEAD = struct.Struct("<QIQQ")
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _LENGTHS = struct.Struct("<QIQ")
 Record = Mapping[str, Any]
 
@@ -84,7 +85,7 @@ class Segment:
 
     def commit(self, record: Record, *, durable: bool = True) -> None:
         """End the entry; it is on the disk when this returns, or only written."""
-        encoded = json.dumps(record, separators=(",", ":")).encode()
+        encoded = _ENCODER.encode(record).encode()
         self._put((encoded,), self._start + _HEAD.size + self._size)
         self._put((_head(self.path.stem, self._size, encoded, self._check.intdigest()),), self._start)
         if durable:

@@ -58,8 +58,8 @@ class Wire:
             self._socket.settimeout(seconds)
             return
         self._socket.settimeout(None)
-        timeval = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeval)
+        for option, lasting in ((socket.SO_RCVTIMEO, seconds), (socket.SO_SNDTIMEO, self._allowed)):
+            self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(lasting), int(lasting % 1 * 1e6)))
 
     def header(self) -> tuple[int, int]:
         """Type and length of the next PDU (PS3.8 9.3.1), whose deadline begins with its first byte."""
@@ -92,9 +92,12 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         try:
-            self._socket.settimeout(self._allowed)
-            self._socket.sendall(data)
-            self._wait_in_ticks()
+            if isinstance(self._socket, SSLSocket):
+                self._socket.settimeout(self._allowed)
+                self._socket.sendall(data)
+                self._wait_in_ticks()
+            elif self._socket.send(data) < len(data):  # one call has one deadline
+                raise TimeoutError
         except OSError as error:
             raise Closed("the other side does not read, or is gone") from error
 
@@ -128,7 +131,8 @@ class Wire:
         """How many bytes came; None where a tick has passed."""
         try:
             count = self._socket.recv_into(self._view[at:])
-            if count and _QUICKACK is not None:  # who sends without TCP_NODELAY (DCMTK as shipped) waits 40 ms an instance
+            if 0 < count < len(self._view) - at and _QUICKACK is not None:  # nothing more has come
+                # Who sends without TCP_NODELAY, as DCMTK does as shipped, would wait for our acknowledgement, 40 ms an instance.
                 self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
         except (BlockingIOError, TimeoutError):
             return None

@@ -56,9 +56,10 @@ class _Connection(socket.socket):
     def recv_into(self, buffer: memoryview) -> int:
         return super().recv_into(buffer[: self._piece])
 
-    def sendall(self, data: bytes) -> None:
-        super().sendall(data)
+    def send(self, data: bytes) -> int:
+        sent = super().send(data)
         self.answers += self._peer.recv(256 * 1024, socket.MSG_DONTWAIT)
+        return sent
 
     def setsockopt(self, level: int, *options: int) -> None:
         """A socketpair is no TCP."""

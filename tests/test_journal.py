@@ -159,7 +159,7 @@ def test_only_so_many_spare_segments_are_kept(tmp_path: Path, monkeypatch: pytes
 
 def test_a_segment_of_a_huge_instance_is_not_kept_as_a_spare(tmp_path: Path) -> None:
     segment = new_segment(tmp_path)
-    os.truncate(segment.path, 2 * journal.FULL + 1)
+    os.truncate(segment.path, journal.LARGEST_SPARE + 1)
 
     release(segment.path)
 

@@ -28,8 +28,9 @@ from gateway.crash import crash_point
 from gateway.errors import OutOfResources
 from gateway.machine.disk import begin_writing, sync_folder
 
-FULL = 32 * 1024**2
-_SPARES = 16
+FULL = 8 * 1024**2
+"""The sooner a segment is full, the sooner it is written over: then neither its blocks nor memory for them have to be found."""
+_SPARES, LARGEST_SPARE = 16, 64 * 1024**2
 _SOME = 4 * 1024**2
 _ROOM = 16 * 1024**2
 _MOST_PARTS = 1024  # IOV_MAX of Linux
@@ -153,7 +154,7 @@ def segments(folder: Path) -> list[Path]:
 
 def release(segment: Path) -> None:
     """Everything in it is filed, and its writer has left it: it may be written over, or goes; one of a huge instance always."""
-    if segment.stat().st_size <= 2 * FULL and len(list(segment.parent.glob("*.spare"))) < _SPARES:
+    if segment.stat().st_size <= LARGEST_SPARE and len(list(segment.parent.glob("*.spare"))) < _SPARES:
         segment.rename(segment.with_suffix(".spare"))
     else:
         segment.unlink()

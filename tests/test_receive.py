@@ -133,6 +133,28 @@ def test_a_series_of_another_study_is_kept_apart_and_touches_neither_study(place
     assert "instance.stray" in acts(place)
 
 
+def test_a_series_under_another_patient_id_than_its_study_is_kept_and_alarms_once(place: Place) -> None:
+    ours, others = ct_series(2, seed=1), ct_series(3, seed=2)
+    for ds in others:
+        ds.StudyInstanceUID, ds.PatientID = ours[0].StudyInstanceUID, "SOMEBODY-ELSE"
+    for ds in ours:
+        place.take(ds)
+    assert "instance.alarming" not in acts(place)
+
+    for _ in range(2):
+        for ds in others:
+            place.bring(ds, scanner())
+        place.file()
+
+    with place.db() as session:
+        (alarm,) = session.scalars(select(AuditEvent).where(AuditEvent.act == "instance.alarming"))
+    assert (alarm.study_instance_uid, alarm.series_instance_uid) == (ours[0].StudyInstanceUID, others[0].SeriesInstanceUID)
+    assert alarm.outcome == 4
+    assert "Patient ID is not the one under which its study is known" in alarm.detail["reason"]
+    assert "SOMEBODY-ELSE" not in str(alarm.detail)
+    assert place.count(Instance) == 5
+
+
 def test_a_late_instance_reopens_its_series_as_a_new_revision(place: Place) -> None:
     first, late = ct_series(2)
     place.take(first)

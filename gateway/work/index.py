@@ -69,6 +69,8 @@ def index(
     for one, receipt in zip(known, receipts, strict=True):
         _record(session, one, receipt)
     new = [one for one, receipt in zip(known, receipts, strict=True) if receipt is Receipt.NEW]
+    for one in _of_another_patient(session, new):
+        _alarm(session, one, "its Patient ID is not the one under which its study is known here: one of the two may be a mix-up")
     for uid, series in held.items():
         times = [one.entry.at for one in new if one.series == uid]
         if times and (_grow(session, series, max(times), now, quiet) or uid in made):
@@ -160,6 +162,24 @@ def _grow(session: Session, series: Series, latest: datetime, now: datetime, qui
         session, Act.SERIES_REOPENED, at=now, study=series.study_instance_uid, series=series.series_instance_uid
     )  # fmt: skip
     return True
+
+
+def _of_another_patient(session: Session, new: Sequence[Known]) -> list[Known]:
+    """Of each series the last one whose Patient ID is not its study's."""
+    studies = select(Study.study_instance_uid, Study.patient_id).where(
+        Study.study_instance_uid.in_({one.whose.study_instance_uid for one in new})
+    )
+    ids = dict(session.execute(studies).all())
+    return list({one.series: one for one in new if one.whose.patient_id != ids[one.whose.study_instance_uid]}.values())
+
+
+def _alarm(session: Session, one: Known, reason: str) -> None:
+    origin = one.entry.origin
+    _logger.warning("instance.alarming", series_instance_uid=one.series, reason=reason)
+    audit.record(
+        session, Act.INSTANCE_ALARMING, at=one.entry.at, actor=origin.calling_ae_title or origin.ingest, outcome=audit.MINOR,
+        study=one.whose.study_instance_uid, series=one.series, instance=one.uid, reason=reason, association=origin.association,
+    )  # fmt: skip
 
 
 def _record(session: Session, one: Known, receipt: Receipt) -> None:

@@ -134,3 +134,13 @@ def test_a_canary_without_results_is_said_to_have_none(place: Place, gateway) ->
     gateway("rules", "apply")
 
     assert "0 series went through both" in gateway("rules", "agreement", "chest CT")[1]
+
+
+def test_the_agreement_of_a_rule_that_is_not_there_is_none(place: Place, gateway) -> None:
+    gateway("rules", "apply")
+
+    code, told = gateway("rules", "agreement", "chest TC")
+
+    assert code != 0
+    assert "no rule chest TC is in force" in " ".join(told.split())
+    assert "chest CT" in told

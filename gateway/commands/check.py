@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import migrations
 from gateway.auditing.seal import heads_file
+from gateway.commands.reach import asked
 from gateway.configuration.config import understood
 from gateway.configuration.oversight import SyntheticSection
 from gateway.configuration.sections import SYNTHETIC, Config, GatewaySection, RulesSection
@@ -129,6 +130,7 @@ def _planned(config: Config) -> Iterator[Finding]:
         named = [(name, peer) for name, peer in ready.peers.items() if name != SYNTHETIC]  # that one is made by `serve`
         yield from pool.map(_echo, named)
         yield from pool.map(_echo, [(entry.name, entry.peer) for entry in added if entry.peer is not None and entry.is_active])
+        yield from pool.map(lambda ask: Finding(*ask()), asked(config, ready.addressees))
     yield from (Finding(good=False, text=problem) for entry in added for problem in entry.problems)
     yield from _models(ready)
 

@@ -108,6 +108,9 @@ class RuleDesk(Desk):
     def agreement(self, rule: str) -> None:
         """Of a rule's canary with the pipeline beside it."""
         found, say = agreement(self._db, Store(self._config.store_folder), rule), self._screen.line
+        names = [one.name for one in self.version(None).rules] if not found.pairs else [rule]
+        if rule not in names:
+            raise ConfigError([f"no rule {rule} is in force, and none had a canary: the rules are {', '.join(names)}"])
         say(f"{len(found.pairs)} series went through both; {found.unreadable} of which results are gone or damaged")
         dice: list[Row] = [
             ((label, str(one.n), f"{one.median:.3f}", f"{one.worst:.3f}"), ()) for label, one in found.dice.items()

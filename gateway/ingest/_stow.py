@@ -162,7 +162,7 @@ class Part:
 
     def _open(self, meta: Meta) -> Arrival:
         if meta.sop_class_uid not in self._terms.sop_classes:
-            raise NotSupported("expected a SOP class of Storage")
+            raise NotSupported("expected a SOP class of Storage, and one that this caller may send")
         if meta.transfer_syntax_uid not in self._terms.transfer_syntaxes:
             raise SyntaxNotSupported("expected a transfer syntax that the gateway can decode")
         incoming = Incoming(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)

@@ -23,6 +23,8 @@ _KINDS = ", ".join(Kind)
 
 
 class Way(Protocol):
+    """One that has `reach() -> str` too is asked by `gateway check`, which says what it returns; it raises as `tell` does."""
+
     def tell(self, told: Told) -> None:
         """Raises NoticeError where it did not arrive, in words without address, password or answer."""
         ...

@@ -3,7 +3,8 @@
 import re
 import smtplib
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -58,19 +59,16 @@ class Email:
 
     def tell(self, told: Told) -> None:
         message = self._message(told)
-        try:
-            with self._connected() as server:
-                refused = server.send_message(message, self.from_address, list(self.to))
-        except smtplib.SMTPResponseException as error:  # its text may quote what was sent
-            raise NoticeError(f"the mail server answered {error.smtp_code}") from error
-        except smtplib.SMTPRecipientsRefused as error:
-            raise NoticeError("the mail server takes mail for none of the addresses") from error
-        except ssl.SSLError as error:
-            raise NoticeError(f"no TLS with the mail server: {error.reason or 'expected one'}") from error
-        except (OSError, smtplib.SMTPException, UnicodeError) as error:
-            raise NoticeError(f"the mail server cannot be used ({type(error).__name__})") from error
+        with _in_our_words(), self._connected() as server:
+            refused = server.send_message(message, self.from_address, list(self.to))
         if refused:
             _logger.warning("notice.partly_refused", count=len(refused), reason="the mail server takes mail for the others only")
+
+    def reach(self) -> str:
+        """Raises NoticeError where no mail could be given away now; nobody is written to."""
+        with _in_our_words(), self._connected() as server:
+            server.noop()
+        return "the mail server lets us in"
 
     def _connected(self) -> smtplib.SMTP:
         context = ssl.create_default_context(cafile=self.authorities)
@@ -95,6 +93,20 @@ class Email:
         message["Auto-Submitted"] = "auto-generated"  # RFC 3834: nobody's absence note answers it
         message.set_content(told.text, cte="quoted-printable")
         return message
+
+
+@contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except smtplib.SMTPResponseException as error:  # its text may quote what was sent
+        raise NoticeError(f"the mail server answered {error.smtp_code}") from error
+    except smtplib.SMTPRecipientsRefused as error:
+        raise NoticeError("the mail server takes mail for none of the addresses") from error
+    except ssl.SSLError as error:
+        raise NoticeError(f"no TLS with the mail server: {error.reason or 'expected one'}") from error
+    except (OSError, smtplib.SMTPException, UnicodeError) as error:
+        raise NoticeError(f"the mail server cannot be used ({type(error).__name__})") from error
 
 
 def way(settings: Mapping[str, object]) -> Email:

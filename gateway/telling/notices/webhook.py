@@ -7,6 +7,7 @@ With `secret_file` every request is signed: `X-Gateway-Signature: t=UNIX_SECONDS
 import hashlib
 import hmac
 import json
+import socket
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,6 +66,17 @@ class Webhook:
             raise NoticeError(f"the webhook cannot be used ({type(error).__name__})") from error
         if not answer.is_success:
             raise NoticeError(f"the webhook answered {answer.status_code}")
+
+    def reach(self) -> str:
+        """Raises NoticeError where nobody listens there; nothing is posted."""
+        url = httpx2.URL(self._address())
+        try:
+            with socket.create_connection((url.host, url.port or (443 if url.scheme == "https" else 80)), 5) as plain:
+                if url.scheme == "https":
+                    ssl.create_default_context(cafile=self.authorities).wrap_socket(plain, server_hostname=url.host).close()
+        except (OSError, UnicodeError) as error:
+            raise NoticeError(f"the webhook cannot be used ({type(error).__name__})") from error
+        return "the webhook's server answers"
 
     def _address(self) -> str:
         url = self.url_file.read_text("utf-8").strip() if self.url_file else self.url

@@ -1,0 +1,77 @@
+"""Reach: whether those whom gateway.toml names besides peers and Triton would answer now. None of them is told anything by it."""
+
+import os
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+
+from gateway.configuration.oversight import AuditSection
+from gateway.configuration.sections import Config
+from gateway.configuration.webkeys import OidcSection
+from gateway.errors import ConfigError, GatewayError
+from gateway.telling.notices import Addressee
+from gateway.telling.syslog import line
+
+_SECONDS = 5.0
+
+Asked = tuple[bool, str]
+"""Whether it answers as it should, and what to say of it."""
+
+
+def asked(config: Config, addressees: Iterable[Addressee]) -> Iterator[Callable[[], Asked]]:
+    """One call for each that is configured; they may be made at the same time."""
+    if config.audit.syslog:
+        yield partial(_ask, f"[audit] syslog {config.audit.syslog}", partial(_collector, config.audit))
+    if config.tracing.url:
+        traces = partial(_port, config.tracing.url)
+        yield partial(_ask, f"[tracing] url {config.tracing.url}", traces)
+    if config.web.oidc:
+        yield partial(_ask, f"[web.oidc] issuer {config.web.oidc.issuer}", partial(_issuer, config.web.oidc))
+    for one in addressees:
+        if reach := getattr(one.way, "reach", None):
+            yield partial(_ask, f"notice {one.name}", reach)
+
+
+def _ask(what: str, ask: Callable[[], str]) -> Asked:
+    try:
+        return True, f"{what}: {ask()}"
+    except GatewayError as error:
+        return False, f"{what}: {error}"
+    except ssl.SSLError as error:
+        return False, f"{what}: no TLS with it: {error.reason or 'expected one'}"
+    except (OSError, ValueError, httpx2.HTTPError) as error:
+        number = getattr(error, "errno", None)
+        return False, f"{what}: cannot be reached ({os.strerror(number) if number and number > 0 else type(error).__name__})"
+
+
+def _collector(section: AuditSection) -> str:
+    certificates = {name: getattr(section, name) for name in ("authorities", "certificate", "certificate_key")}
+    with closing(line(section.syslog, **certificates)) as collector:
+        collector.open()
+    return "takes messages" if section.syslog.startswith("tls:") else "is a name that is known; over UDP nobody answers"
+
+
+def _port(url: str) -> str:
+    found = urlsplit(url)
+    with socket.create_connection((found.hostname or "", found.port or (443 if found.scheme == "https" else 80)), _SECONDS):
+        return "somebody listens there"
+
+
+def _issuer(section: OidcSection) -> str:
+    """OpenID Connect Discovery 1.0, 4."""
+    trusted = ssl.create_default_context(cafile=_file(section.authorities))
+    place = f"{section.issuer.rstrip('/')}/.well-known/openid-configuration"
+    answer = httpx2.get(place, verify=trusted, timeout=_SECONDS).raise_for_status()
+    if answer.json().get("issuer") != section.issuer:
+        raise ConfigError(["expected the metadata of the configured issuer"])
+    return "says who it is"
+
+
+def _file(path: Path | None) -> str | None:
+    return str(path) if path else None

@@ -15,6 +15,7 @@ from pydicom.uid import (
 )
 from pynetdicom import AE
 from pynetdicom.sop_class import CTImageStorage, Verification
+from structlog.testing import capture_logs
 
 from gateway.doors.entry import Ended
 from gateway.doors.policy import Caller, Policy
@@ -74,11 +75,14 @@ def test_an_unknown_calling_ae_title_is_rejected_and_audited(gate: Gate) -> None
     assert (event.actor, event.outcome, event.detail["address"]) == ("STRANGER", 4, "127.0.0.1")
 
 
-def test_a_wrong_called_ae_title_is_rejected_and_audited(gate: Gate) -> None:
-    assert rejection(gate.port, called="SOMEBODY") == UNKNOWN_CALLED
+def test_a_wrong_called_ae_title_is_rejected_audited_and_logged_with_who_called_whom(gate: Gate) -> None:
+    with capture_logs() as logs:
+        assert rejection(gate.port, calling="CT1", called="SOMEBODY") == UNKNOWN_CALLED
 
     (event,) = gate.events("association.rejected")
     assert event.detail["called_ae_title"] == "SOMEBODY"
+    (logged,) = [one for one in logs if one["event"] == "association.rejected"]
+    assert (logged["calling_ae_title"], logged["called_ae_title"]) == ("CT1", "SOMEBODY")
 
 
 def test_one_association_too_many_is_rejected_for_now_and_accepted_later(tmp_path: Path) -> None:

@@ -164,7 +164,8 @@ class Door:
     def turn_away(self, origin: Origin, reason: str) -> None:
         """Who floods the door must not flood the trail as well: of each address some twenty a second are told there."""
         self.tally.add("rejected")
-        _logger.warning("association.rejected", address=origin.address, reason=reason)
+        who = {"calling_ae_title": origin.calling_ae_title, "called_ae_title": origin.called_ae_title}
+        _logger.warning("association.rejected", address=origin.address, reason=reason, **(who if any(who.values()) else {}))
         now = self._clock()
         with self._noting:
             self._told = {key: times for key, times in self._told.items() if now - times[-1] < _SECOND}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from gateway.acts.peering import add_peer
 from gateway.configuration.config import load
@@ -57,8 +58,11 @@ def test_peers_of_a_changed_file_are_taken_up_beside_those_that_were_added(place
 def test_what_needs_a_start_is_named(place: Place) -> None:
     place.file.write_text(FIRST.replace("104", "105") + "[retention]\nsources_days = 3\n")
 
-    assert place.reread.look()
+    with capture_logs() as logs:
+        assert place.reread.look()
 
+    (logged,) = [one for one in logs if one["event"] == "config.read"]
+    assert logged["reason"] == "what was changed in [dimse], [retention] needs a start"
     _, _, detail = place.told()[-1]
     assert detail["needs_start"] == "[dimse], [retention]"
     assert detail["before"] != detail["after"]

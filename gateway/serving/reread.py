@@ -67,7 +67,8 @@ class Reread:
         return found and (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _tell(self, act: Act, config: Config, *, outcome: int = 0, **detail: Any) -> None:
-        reason = detail.get("reason") or detail.get("needs_start")
+        late = detail.get("needs_start")
+        reason = detail.get("reason") or (f"what was changed in {late} needs a start" if late else None)
         _logger.log(logging.WARNING if reason else logging.INFO, str(act), path=str(self._file), reason=reason)
         with self._db.begin() as session:
             audit.record(

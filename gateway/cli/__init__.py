@@ -129,6 +129,14 @@ def check(config: ConfigOption = None) -> None:
 
 
 @app.command()
+def keys() -> None:
+    """Show every key of gateway.toml with its default and what it is for: a gateway.toml to begin with."""
+    from gateway.commands.keys import everything
+
+    out.file.write(everything())
+
+
+@app.command()
 def send(
     path: Annotated[Path, typer.Argument(help="A file, a ZIP, or a folder with everything in it.", exists=True)],
     to: Annotated[str | None, typer.Option(help="A peer of the configuration; by default this gateway's own listener.")] = None,

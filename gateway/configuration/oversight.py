@@ -47,7 +47,7 @@ class SilenceSection(Section):
 
 
 class SyntheticSection(Section):
-    """A synthetic study that goes the whole way now and then (rehearsal.py)."""
+    """A synthetic study that goes the whole way now and then."""
 
     every_minutes: float = Field(default=0, ge=0)
     """0: never. Its rows and its part of the trail stay, so an hour is better than a minute."""

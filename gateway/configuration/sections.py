@@ -81,7 +81,7 @@ class TlsSection(Section):
 
 
 class CallerSection(Section):
-    """One caller that is let in (policy.Caller); a key that is left out asks for nothing."""
+    """One caller that is let in; a key that is left out asks for nothing."""
 
     name: CallerName
     calling_ae_title: Annotated[tuple[AeTitle, ...], BeforeValidator(listed), AfterValidator(some)] | None = None

@@ -58,7 +58,7 @@ def _minutes(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class _Common:
+class Common:
     """The keys that every protocol has."""
 
     name: str = setting("lower case letters, digits, - and _, 32 at most", _is_name)
@@ -89,11 +89,11 @@ def addressee(table: Mapping[str, Any], *, ways: Mapping[str, MakeWay], source: 
     make = ways.get(str(table.get("protocol")))
     if make is None:
         raise ConfigError([f"notice {table.get('name')}: protocol: expected one of {', '.join(sorted(ways))}"])
-    shared = {key: value for key, value in table.items() if key in _Common.__dataclass_fields__}
+    shared = {key: value for key, value in table.items() if key in Common.__dataclass_fields__}
     own = {key: value for key, value in table.items() if key == "name" or key not in shared}
     problems: list[str] = []
     found: list[Any] = []
-    for read in (lambda: read_settings(_Common, shared, "notice"), lambda: make(own)):
+    for read in (lambda: read_settings(Common, shared, "notice"), lambda: make(own)):
         try:
             found.append(read())
         except ConfigError as error:

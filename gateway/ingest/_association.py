@@ -37,6 +37,7 @@ _LONGEST_REQUEST = 64 * 1024  # an A-ASSOCIATE-RQ with 128 contexts and every op
 _LONGEST_COMMAND = 16 * 1024
 _LONGEST_NOTICE = 12 * 1024 * 1024  # the data set of a storage commitment request or report: 100,000 instances
 _MOST_FRAGMENTS = 64  # of one PDU
+_MOST_PIECES = 1000  # that gather, for each takes a hundred times the memory of the least that may be in it
 _PARTING_SECONDS = 2
 
 _logger = structlog.get_logger()
@@ -187,6 +188,8 @@ class Message:
         if (control & pdu.COMMAND == 0) != (self._command is not None):
             raise Abort("expected a command before a data set, and the data set that a command announces")
         self._context_id = context_id
+        if len(self._pieces) >= _MOST_PIECES:
+            self.flush()
 
     def end_part(self) -> None:
         if self._command is None:

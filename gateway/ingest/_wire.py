@@ -4,6 +4,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from mmap import mmap
 from ssl import SSLSocket
 
 _BUFFER = 640 * 1024  # a slice of 512 x 512 gathers whole in it, and goes to the disk in one call
@@ -39,7 +40,7 @@ class Wire:
 
     def __init__(self, connection: socket.socket, *, idle_seconds: float, pdu_seconds: float) -> None:
         self._socket, self._idle, self._allowed = connection, idle_seconds, pdu_seconds
-        self._buffer = bytearray(_BUFFER)
+        self._buffer = mmap(-1, _BUFFER)  # goes back to the system whole; so many of its size leave malloc's heap full of holes
         self._view = memoryview(self._buffer)
         self._start = self._end = 0
         self._deadline = 0.0

@@ -120,7 +120,7 @@ def retract(
 
 @app.command()
 def check(config: ConfigOption = None) -> None:
-    """Tell everything that is wrong with a configuration: keys, rules, peers, models, database."""
+    """Tell everything that is wrong with a configuration: keys, rules, peers, models, database, and whom it tells of things."""
     from gateway.commands.check import check_all
 
     findings = check_all(found(config))

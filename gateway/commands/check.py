@@ -41,7 +41,7 @@ class Finding:
 
 
 def check_all(path: Path | None) -> list[Finding]:
-    """Keys, data folder, database, pipelines, rules, peers and models, each whatever the others say."""
+    """Keys, data folder, database, pipelines, rules, peers, whom it tells, and models, each whatever the others say."""
     try:
         config, wrong = understood(path)
     except ConfigError as error:

@@ -6,7 +6,6 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2
@@ -65,13 +64,9 @@ def _port(url: str) -> str:
 
 def _issuer(section: OidcSection) -> str:
     """OpenID Connect Discovery 1.0, 4."""
-    trusted = ssl.create_default_context(cafile=_file(section.authorities))
+    trusted = ssl.create_default_context(cafile=section.authorities)
     place = f"{section.issuer.rstrip('/')}/.well-known/openid-configuration"
     answer = httpx2.get(place, verify=trusted, timeout=_SECONDS).raise_for_status()
     if answer.json().get("issuer") != section.issuer:
         raise ConfigError(["expected the metadata of the configured issuer"])
     return "says who it is"
-
-
-def _file(path: Path | None) -> str | None:
-    return str(path) if path else None

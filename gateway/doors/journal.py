@@ -70,7 +70,7 @@ class Segment:
     def _go_on(self) -> None:
         """Of something huge the disk has what came so far while more is coming, and the rest has its room in one piece.
 
-        Found block by block, the room for 200 MB took longer than writing them. What is small is synced at once: two calls more.
+        Found block by block, the room for 200 MB took a quarter of the time. What is small is synced at once: two calls more.
         """
         at = self._start + _HEAD.size
         begin_writing(self._file, at + self._begun, self._size - self._begun)

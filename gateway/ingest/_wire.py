@@ -10,6 +10,7 @@ from ssl import SSLSocket
 _BUFFER = 640 * 1024  # a slice of 512 x 512 gathers whole in it, and goes to the disk in one call
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 _TICK_SECONDS = 1.0
+_LEAST_SECONDS = 0.001  # zero would be for ever
 _TIMEVAL = struct.Struct("@ll")  # of SO_RCVTIMEO
 _HEADER = struct.Struct(">BxI")
 _FRAGMENT = struct.Struct(">IBB")
@@ -54,12 +55,12 @@ class Wire:
 
     def _wait_in_ticks(self) -> None:
         """Deadlines are looked at after each tick of a wait. The kernel counts ticks, which saves a poll before each call."""
-        seconds = max(0.001, min(_TICK_SECONDS, self._idle, self._allowed))
+        seconds = max(_LEAST_SECONDS, min(_TICK_SECONDS, self._idle, self._allowed))
         if isinstance(self._socket, SSLSocket):  # which would ask the kernel for ever
             self._socket.settimeout(seconds)
             return
         self._socket.settimeout(None)
-        for option, lasting in ((socket.SO_RCVTIMEO, seconds), (socket.SO_SNDTIMEO, self._allowed)):
+        for option, lasting in ((socket.SO_RCVTIMEO, seconds), (socket.SO_SNDTIMEO, max(_LEAST_SECONDS, self._allowed))):
             self._socket.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(lasting), int(lasting % 1 * 1e6)))
 
     def header(self) -> tuple[int, int]:

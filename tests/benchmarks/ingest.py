@@ -41,12 +41,12 @@ would have reached 0.43 to 0.5 of itself. On a fast one (0.21 ms), medians of 9 
 
 A virtual machine gives free pages back, and finding them again costs more than everything else: so storescp runs at one of two
 speeds, and which one differs from hour to hour. This door writes over blocks, and pages, that it has had before, and is steady.
-Of its 0.33 ms of processor an instance 0.14 are the interpreter's, spread over some 500 calls. By themselves they take a third of
+Of its 0.33 ms of processor an instance 0.14 are the interpreter's, spread over hundreds of calls. By themselves they take a third of
 that; the bytes that are copied meanwhile probably push them out of the processor's caches.
 
 What was tried and gained nothing: O_DIRECT and O_DSYNC (the flush remains), a second thread that syncs while more comes, writing
 begun early for what is small (0.04 ms less to wait on the slow disk, 0.06 of processor more on the fast one), a loop of its own for
-whole PDUs. What gained most: one pwritev for all that has gathered in the buffer (a fifth of the
+whole PDUs. What gained most: one pwritev for all that has gathered in the buffer (a sixth of the
 processor), room ahead for what is huge (200 MB: 155 to 85 ms, storescp 90), segments that are full after 8 MB instead of 32 (32
 associations: from 553 to 1137 MB/s), a buffer in which a slice gathers whole (640 kB instead of 256: 4 % on one association, 12 % on 32).
 """

@@ -1,6 +1,7 @@
 """The house rules (style.md) that a program can check; ruff, mypy and import-linter keep the others."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -188,6 +189,27 @@ def test_an_ingest_process_takes_along_nothing_that_it_does_not_need() -> None:
     loaded = set(ran.stdout.split())
     assert "pydicom" in loaded
     assert not loaded & {"gdcm", "numpy", "requests", "rich", "sqlalchemy", "pydantic", "uvicorn"}
+
+
+def test_who_sends_does_not_wait_for_what_decodes_pixels(tmp_path: Path) -> None:
+    program = """if True:
+        import sys
+        from gateway.cli import app
+        from gateway.errors import ConfigError
+        try:
+            app(["send", sys.argv[1]])
+        except ConfigError:  # this gateway does not answer
+            print(*sys.modules)
+            import numpy  # whoever wants it afterwards has it
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+
+    loaded = set(ran.stdout.split())
+    assert {"gateway.commands.sending", "pydicom"} <= loaded
+    assert not loaded & {"PIL", "gdcm", "numpy", "requests", "structlog", "sqlalchemy"}
 
 
 def test_the_gateway_names_no_pipeline() -> None:

@@ -13,6 +13,7 @@ from gateway import __version__
 from gateway.cli import parts, peers, people, rows, rules, trail
 from gateway.cli.terms import ConfigOption, at_workdesk, configured, fail, found, out, screen
 from gateway.errors import ConfigError, GatewayError
+from gateway.machine.lean import FOR_PIXELS, without
 
 if TYPE_CHECKING:
     from gateway.app import Gateway
@@ -144,7 +145,8 @@ def send(
     config: ConfigOption = None,
 ) -> None:
     """Send DICOM files as they are."""
-    from gateway.commands.sending import answering_listener, send_path
+    with without(FOR_PIXELS):  # half of the time until the first file is on its way
+        from gateway.commands.sending import answering_listener, send_path
 
     settings = configured(config)
     peer = answering_listener(settings, calling_ae_title) if to is None else peers.named(settings, to)

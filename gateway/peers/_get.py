@@ -6,6 +6,7 @@ An instance is answered 0x0000 when the door has made it durable, like one that 
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from pydicom.uid import ImplicitVRLittleEndian
 
@@ -13,9 +14,11 @@ from gateway.dicom import command, pdu
 from gateway.dicom.command import C_GET, C_STORE, RESPONSE, SUCCESS, Command
 from gateway.dicom.instance import Incoming
 from gateway.dicom.pdu import Context
-from gateway.doors.door import Arrival
 from gateway.errors import Refused, Rejected, Unreachable
 from gateway.peers._association import Association
+
+if TYPE_CHECKING:  # who only sends has no door, and does not wait for one
+    from gateway.doors.door import Arrival
 
 GET: Context = ("1.2.840.10008.5.1.4.1.2.2.3", ImplicitVRLittleEndian)
 CLASSES = {
@@ -29,7 +32,7 @@ _NOT_UNDERSTOOD = "the peer's answer is not understood"
 _PENDING, _FAILURES = 0xFF, 0xB000  # the first byte of a status; some sub-operations failed
 _LONGEST_COMMAND = 16 * 1024
 
-Open = Callable[[Incoming], Arrival]
+Open = Callable[[Incoming], "Arrival"]
 Refuse = Callable[[Refused], None]
 
 

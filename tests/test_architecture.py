@@ -188,7 +188,7 @@ def test_an_ingest_process_takes_along_nothing_that_it_does_not_need() -> None:
 
     loaded = set(ran.stdout.split())
     assert "pydicom" in loaded
-    assert not loaded & {"gdcm", "numpy", "requests", "rich", "sqlalchemy", "pydantic", "uvicorn"}
+    assert not loaded & {"PIL", "gdcm", "numpy", "requests", "rich", "sqlalchemy", "pydantic", "uvicorn"}
 
 
 def test_who_sends_does_not_wait_for_what_decodes_pixels(tmp_path: Path) -> None:

@@ -18,8 +18,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gateway.machine.lean import FOR_PIXELS
+
 if __name__ == "__main__":  # pydicom and structlog take along what they find of these: half of the time, and of the memory
-    sys.modules.update(dict.fromkeys(("gdcm", "numpy", "requests", "rich")))  # type: ignore[arg-type]
+    sys.modules.update(dict.fromkeys((*FOR_PIXELS, "rich")))  # type: ignore[arg-type]
 
 import structlog
 

@@ -26,9 +26,11 @@ from gateway import migrations
 from gateway.auditing import audit, seal
 from gateway.auditing.audit import Act
 from gateway.auditing.chain import Finding, canonical, entry_hash
+from gateway.configuration.config import parse
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
 from gateway.rows.trail import AuditEvent, AuditSink
+from gateway.work.restored import refuse_older
 from tests.command_fixture import Command
 from tests.rows_fixture import NOW, SERIES
 
@@ -661,3 +663,15 @@ def test_the_sink_of_the_heads_is_one_row(sealed) -> None:
 
     with sealed.db() as session:
         assert session.scalar(select(func.count()).select_from(AuditSink)) == 1
+
+
+def test_a_trail_without_its_head_stops_everything_and_says_so(db: Database, tmp_path: Path) -> None:
+    config = parse({"gateway": {"data_dir": str(tmp_path)}}, where="test")
+    tell(db, 2)
+    unguarded(db, "DELETE FROM gw_audit_head")
+
+    with pytest.raises(ConfigError, match="restore a backup"):
+        tell(db)
+    with pytest.raises(ConfigError, match="restore a backup"):
+        refuse_older(config, db=db)
+    assert len(events(db)) == 2

@@ -19,7 +19,7 @@ from gateway.rows.tables import Instance, OutputInstance, Version
 
 
 def refuse_older(config: Config, *, db: Database) -> None:
-    """Raise ConfigError where a head of the trail was signed that the database has not come to."""
+    """Raise ConfigError where a head of the trail was signed that the database has not come to, or where it has none at all."""
     signed, there = _signed(config), _there(db)
     if signed > there:
         why = "it was restored from an older backup, or cut off"
@@ -57,4 +57,6 @@ def _signed(config: Config) -> int:
 def _there(db: Database) -> int:
     with db() as session:
         head = audit.head_of(session)
-        return head.position if head else 0
+    if head is None:
+        raise ConfigError([audit.NO_HEAD])
+    return head.position

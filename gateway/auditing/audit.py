@@ -14,11 +14,9 @@ from sqlalchemy import bindparam, event, insert, select, update
 from sqlalchemy.orm import Session, SessionTransaction
 
 from gateway.auditing.chain import Entry, Head, canonical, entry_hash
-from gateway.errors import ConfigError
 from gateway.rows.trail import AuditEvent, AuditHead
 
 MINOR, SERIOUS = 4, 8
-NO_HEAD = "database: the end of its audit trail is not known any more (gw_audit_head is empty): nothing goes on, restore a backup"
 _BATCH = 2000
 
 
@@ -133,8 +131,7 @@ def record(
 ) -> None:
     """Add one event to the session's transaction; `detail` is JSON: UIDs, numbers, our own words.
 
-    It gets its place in the chain when the transaction commits, and its row is there from then on. Where the chain has lost its
-    head that raises ConfigError: nothing happens that cannot be told.
+    It gets its place in the chain when the transaction commits, and its row is there from then on.
     """
     told = {
         "at": at, "act": str(act), "actor": actor, "outcome": outcome, "study_instance_uid": study,
@@ -194,10 +191,7 @@ def _chain(session: Session) -> None:
     session.flush()
     told = [one for _, one in session.info.pop(_TOLD)]
     connection = session.connection()
-    taken = connection.execute(_TAKE, {"count": len(told)}).one_or_none()
-    if taken is None:
-        raise ConfigError([NO_HEAD])
-    end, last = taken
+    end, last = connection.execute(_TAKE, {"count": len(told)}).one()
     chained = []
     for position, one in enumerate(told, end - len(told) + 1):
         values = {"id": position, **one}

@@ -17,6 +17,8 @@ from gateway.db import Database
 from gateway.errors import ConfigError
 from gateway.rows.tables import Instance, OutputInstance, Version
 
+_NO_HEAD = "database: the end of its audit trail is not known any more (gw_audit_head is empty): restore a backup"
+
 
 def refuse_older(config: Config, *, db: Database) -> None:
     """Raise ConfigError where a head of the trail was signed that the database has not come to, or where it has none at all."""
@@ -58,5 +60,5 @@ def _there(db: Database) -> int:
     with db() as session:
         head = audit.head_of(session)
     if head is None:
-        raise ConfigError([audit.NO_HEAD])
+        raise ConfigError([_NO_HEAD])
     return head.position

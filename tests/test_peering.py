@@ -152,6 +152,53 @@ def test_a_secret_can_lie_in_a_file_that_is_read_when_it_is_used(db, roster: Ros
     assert [headers["Authorization"] for headers, _ in requests] == ["Bearer first", "Bearer second"]
 
 
+def test_a_secret_does_not_follow_a_peer_to_another_address_unasked(db, roster: Roster) -> None:
+    add_peer(db, roster, WEB, **ANN)
+
+    for change in (
+        {"url": "http://10.9.9.9/dicom-web"},
+        {"verify": False},
+        {"url": "http://10.9.9.9/dicom-web", "token": HIDDEN},
+    ):
+        with pytest.raises(ConfigError, match="say token again"):
+            change_peer(db, roster, "web", change, **ANN)
+    assert roster["web"].url == WEB["url"]
+
+    change_peer(db, roster, "web", {"url": "http://10.9.9.9/dicom-web", "token": "N3W"}, **ANN)
+    change_peer(db, roster, "web", {"token": None}, **ANN)
+    change_peer(db, roster, "web", {"url": "http://10.9.9.8/dicom-web"}, **ANN)  # it has no secret any more
+    assert roster["web"].url == "http://10.9.9.8/dicom-web"
+
+
+def test_who_has_no_other_way_to_the_files_of_this_machine_names_those_of_one_folder_only(
+    db, roster: Roster, tmp_path: Path
+) -> None:
+    secrets, outside = tmp_path / "secrets", tmp_path / "outside"
+    secrets.mkdir()
+    (secrets / "token").write_text("x")
+    (secrets / "link").symlink_to(outside)
+    outside.write_text("root:*:20228")
+    web = {"name": "web", "protocol": "dicomweb", "url": WEB["url"]}
+
+    for path in (outside, secrets / ".." / "outside", secrets / "link", tmp_path / "nowhere"):
+        with pytest.raises(ConfigError, match=r"token_file: expected a file in .*secrets"):
+            add_peer(db, roster, {**web, "token_file": str(path)}, within=secrets, **ANN)
+    add_peer(db, roster, {**web, "token_file": str(secrets / "token")}, within=secrets, **ANN)
+    with pytest.raises(ConfigError, match="token_file: expected a file in"):
+        change_peer(db, roster, "web", {"token_file": str(outside)}, within=secrets, **ANN)
+    change_peer(db, roster, "web", {"token_file": str(outside)}, **ANN)  # at the machine
+    change_peer(db, roster, "web", {"token_file": str(outside), "timeout_seconds": 9}, within=secrets, **ANN)
+    with pytest.raises(ConfigError, match="token_file: expected a file in"):
+        change_peer(db, roster, "web", {"url": "http://10.9.9.9/dicom-web"}, within=secrets, **ANN)
+
+
+def test_a_folder_in_the_store_is_no_peer(db, tmp_path: Path) -> None:
+    here = a_roster(db, store={"folder": str(tmp_path)})
+
+    with pytest.raises(ConfigError, match="expected a folder outside the store"):
+        add_peer(db, here, {"name": "disk", "protocol": "folder", "path": str(tmp_path / "results")}, **ANN)
+
+
 def test_a_row_that_is_wrong_on_this_machine_is_no_peer_of_it_and_takes_nothing(db, roster: Roster, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("x")

@@ -7,6 +7,7 @@ it is written, and every process of the gateway works by it a second later.
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
@@ -17,7 +18,7 @@ from gateway.auditing.audit import Act
 from gateway.db import Database, insert_once, lock
 from gateway.dicom.uids import digest
 from gateway.errors import ConfigError, DeliveryError
-from gateway.peers import Peer, is_text, probe
+from gateway.peers import Peer, is_text, probe, secrets
 from gateway.roster import FILE, HIDDEN, Entry, Roster
 from gateway.rows.contacts import Contact, Probe
 from gateway.rows.tables import Commitment, CommitmentState, Delivery, DeliveryState, Job, JobState
@@ -25,6 +26,8 @@ from gateway.rows.tables import Commitment, CommitmentState, Delivery, DeliveryS
 _AWAITED = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.HELD)
 _WRONG = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED)
 _SHOWN_ERRORS = 5
+_ADDRESS = frozenset({"protocol", "url", "token_url", "host", "port", "verify"})
+"""Keys that say where a secret goes, and who may read it there."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,15 @@ def show_peer(db: Database, roster: Roster, name: str) -> PeerLine:
         return _line(session, entry)
 
 
-def add_peer(db: Database, roster: Roster, table: Mapping[str, Any], *, actor: str, now: datetime) -> str:
-    """`table` as it would stand in gateway.toml. Raises ConfigError with everything that is wrong with it."""
+def add_peer(
+    db: Database, roster: Roster, table: Mapping[str, Any], *, actor: str, now: datetime, within: Path | None = None
+) -> str:
+    """`table` as it would stand in gateway.toml. Raises ConfigError with everything that is wrong with it.
+
+    `within`: where files with secrets must lie, for who has no other way to the files of this machine.
+    """
     name, settings = str(table.get("name", "")), {key: value for key, value in table.items() if key != "name"}
+    _check_files(name, settings, settings, within)
     peer = roster.make(table)
     if not is_text(table.get("name")):
         raise ConfigError(["peer: name: expected a name"])
@@ -74,16 +83,27 @@ def add_peer(db: Database, roster: Roster, table: Mapping[str, Any], *, actor: s
     return f"peer {name} is added"
 
 
-def change_peer(db: Database, roster: Roster, name: str, changes: Mapping[str, Any], *, actor: str, now: datetime) -> str:
-    """Some keys of its table; None takes a key away, HIDDEN leaves it as it is. Raises ConfigError with all that is wrong."""
+def change_peer(
+    db: Database, roster: Roster, name: str, changes: Mapping[str, Any], *, actor: str, now: datetime, within: Path | None = None
+) -> str:
+    """Some keys of its table; None takes a key away, HIDDEN leaves it as it is. Raises ConfigError with all that is wrong.
+
+    `within` as above.
+    """
     given = {key: value for key, value in changes.items() if value != HIDDEN and key != "name"}
     with db.begin() as session:
         row, before = _to_change(session, roster, name)
         settings = {key: value for key, value in {**row.settings, **given}.items() if value is not None}
-        peer = roster.make({**settings, "name": name})
         keys = sorted(key for key in {*row.settings, *settings} if row.settings.get(key) != settings.get(key))
         if not keys:
             return f"peer {name} is as it was"
+        _check_files(name, settings, keys, within)
+        peer = roster.make({**settings, "name": name})
+        kept = sorted(secrets(peer, settings) - given.keys())
+        if kept and not _ADDRESS.isdisjoint(keys):
+            raise ConfigError(
+                [f"peer {name}: say {', '.join(kept)} again: what nobody sees must not go to another address unasked"]
+            )
         row.settings, row.changed_at, row.changed_by = settings, now, actor
         after = _digest(Entry(name, {**settings, "name": name}, peer))
         audit.record(session, Act.PEER_CHANGED, at=now, actor=actor, peer=name, before=before, after=after, keys=keys)
@@ -138,6 +158,17 @@ def probe_peer(db: Database, roster: Roster, name: str, *, actor: str, now: date
             accepted=sum(one[1] is True for one in found), asked=len(found),
         )  # fmt: skip
     return row
+
+
+def _check_files(name: str, table: Mapping[str, Any], changed: Collection[str], within: Path | None) -> None:
+    """Else whoever may add a peer reads the first line of any file: it is sent to a server of his own. Raises ConfigError."""
+    if within is None:
+        return
+    moved = not _ADDRESS.isdisjoint(changed)
+    files = {key: Path(str(table[key])) for key in table if key.endswith("_file") and (moved or key in changed)}
+    wrong = [key for key, path in files.items() if not path.resolve().is_relative_to(within.resolve())]
+    if wrong:
+        raise ConfigError([f"peer {name}: {key}: expected a file in {within}; `gateway peers` takes others" for key in wrong])
 
 
 def _needs(session: Session, name: str) -> list[str]:

@@ -258,6 +258,11 @@ class Config(Section):
         return self.store.folder or self.gateway.data_dir / "store"
 
     @property
+    def secrets_folder(self) -> Path:
+        """The files that a peer may name which is added in the console or through REST."""
+        return self.gateway.data_dir / "secrets"
+
+    @property
     def policy(self) -> Policy:
         """The callers in their order, then those of whom only the calling AE title is asked."""
         titles = dict.fromkeys(self.dimse.calling_ae_titles)

@@ -235,7 +235,7 @@ def made(table: Mapping[str, Any], *, config: "Config", protocols: Mapping[str, 
     """The peer of one table. Raises ConfigError with everything that is wrong with it."""
     settings = {"calling_ae_title": config.dimse.ae_title, **table} if table.get("protocol") == "dimse" else table
     problems: list[str] = []
-    for check in (partial(_check_unwatched, table, config), partial(make_peer, settings, protocols=protocols)):
+    for check in (partial(_check_folder, table, config), partial(make_peer, settings, protocols=protocols)):
         try:
             peer = check()
         except ConfigError as error:
@@ -245,13 +245,15 @@ def made(table: Mapping[str, Any], *, config: "Config", protocols: Mapping[str, 
     return peer
 
 
-def _check_unwatched(table: Mapping[str, Any], config: "Config") -> None:
-    """A peer's folder within a watched one: results would be taken in and removed. Raises ConfigError."""
+def _check_folder(table: Mapping[str, Any], config: "Config") -> None:
+    """A peer's folder within a watched one: results would be taken in and removed; or in the store. Raises ConfigError."""
     if table.get("protocol") != "folder":
         return
     place, watched = Path(str(table.get("path"))).resolve(), [folder.path.resolve() for folder in config.folders]
     if any(place.is_relative_to(one) for one in watched):
         raise ConfigError([f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"])
+    if place.is_relative_to(config.store_folder.resolve()):
+        raise ConfigError([f"peer {table.get('name')}: path: expected a folder outside the store"])
 
 
 def peer_of_file(config: "Config", name: str) -> Peer | None:

@@ -62,7 +62,9 @@ def add(request: Request, person: Administrator, here: Here, protocol: Protocol,
     try:
         table = {key: value for key, value in _read(here.roster.keys_of(protocol), filled).items() if value is not None}
         table |= {"name": filled.name.strip(), "protocol": protocol}
-        said = peering.add_peer(here.db, here.roster, table, actor=person.name, now=here.clock())
+        said = peering.add_peer(
+            here.db, here.roster, table, actor=person.name, now=here.clock(), within=here.config.secrets_folder
+        )
     except ConfigError as error:
         return _form(request, here, protocol, filled=filled, problems=error.problems)
     return go(request, f"/peer?{_named(filled.name.strip())}", f"{said[:1].upper()}{said[1:]}.")
@@ -80,7 +82,9 @@ def change(request: Request, person: Administrator, here: Here, name: Name, fill
     protocol = peering.show_peer(here.db, here.roster, name).entry.protocol
     try:
         changes = _read(here.roster.keys_of(protocol), filled)
-        said = peering.change_peer(here.db, here.roster, name, changes, actor=person.name, now=here.clock())
+        said = peering.change_peer(
+            here.db, here.roster, name, changes, actor=person.name, now=here.clock(), within=here.config.secrets_folder
+        )
     except ConfigError as error:
         return _form(request, here, protocol, filled=filled, known=name, problems=error.problems)
     return go(request, f"/peer?{_named(name)}", f"{said[:1].upper()}{said[1:]}.")

@@ -79,12 +79,18 @@ def show_peer(_person: Viewer, here: Here, name: _Name) -> PeerShape:
 def add_peer(person: Administrator, here: Here, new: New) -> Done:
     table = {key: value for key, value in new.settings.items() if value is not None}
     table |= {"name": new.name, "protocol": new.protocol}
-    return done(peering.add_peer(here.db, here.roster, table, actor=person.name, now=here.clock()))
+    return done(
+        peering.add_peer(here.db, here.roster, table, actor=person.name, now=here.clock(), within=here.config.secrets_folder)
+    )
 
 
 @router.patch("/{name}")
 def change_peer(person: Administrator, here: Here, name: _Name, change: Change) -> Done:
-    return done(peering.change_peer(here.db, here.roster, name, change.settings, actor=person.name, now=here.clock()))
+    return done(
+        peering.change_peer(
+            here.db, here.roster, name, change.settings, actor=person.name, now=here.clock(), within=here.config.secrets_folder
+        )
+    )
 
 
 @router.delete("/{name}")

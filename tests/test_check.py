@@ -234,3 +234,17 @@ def test_the_embedded_triton_is_looked_for_beside_our_own_environment_whatever_t
     _, wrong = checked("", rules=None)
 
     assert any("/opt/gateway/.venv-triton" in problem for problem in wrong)
+
+
+def test_a_data_folder_that_everybody_may_look_into_is_told(checked, tmp_path: Path) -> None:
+    folder = tmp_path / "var"
+    folder.mkdir()
+    folder.chmod(0o755)
+
+    _, wrong = checked("")
+    folder.chmod(0o750)
+    _, mended = checked("")
+
+    assert [one for one in wrong if one not in mended] == [
+        "data_dir var: everybody on this machine may look into it, at images and passwords: chmod o-rwx var"
+    ]

@@ -1,6 +1,8 @@
 """Every command as its user runs it: what is printed, where, and with which exit code."""
 
+import json
 import os
+import pwd
 import re
 import signal
 import socket
@@ -117,6 +119,26 @@ def _subprocess(command: str, folder: Path, *, but: str = "", **environment: str
         env=os.environ | {"COLUMNS": "80"} | environment,
     )  # fmt: skip
     return Ran(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_nobody_but_who_runs_it_and_a_group_can_read_what_a_gateway_makes(tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway", "db", "upgrade"], cwd=tmp_path, umask=0o022, capture_output=True, check=False
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    made = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "var", tmp_path / "var" / "gateway.db")}
+    assert made == {"var": 0o750, "gateway.db": 0o640}
+
+
+def test_who_acts_is_who_runs_the_command_whatever_the_environment_says(tmp_path: Path) -> None:
+    environment = dict.fromkeys(("LOGNAME", "USER", "LNAME", "USERNAME"), "boss")
+    assert _subprocess("db upgrade", tmp_path).code == 0
+
+    assert _subprocess("audit export", tmp_path, **environment).code == 0
+    told = [json.loads(line) for line in _subprocess("audit export", tmp_path).out.splitlines()]
+
+    assert {one["actor"] for one in told if one["act"] == "audit.exported"} == {pwd.getpwuid(os.getuid()).pw_name}
 
 
 @pytest.mark.parametrize(

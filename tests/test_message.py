@@ -230,6 +230,15 @@ def test_an_alert_says_what_it_is_about_and_why() -> None:
     assert root.xpath("EventIdentification/EventTypeCode/@csd-code") == ["110126", "association.rejected"]
 
 
+def test_a_caller_that_calls_itself_gateway_is_told_as_any_other() -> None:
+    about = About(caller=Node("gateway", "10.1.2.3"))
+
+    root = parsed(an_event(Act.ASSOCIATION_REJECTED, outcome=4, detail={"reason": "not known"}), about)
+
+    assert objects(root) == {"110182": "gateway", "audit-event": "17"}
+    assert ("gateway", "AETITLES=gateway", "false", "") in participants(root)
+
+
 def test_hostile_texts_end_no_element_and_come_as_they_are() -> None:
     event = an_event(actor=HOSTILE, detail={"reason": HOSTILE, "called_ae_title": "A"})
 

@@ -1,5 +1,6 @@
 """A folder as a peer: whole and durable, or not there at all."""
 
+import os
 import resource
 import struct
 import subprocess
@@ -37,6 +38,22 @@ def test_an_instance_is_written_under_its_uids_byte_for_byte(tmp_path, instances
     assert outcomes == [0x0000, 0x0000]
     assert [path for path in share.rglob("*") if path.is_file()] == [written]
     assert written.read_bytes() == instances[0].read_bytes()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o2770, 0o700])
+def test_who_may_read_a_result_is_said_by_the_folder_it_goes_to(tmp_path, instances, mode: int):
+    share = tmp_path / "share"
+    share.mkdir()
+    share.chmod(mode)
+    before = os.umask(0o077)
+    try:
+        folder(share).send(instances[0])
+    finally:
+        os.umask(before)
+
+    (written,) = share.rglob("*.dcm")
+    assert written.stat().st_mode & 0o777 == mode & 0o666
+    assert {place.stat().st_mode & 0o777 for place in (written.parent, written.parent.parent)} == {mode & 0o777}
 
 
 def test_other_bytes_under_the_same_uid_are_neither_replaced_nor_called_delivered(tmp_path, instances):

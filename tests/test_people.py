@@ -64,6 +64,15 @@ def test_a_name_is_given_once_however_many_ask_at_once(db) -> None:
         assert sum(asked.map(add, range(4))) == 1
 
 
+@pytest.mark.parametrize("name", ["gateway", "Gateway", "setup", "unknown"])
+def test_nobody_has_a_name_that_the_trail_has_for_itself(db, name: str) -> None:
+    with pytest.raises(ConfigError, match="none that the trail has for itself"):
+        people.add_person(db, name, role="viewer", password=PASSWORD, actor="admin", now=NOW)
+
+    elsewhere = people.from_elsewhere(db, issuer="https://idp", subject="4711", name=name, role="viewer", now=NOW)
+    assert elsewhere == "4711"
+
+
 def test_two_administrators_cannot_disable_each_other(db) -> None:
     people.change_role(db, "miller", role="administrator", actor="admin", now=NOW)
 

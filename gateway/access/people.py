@@ -18,6 +18,8 @@ from gateway.errors import ConfigError
 from gateway.rows.accounts import Account, Right, SignIn, Token
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+_OURS = frozenset({"gateway", "setup", "unknown"})
+"""Who the trail says it was where it was no person."""
 _LABEL = 64
 TOKEN_DAYS = 365
 """No token lives longer."""
@@ -49,8 +51,9 @@ def is_anybody(db: Database) -> bool:
 
 def add_person(db: Database, name: str, *, role: str, password: str, actor: str, now: datetime, first: bool = False) -> str:
     """`first`: only where there is nobody yet. Raises ConfigError, which names neither the name nor the password."""
-    if _NAME.fullmatch(name) is None:
-        raise ConfigError(["expected a name of 1 to 64 letters, digits and . _ @ + -, such as a.miller"])
+    if not _is_name(name):
+        own = "such as a.miller, and none that the trail has for itself"
+        raise ConfigError([f"expected a name of 1 to 64 letters, digits and . _ @ + -, {own}"])
     hashed = _hashed(password, name)
     with db.begin() as session:
         added = insert_once(
@@ -65,12 +68,16 @@ def add_person(db: Database, name: str, *, role: str, password: str, actor: str,
     return f"{name} may sign in as {role}"
 
 
+def _is_name(text: str) -> bool:
+    return _NAME.fullmatch(text) is not None and text.lower() not in _OURS
+
+
 def from_elsewhere(db: Database, *, issuer: str, subject: str, name: str, role: str, now: datetime) -> str:
     """The account of somebody whom an identity provider has proved: made at the first sign-in, with the role of this one.
 
     `name` is theirs where it is one and nobody else's account here; raises ConfigError where it is somebody else's.
     """
-    wanted = name if _NAME.fullmatch(name) else subject if _NAME.fullmatch(subject) else f"oidc-{passwords.digest(subject)[:16]}"
+    wanted = name if _is_name(name) else subject if _is_name(subject) else f"oidc-{passwords.digest(subject)[:16]}"
     with db.begin() as session:
         known = session.scalar(select(Account.name).where(Account.issuer == issuer, Account.subject == subject))
         added = known is None and insert_once(

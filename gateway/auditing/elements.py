@@ -54,7 +54,8 @@ class Told(NamedTuple):
 
     @property
     def is_by_itself(self) -> bool:
-        return self.event.actor == "gateway"
+        """A caller may have that name, too."""
+        return self.event.actor == "gateway" != self.about.caller.ae_title
 
 
 _FROM, _TO = Code("110153", "Source Role ID"), Code("110152", "Destination Role ID")

@@ -4,6 +4,7 @@
 # that help comes at once.
 
 import gc
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from gateway.web.console import Console
 
 _DATABASE_SECONDS = 30
+_NOT_FOR_ALL = 0o027
+"""Images, rows and keys are for who runs the gateway, and to read for a group, whatever the shell grants."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False, help=__doc__)
 app.add_typer(rows.series, name="series")
@@ -36,6 +39,7 @@ app.add_typer(parts.viewer, name="viewer")
 
 
 def main() -> None:
+    os.umask(os.umask(_NOT_FOR_ALL) | _NOT_FOR_ALL)
     try:
         app()
     except ConfigError as error:

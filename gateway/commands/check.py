@@ -50,7 +50,9 @@ def check_all(path: Path | None) -> list[Finding]:
     if not keys:
         keys = [Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")]
     database = _database(config.database_url, served_unsafe=config.database.unsafe)
-    return [*keys, _data_dir(config.gateway.data_dir), *_folders(config), *database, *_trail(config, database), *_planned(config)]
+    data_dir = config.gateway.data_dir
+    here = [*keys, _data_dir(data_dir), *_private(data_dir), *_folders(config), *database]
+    return [*here, *_trail(config, database), *_planned(config)]
 
 
 def rules_in_words(ready: Plan) -> Finding:
@@ -73,6 +75,12 @@ def _data_dir(folder: Path) -> Finding:
     except OSError as error:
         return Finding(good=False, text=f"data_dir {folder}: {near} cannot be written: {error.strerror}")
     return Finding(good=True, text=f"data_dir {folder}: can be written{'' if folder.exists() else ', will be made'}")
+
+
+def _private(folder: Path) -> Iterator[Finding]:
+    if folder.exists() and folder.stat().st_mode & 0o007:
+        what = f"images and passwords: chmod o-rwx {folder}"
+        yield Finding(good=False, text=f"data_dir {folder}: everybody on this machine may look into it, at {what}")
 
 
 def _folders(config: Config) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """The desk: where a person asks at the command line. A gateway's database, and the screen; who acts comes to workdesk.py."""
 
-import getpass
 import os
+import pwd
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -178,10 +178,10 @@ def _opened(url: str) -> Database:
 
 
 def _actor() -> str:
-    """The person's name on this machine; in a container there may be only a number."""
+    """The person's name on this machine, whatever the environment says; in a container there may be only a number."""
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
         return f"uid {os.getuid()}"
 
 

@@ -104,13 +104,16 @@ class Folder:
 
     def _write(self, source: BufferedReader, target: Path) -> Sent:
         root, study, series = Path(self.path), target.parent.parent, target.parent
+        mode = root.stat().st_mode & 0o777  # who may read results is said by the folder that they go to
         for folder in (study, series):
-            folder.mkdir(exist_ok=True)
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                folder.chmod(mode)
         if target.exists():
             if not _same(source, target):
                 raise Rejected(DUPLICATE, "another instance with this SOP Instance UID is there; it was not replaced")
         else:
-            _copy(source, target)
+            _copy(source, target, mode & 0o666)
         for folder in (series, study, root):  # also for what an earlier attempt left: it may have died before this
             _sync(folder)
         return Sent(STORED, "stored")
@@ -128,12 +131,13 @@ def _using(how: str) -> Iterator[None]:
         raise Unreachable(f"the folder cannot be {how}: {error.strerror or type(error).__name__}") from error
 
 
-def _copy(source: BufferedReader, target: Path) -> None:
+def _copy(source: BufferedReader, target: Path, mode: int) -> None:
     part = target.with_name(f".{target.stem}.part")  # what a killed attempt left is written over
     try:
         with part.open("wb") as written:
             shutil.copyfileobj(source, written, 1024 * 1024)
             written.flush()
+            os.fchmod(written.fileno(), mode)
             os.fsync(written.fileno())
         part.rename(target)
     finally:

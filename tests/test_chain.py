@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from gateway import migrations
@@ -388,6 +388,10 @@ class Sealed:
     def lines(self) -> list[str]:
         return self.file.read_text().splitlines() if self.file.exists() else []
 
+    @property
+    def name_of_key(self) -> str:
+        return hashlib.sha256(self.key.public_key().public_bytes_raw()).hexdigest()
+
     def verified(self) -> Finding:
         return verified(self.db, seal.read(self.lines, self.key.public_key()))
 
@@ -409,6 +413,49 @@ def test_a_head_is_signed_when_something_happened_since_the_last(sealed) -> None
     assert [json.loads(line)["position"] for line in sealed.lines] == [2, 4]
     assert sealed.verified() == Finding(5, 0, 2, 4)
     assert [event.act for event in events(sealed.db)][2::2] == ["audit.signed", "audit.signed"]
+
+
+def test_a_time_to_come_in_the_database_does_not_end_the_signing(sealed) -> None:
+    tell(sealed.db)
+    assert sealed.seal(NOW, every=timedelta(minutes=5))
+    tell(sealed.db)
+    with sealed.db.begin() as session:
+        session.execute(update(AuditSink).values(at=NOW + timedelta(days=3000)))
+
+    assert sealed.seal(NOW + timedelta(seconds=1), every=timedelta(minutes=5))
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_own_heads_that_lack_what_the_trail_says_was_signed_were_cut_off(sealed, kept: int) -> None:
+    for _ in range(2):
+        tell(sealed.db)
+        sealed.seal()
+    sealed.file.write_text("".join(f"{line}\n" for line in sealed.lines[:kept]) + "no JSON\n")
+    there = seal.read(sealed.lines, sealed.key.public_key())
+
+    assert verified(sealed.db, there).problem == ""  # a copy may be older
+    own = verified(sealed.db, replace(there, whole_of=sealed.name_of_key))
+    assert own.problem == f"event 3 was signed, and the signed heads end with event {kept}: some were cut off"
+    assert verified(sealed.db, replace(there, whole_of="0" * 64)).problem == ""  # another machine signed with its own
+
+
+def test_heads_that_were_put_aside_for_a_backup_are_not_missed(sealed) -> None:
+    tell(sealed.db)
+    sealed.seal()
+    sealed.file.unlink()
+    with sealed.db.begin() as session:
+        audit.record(session, Act.DATABASE_RESTORED, at=NOW, signed=9, events=2)
+
+    assert verified(sealed.db, seal.Heads(whole_of=sealed.name_of_key)).problem == ""
+
+
+def test_what_is_not_signed_yet_is_told_with_its_time(sealed) -> None:
+    tell(sealed.db)
+    sealed.seal()
+    assert sealed.verified().unsigned_since == ""
+    tell(sealed.db, 2)
+
+    assert datetime.fromisoformat(sealed.verified().unsigned_since) == NOW
 
 
 def test_no_head_is_signed_before_its_time(sealed) -> None:

@@ -38,7 +38,7 @@ class Finding:
     """`bad` is the first event that is not as it was written, and `problem` what is wrong; "" where the chain is whole.
 
     `unchained` events are from before the chain began: nothing proves them. Of the signed heads `heads` match, the last of
-    them that of event `signed`.
+    them that of event `signed`. `unsigned_since` (ISO 8601) is when the first event after the last signed head was written.
     """
 
     events: int
@@ -47,6 +47,7 @@ class Finding:
     signed: int
     bad: int | None = None
     problem: str = ""
+    unsigned_since: str = field(default="", compare=False)
 
 
 def canonical(value: object) -> str:

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -52,10 +53,18 @@ class Signed(Head):
 
 @dataclass(frozen=True)
 class Heads:
-    """What a file of signed heads holds; `problem` names its first line that cannot be believed."""
+    """What a file of signed heads holds; `problem` names its first line that cannot be believed.
+
+    `whole_of`: the key (SHA-256) of which it should have every signature that the trail tells of; a copy may lack the last.
+    """
 
     signed: tuple[Signed, ...] = ()
     problem: str = ""
+    whole_of: str = ""
+
+    @property
+    def last(self) -> int:
+        return max((head.position for head in self.signed), default=0)
 
 
 def heads_file(config: Config) -> Path:
@@ -103,7 +112,8 @@ def seal(now: datetime, *, db: Database, key: Ed25519PrivateKey, heads: Path, ev
         if head is None or head.position < sink.position:
             _logger.error("audit.truncated", count=sink.position)
             return False
-        if not (is_first or sink.at + every <= now) or not _is_new(session, sink.position):
+        is_due = is_first or not now - every < sink.at <= now  # a time to come is nobody's signature: it is due, too
+        if not is_due or not _is_new(session, sink.position):
             return False
         _append(heads, _line(head, now, key))
         crash_point("seal.appended")
@@ -129,22 +139,27 @@ def read(lines: Iterable[str], key: Ed25519PublicKey) -> Heads:
     return Heads(tuple(signed))
 
 
-def heads(config: Config) -> Heads:
+def heads(config: Config, key: Path | None = None) -> Heads:
     """Those that this gateway signed itself; none before the first. Raises ConfigError, OSError."""
-    file = heads_file(config)
-    if not file.exists():
+    file, key = heads_file(config), key or public_key_file(config)
+    if not key.exists():
         return Heads()
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        return read(lines, public_key(public_key_file(config)))
+    with file.open(encoding="utf-8", errors="replace") if file.exists() else nullcontext(()) as lines:
+        return replace(read(lines, public_key(key)), whole_of=_fingerprint(public_key(key)))
 
 
 def verify(db: Database, heads: Heads, *, watch: Callable[[Iterable[Entry], int], Iterable[Entry]]) -> Finding:
     """Walk the whole trail as it is now; `watch` sees the entries pass and is told how many there will be."""
+    told = _Told(heads)
     with snapshot(db) as session:
         head = audit.head_of(session)
         entries = watch(audit.entries(session), head.position if head else 0)
-        found = chain.verify(entries, head, heads.signed)
-    return found if found.problem else replace(found, problem=heads.problem)
+        found = chain.verify(map(told.see, entries), head, heads.signed)
+    found = replace(found, unsigned_since=told.unsigned_since)
+    problem = heads.problem
+    if not problem and told.signed > heads.last:
+        problem = f"event {told.signed} was signed, and the signed heads end with event {heads.last}: some were cut off"
+    return found if found.problem else replace(found, problem=problem)
 
 
 def verified(db: Database, found: Finding, *, actor: str, now: datetime) -> None:
@@ -154,6 +169,26 @@ def verified(db: Database, found: Finding, *, actor: str, now: datetime) -> None
             session, Act.AUDIT_VERIFIED, at=now, actor=actor, outcome=audit.SERIOUS if found.problem else 0,
             events=found.events, heads=found.heads, bad=found.bad, problem=found.problem,
         )  # fmt: skip
+
+
+@dataclass
+class _Told:
+    """What the trail itself says of its signatures."""
+
+    heads: Heads
+    signed: int = 0
+    """The last event of which the file should have a head. Those of before a backup that was brought back were put aside."""
+    unsigned_since: str = ""
+
+    def see(self, entry: Entry) -> Entry:
+        act, detail = entry.fields.get("act"), entry.fields.get("detail") or {}
+        if act == Act.AUDIT_SIGNED and self.heads.whole_of and detail.get("key") == self.heads.whole_of:
+            self.signed = int(detail["events"])
+        elif act == Act.DATABASE_RESTORED:
+            self.signed = 0
+        if entry.id > self.heads.last and act != Act.AUDIT_SIGNED and not self.unsigned_since:
+            self.unsigned_since = str(entry.fields.get("at", ""))
+        return entry
 
 
 def _make_key(path: Path) -> None:

@@ -102,11 +102,10 @@ class Desk:
         return not found.problem
 
     def _heads(self, heads: Path | None, public_key: Path | None) -> seal.Heads:
-        file = heads or seal.heads_file(self._config)
-        if heads is None and not file.exists():
-            return seal.Heads()
+        if heads is None:
+            return seal.heads(self._config, public_key)
         key = seal.public_key(public_key or seal.public_key_file(self._config))
-        with file.open(encoding="utf-8", errors="replace") as lines:
+        with heads.open(encoding="utf-8", errors="replace") as lines:
             return seal.read(lines, key)
 
     def _watch(self, entries: Iterable[Entry], total: int) -> Iterable[Entry]:

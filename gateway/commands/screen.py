@@ -161,6 +161,8 @@ class Screen:
         if found.heads:
             when = max(head.at for head in heads.signed if head.position == found.signed)
             self.line(f"{found.heads} signed heads match, the last is of event {found.signed}, signed at {at(when)}")
+            if found.unsigned_since:
+                self.line(f"what came after it, since {at(datetime.fromisoformat(found.unsigned_since))}, is not signed yet")
         elif not found.problem:
             self.line("[yellow]no signed head matches: a trail that was written anew from its beginning would not show[/]")
 

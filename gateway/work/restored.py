@@ -53,7 +53,7 @@ def _signed(config: Config) -> int:
     if not heads.exists() or not public_key_file(config).exists():
         return 0
     with heads.open() as lines:
-        return max((one.position for one in read(lines, public_key(public_key_file(config))).signed), default=0)
+        return read(lines, public_key(public_key_file(config))).last
 
 
 def _there(db: Database) -> int:

@@ -2,6 +2,7 @@
 
 import shutil
 import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from gateway.doors.journal import Entry, entries, segments
 from gateway.doors.policy import Policy
 from gateway.doors.visits import Limits
 from gateway.engine import Queues
-from gateway.ingest.dimse import Listener, Wrap
+from gateway.ingest.dimse import Listener
 from gateway.prove import told
 from gateway.receive import receive
 from gateway.rows.tables import Instance, Version
@@ -53,7 +54,7 @@ class Gate:
         database: Path | None = None,
         *,
         policy: Policy = Policy("AIGATEWAY"),
-        wrap: Wrap | None = None,
+        context: Callable[[], ssl.SSLContext] | None = None,
         door: type[Door] = Door,
         journal: Path | None = None,
         keep_free_bytes: int = 0,
@@ -73,7 +74,7 @@ class Gate:
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         times = {"idle_seconds": 30.0, "pdu_seconds": 10.0, "association_seconds": 5.0, "maximum_instance_bytes": 2**30}
         self.listener = Listener(
-            self._listening, door=self.door, policy=policy, limits=self.limits, wrap=wrap, **(times | settings)
+            self._listening, door=self.door, policy=policy, limits=self.limits, context=context, **(times | settings)
         )  # fmt: skip
         self.port = self.listener.port
 

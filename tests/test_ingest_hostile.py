@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -175,7 +176,7 @@ def test_a_data_set_that_is_too_long_is_refused_and_the_next_instance_is_taken(t
 def test_half_open_connections_of_one_address_leave_room_for_another(tmp_path: Path) -> None:
     with open_gate(tmp_path, maximum_half_open=8, maximum_per_address=4) as gate:
         silent = [Scanner(gate.port) for _ in range(4)]
-        wait(lambda: gate.limits._half_open == 4)
+        wait(lambda: len(gate.limits._half_open) == 4)
 
         with Scanner(gate.port) as fifth:
             assert fifth.read().kind == -1
@@ -190,14 +191,39 @@ def test_half_open_connections_of_one_address_leave_room_for_another(tmp_path: P
         ]
 
 
-def test_half_open_connections_keep_others_out_only_until_their_deadline(tmp_path: Path) -> None:
-    with open_gate(tmp_path, maximum_half_open=4, **HALF_A_SECOND) as gate:
-        silent = [Scanner(gate.port) for _ in range(4)]
-        wait(lambda: gate.limits._half_open == 4)
-        with Scanner(gate.port) as fifth:
-            assert fifth.read().kind == -1
+def test_where_half_open_connections_leave_no_room_the_oldest_of_whoever_has_most_makes_it(tmp_path: Path) -> None:
+    with open_gate(tmp_path, maximum_half_open=4) as gate, Scanner(gate.port, address="127.0.0.3") as alone, ExitStack() as stack:
+        wait(lambda: len(gate.limits._half_open) == 1)
+        silent = []
+        for number in range(3):
+            silent.append(stack.enter_context(Scanner(gate.port)))
+            wait(lambda number=number: len(gate.limits._half_open) == 2 + number)
 
-        assert gate.takes(GOOD)
+        with Scanner(gate.port, address="127.0.0.2") as another:
+            assert another.associate().kind == AC
+            assert another.store(GOOD) == 0x0000
+
+        assert silent[0].read().kind == -1
+        assert [scanner.associate().kind for scanner in (*silent[1:], alone)] == [AC] * 3
+        assert [(one.origin.address, one.reason) for one in gate.turned_away()] == [
+            ("127.0.0.1", "expected an association before more connections came")
+        ]
+    wait(gate.is_empty)
+    assert not gate.limits._addresses
+
+
+def test_a_modality_comes_in_with_all_its_connections_while_a_stranger_opens_more_and_more(tmp_path: Path) -> None:
+    with open_gate(tmp_path, maximum_associations=32) as gate, ExitStack() as stack:
+        silent = [Scanner(gate.port) for _ in range(64)]
+        wait(lambda: len(gate.limits._half_open) == 64)
+        burst = []
+        for number in range(32):
+            burst.append(stack.enter_context(Scanner(gate.port, address="127.0.0.2")))
+            silent[number].socket.close()
+            silent[number] = Scanner(gate.port)
+
+        assert [scanner.associate().kind for scanner in burst] == [AC] * 32
+        assert {one.origin.address for one in gate.turned_away()} == {"127.0.0.1"}
         for scanner in silent:
             scanner.socket.close()
 
@@ -225,7 +251,7 @@ def test_of_a_hundred_at_once_as_many_as_may_come_in_and_nothing_of_the_others_i
 
 
 def test_a_flood_of_connections_does_not_flood_the_trail(tmp_path: Path) -> None:
-    with open_gate(tmp_path, maximum_half_open=0) as gate:
+    with open_gate(tmp_path, maximum_per_address=0) as gate:
         for _ in range(100):
             with Scanner(gate.port) as scanner:
                 assert scanner.read().kind == -1

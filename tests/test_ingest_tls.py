@@ -2,12 +2,11 @@
 
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,7 @@ import pytest
 from pynetdicom import AE
 
 from gateway.doors.policy import Caller, Policy
-from gateway.ingest.dimse import Wrap
-from gateway.machine.tls import ServerContext, handshake, names
+from gateway.machine.tls import ServerContext
 from tests.certificates import Authority, Issued, client_context
 from tests.gate_fixture import Gate, open_gate, wait
 from tests.peers_fixture import stored
@@ -36,20 +34,14 @@ class Hospital:
     server: Issued
     ct1: Issued
 
-    def wrap(self, *, seconds: float = 5.0) -> Wrap:
+    def context(self) -> Callable[[], ssl.SSLContext]:
         """As doorway.py has it."""
-        context = ServerContext(
+        return ServerContext(
             certificate=self.server.certificate,
             key=self.server.key,
             authorities=self.authority.certificate,
             minimum_version="1.2",
-        )
-
-        def wrap(connection: socket.socket) -> tuple[socket.socket, frozenset[str]]:
-            secured = handshake(connection, context.current(), seconds=seconds)
-            return secured, names(secured.getpeercert() or {})
-
-        return wrap
+        ).current
 
     def client(self, issued: Issued | None = None) -> ssl.SSLContext:
         return client_context(self.authority, issued or self.ct1)
@@ -62,8 +54,8 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
 
 
 @contextmanager
-def secure_gate(folder: Path, hospital: Hospital, *, seconds: float = 5.0, **settings: Any) -> Iterator[Gate]:
-    with open_gate(folder, wrap=hospital.wrap(seconds=seconds), **settings) as gate:
+def secure_gate(folder: Path, hospital: Hospital, **settings: Any) -> Iterator[Gate]:
+    with open_gate(folder, context=hospital.context(), **settings) as gate:
         yield gate
 
 
@@ -182,9 +174,9 @@ def test_a_caller_that_must_show_a_certificate_is_rejected_on_the_port_without_t
 def test_who_does_not_end_its_handshake_holds_nobody_up_and_is_cut_off(
     tmp_path: Path, hospital: Hospital, beginning: bytes
 ) -> None:
-    with secure_gate(tmp_path, hospital, seconds=1.0) as gate, Scanner(gate.port) as silent:
+    with secure_gate(tmp_path, hospital, association_seconds=1.0) as gate, Scanner(gate.port) as silent:
         silent.send(beginning)
-        wait(lambda: gate.limits._half_open == 1)
+        wait(lambda: len(gate.limits._half_open) == 1)
 
         assert stores(gate, hospital.client())
         assert not gate.turned_away()
@@ -193,8 +185,20 @@ def test_who_does_not_end_its_handshake_holds_nobody_up_and_is_cut_off(
         assert [one.reason for one in gate.turned_away()] == ["expected a TLS handshake in time"]
 
 
+@pytest.mark.parametrize("beginning", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"], ids=["silent", "half a hello"])
+def test_who_does_not_end_its_handshake_makes_room_for_another(tmp_path: Path, hospital: Hospital, beginning: bytes) -> None:
+    with secure_gate(tmp_path, hospital, maximum_half_open=1) as gate, Scanner(gate.port) as silent:
+        silent.send(beginning)
+        wait(lambda: len(gate.limits._half_open) == 1)
+
+        assert stores(gate, hospital.client())
+        assert silent.read().kind == -1
+        wait(gate.is_empty)
+        assert [one.reason for one in gate.turned_away()] == ["expected an association before more connections came"]
+
+
 def test_a_handshake_that_comes_byte_by_byte_is_cut_off_at_its_deadline(tmp_path: Path, hospital: Hospital) -> None:
-    with secure_gate(tmp_path, hospital, seconds=0.5) as gate, Scanner(gate.port) as slow:
+    with secure_gate(tmp_path, hospital, association_seconds=0.5) as gate, Scanner(gate.port) as slow:
         for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200):
             slow.send(bytes((byte,)))
             time.sleep(0.05)
@@ -208,7 +212,7 @@ def test_a_handshake_that_comes_byte_by_byte_is_cut_off_at_its_deadline(tmp_path
 
 def test_a_connection_that_is_reset_in_the_handshake_leaves_nothing(gate: Gate, hospital: Hospital) -> None:
     scanner = Scanner(gate.port)
-    wait(lambda: gate.limits._half_open == 1)
+    wait(lambda: len(gate.limits._half_open) == 1)
     scanner.reset()
 
     wait(gate.is_empty)

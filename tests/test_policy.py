@@ -285,14 +285,40 @@ def test_connections_of_one_address_are_limited_and_those_of_another_are_not() -
     entered(counted)
 
 
-def test_connections_that_do_not_associate_are_limited_and_those_that_do_make_room() -> None:
-    ours = pair()
-    counted = limits(ours, maximum_half_open=1)
-    silent = entered(counted, "10.0.0.1")
+def test_of_too_many_that_do_not_associate_the_oldest_of_whoever_has_most_makes_room_and_never_begins() -> None:
+    ours, called = pair(), list[str]()
+    counted = limits(ours, maximum_half_open=3)
 
-    assert numbers(counted.enter("10.0.0.2")) == OVER_LIMIT
-    assert silent.begin(ours.callers[0], 0) is None
-    entered(counted, "10.0.0.2")
+    def come(name: str, address: str) -> Visit:
+        found = counted.enter(address, lambda: called.append(name))
+        assert isinstance(found, Visit)
+        return found
+
+    come("other", "10.0.0.2")
+    first, second = come("first", "10.0.0.1"), come("second", "10.0.0.1")
+    come("newcomer", "10.0.0.3")
+
+    assert called == ["first"]
+    assert numbers(first.begin(ours.callers[0], 0)) == OVER_LIMIT
+    assert second.begin(ours.callers[0], 0) is None
+    for visit in (first, first, second):
+        visit.leave()
+    come("third", "10.0.0.1")
+    assert called == ["first"]
+    come("fourth", "10.0.0.1")
+    assert called == ["first", "third"]  # where all have as many, it is the turn of who comes
+
+
+def test_an_association_makes_room_for_nobody() -> None:
+    ours, called = pair(), list[str]()
+    counted = limits(ours, maximum_half_open=1)
+    established = counted.enter("10.0.0.1", lambda: called.append("established"))
+    assert isinstance(established, Visit) and established.begin(ours.callers[0], 0) is None
+
+    entered(counted, "10.0.0.1")
+    entered(counted, "10.0.0.1")
+
+    assert not called and not established.is_displaced
 
 
 def test_a_rejected_association_goes_on_counting_as_half_open_until_it_leaves() -> None:
@@ -302,9 +328,8 @@ def test_a_rejected_association_goes_on_counting_as_half_open_until_it_leaves() 
     second = entered(counted)
 
     assert numbers(second.begin(ours.callers[0], 0)) == OVER_LIMIT
-    assert numbers(counted.enter("10.0.0.2")) == OVER_LIMIT
-    second.leave()
-    entered(counted)
+    entered(counted, "10.0.0.2")
+    assert second.is_displaced
 
 
 def test_associations_of_all_callers_are_limited() -> None:
@@ -503,7 +528,7 @@ def test_threads_at_the_same_time_never_pass_the_limit() -> None:
     for visit in let_in:
         visit.leave()
     assert [begun(counted, ours.callers[0]) for _ in range(3)]
-    assert counted._half_open == 0
+    assert not counted._half_open
 
 
 def test_a_request_is_let_in_by_network_or_certificate_and_never_for_an_ae_title() -> None:

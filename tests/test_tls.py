@@ -16,7 +16,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.errors import ConfigError
-from gateway.machine.tls import ServerContext, handshake, names, words
+from gateway.machine.tls import ServerContext, handshake, names, secure, words
 from tests.certificates import Authority, Issued, client_context
 
 PATIENCE = 20
@@ -79,7 +79,8 @@ class Listening:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            found = handshake(connection, self._context.current(), seconds=self._seconds)
+            found = secure(connection, self._context.current())
+            handshake(found, seconds=self._seconds)
         except OSError as error:
             self.outcomes.put(error)
             return
@@ -349,7 +350,8 @@ def test_after_the_handshake_the_timeout_of_the_connection_counts_again(secured,
     client = threading.Thread(target=lambda: client_context(authority, ct1).wrap_socket(theirs).close())
     client.start()
 
-    with handshake(ours, secured().current(), seconds=PATIENCE) as found:
+    with secure(ours, secured().current()) as found:
+        handshake(found, seconds=PATIENCE)
         assert found.gettimeout() == 7
     client.join(PATIENCE)
 
@@ -360,7 +362,7 @@ def test_a_handshake_that_fails_leaves_no_open_connection(secured) -> None:
 
     with theirs:
         with pytest.raises(TimeoutError):
-            handshake(ours, secured().current(), seconds=0.01)
+            handshake(secure(ours, secured().current()), seconds=0.01)
 
         assert theirs.recv(64) == b""
 

@@ -51,7 +51,8 @@ class DimseSection(Section):
     maximum_per_address: int = Field(default=64, ge=1)
     """Connections of one address at a time, in each process."""
     maximum_half_open: int = Field(default=64, ge=1)
-    """Connections that have not associated yet, of all addresses together, in each process."""
+    """Connections that have not associated yet, of all addresses together, in each process; past it, the oldest of whichever
+    address has most of them is closed."""
     maximum_instance_bytes: int = Field(default=2 * 1024**3, ge=1024)
     idle_seconds: float = Field(default=60, gt=0)
     """An association that says nothing for so long is ended."""

@@ -3,13 +3,15 @@
 import threading
 from array import array
 from collections import Counter
-from collections.abc import MutableSequence
+from collections.abc import Callable, MutableSequence
 from math import inf
 from typing import Self
 
 from gateway.doors.policy import ANYONE, Caller, Policy, Rejection
+from gateway.machine.crowd import crowded
 
 _CONGESTED, _OVER_LIMIT = (2, 3, 1), (2, 3, 2)
+DISPLACED = "expected an association before more connections came"
 _MEGABYTE, _MINUTE, _BURST_SECONDS = 1_000_000, 60.0, 1.0
 
 
@@ -46,7 +48,7 @@ class Limits:
         self._table = array("q", bytes(8 * self.size(policy, processes))) if shared is None else shared
         self._lock = threading.Lock()
         self._addresses: Counter[str] = Counter()
-        self._half_open = 0
+        self._half_open: dict[Visit, None] = {}  # oldest first
         for row in range(1 + len(self._names)):
             self._table[self._own(row)] = 0
 
@@ -55,21 +57,32 @@ class Limits:
         """How many numbers the processes share."""
         return (1 + len(policy.callers or (ANYONE,))) * (2 + processes)
 
-    def enter(self, address: str) -> "Visit | Rejection":
-        """A connection was accepted. A rejection here comes before any PDU: the connection is closed."""
+    def enter(self, address: str, make_room: Callable[[], None] = lambda: None) -> "Visit | Rejection":
+        """A connection was accepted. A rejection here comes before any PDU: the connection is closed.
+
+        Where too many are half open, the oldest of the address that has most of them is called to `make_room`, and never begins.
+        """
+        visit, oldest = Visit(self, address, make_room), None
         with self._lock:
-            if self._half_open >= self._maximum_half_open:
-                return Rejection(*_OVER_LIMIT, "expected fewer connections that have not associated")
             if self._addresses[address] >= self._maximum_per_address:
                 return Rejection(*_OVER_LIMIT, "expected fewer connections of this address")
-            self._half_open += 1
             self._addresses[address] += 1
-        return Visit(self, address)
+            self._half_open[visit] = None
+            if len(self._half_open) > self._maximum_half_open:
+                half_open = list(self._half_open)
+                oldest = half_open[crowded([one.address for one in half_open])]
+                oldest.is_displaced = True
+                del self._half_open[oldest]
+        if oldest is not None:
+            oldest.make_room()
+        return visit
 
-    def begin(self, caller: Caller, now: float) -> Rejection | None:
+    def begin(self, visit: "Visit", caller: Caller, now: float) -> Rejection | None:
         """Called by Visit.begin."""
         row, most = self._names[caller.name], caller.maximum_associations
         with self._lock:
+            if visit.is_displaced:
+                return Rejection(*_OVER_LIMIT, DISPLACED)
             if self.draining:
                 return Rejection(*_CONGESTED, self.draining)
             if self._open(0) >= self._maximum:
@@ -81,7 +94,7 @@ class Limits:
                 if self._ahead(row, 0, now) + spacing > _MINUTE * (1 + 1e-9):
                     return Rejection(*_OVER_LIMIT, f"expected fewer associations a minute of caller {caller.name}")
                 self._advance(row, 0, spacing, now)
-            self._half_open -= 1
+            del self._half_open[visit]
             for counted in (0, row):
                 self._table[self._own(counted)] += 1
         return None
@@ -95,16 +108,16 @@ class Limits:
             self._advance(row, 1, received_bytes / (caller.megabytes_per_second * _MEGABYTE), now)
             return max(0.0, self._ahead(row, 1, now) - _BURST_SECONDS)
 
-    def leave(self, address: str, caller: Caller | None) -> None:
+    def leave(self, visit: "Visit") -> None:
         """Called by Visit.leave."""
         with self._lock:
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
-            if caller is None:
-                self._half_open -= 1
+            self._addresses[visit.address] -= 1
+            if not self._addresses[visit.address]:
+                del self._addresses[visit.address]
+            if visit.caller is None:
+                self._half_open.pop(visit, None)
                 return
-            for counted in (0, self._names[caller.name]):
+            for counted in (0, self._names[visit.caller.name]):
                 self._table[self._own(counted)] -= 1
 
     def _own(self, row: int) -> int:
@@ -125,13 +138,16 @@ class Limits:
 class Visit:
     """One connection, from its accept to its close. As a context manager it gives back whatever it was counted for."""
 
-    def __init__(self, limits: Limits, address: str) -> None:
-        self._limits, self._address, self._gone = limits, address, False
+    def __init__(self, limits: Limits, address: str, make_room: Callable[[], None]) -> None:
+        self._limits, self._gone = limits, False
+        self.address, self.make_room = address, make_room
         self.caller: Caller | None = None
+        self.is_displaced = False
+        """It has made room for another before it associated."""
 
     def begin(self, caller: Caller, now: float) -> Rejection | None:
         """Count the association of an admitted caller, once; rejected, the connection goes on counting as half open."""
-        rejection = self._limits.begin(caller, now)
+        rejection = self._limits.begin(self, caller, now)
         if rejection is None:
             self.caller = caller
         return rejection
@@ -144,7 +160,7 @@ class Visit:
         """The connection was closed; a second time does nothing."""
         if not self._gone:
             self._gone = True
-            self._limits.leave(self._address, self.caller)
+            self._limits.leave(self)
 
     def __enter__(self) -> Self:
         return self

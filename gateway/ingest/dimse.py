@@ -5,10 +5,12 @@ silent or hostile holds nobody up but itself, and not for long.
 """
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from uuid import uuid4
 
 import structlog
@@ -35,7 +37,7 @@ from gateway import log
 from gateway.dicom.instance import Origin
 from gateway.doors.door import Door
 from gateway.doors.policy import Policy, Rejection
-from gateway.doors.visits import Limits, Visit
+from gateway.doors.visits import DISPLACED, Limits, Visit
 from gateway.ingest._association import Association
 from gateway.ingest._notices import COMMITMENT, PROCEDURE_STEP
 from gateway.ingest._wire import Wire
@@ -52,14 +54,11 @@ SUPPORTED: Mapping[str, Sequence[str]] = dict.fromkeys(STORAGE, TRANSFER_SYNTAXE
 )
 _GRACE_SECONDS = 3
 
-Wrap = Callable[[socket.socket], tuple[socket.socket, frozenset[str]]]
-"""Ends the handshake of TLS, within its deadline; the names of the certificate that came."""
-
 _logger = structlog.get_logger()
 
 
 class Listener:
-    """Takes associations from a listening socket until it is closed. `wrap` is given where that socket speaks TLS."""
+    """Takes associations from a listening socket until it is closed. `context` is asked for each connection's; None: no TLS."""
 
     def __init__(
         self,
@@ -72,9 +71,9 @@ class Listener:
         idle_seconds: float,
         pdu_seconds: float,
         association_seconds: float,
-        wrap: Wrap | None = None,
+        context: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
-        self._listening, self._door, self._policy, self._limits, self._wrap = listening, door, policy, limits, wrap
+        self._listening, self._door, self._policy, self._limits, self._context = listening, door, policy, limits, context
         self._maximum_instance_bytes = maximum_instance_bytes
         self._idle, self._pdu, self._association = idle_seconds, pdu_seconds, association_seconds
         self._open: dict[str, tuple[threading.Thread, socket.socket]] = {}
@@ -92,8 +91,7 @@ class Listener:
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         for thread, connection in list(self._open.values()):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            tls.cut_off(connection)
             thread.join(1)
 
     def _accept(self) -> None:
@@ -106,16 +104,23 @@ class Listener:
                 _logger.error("association.not_accepted", error=type(error).__name__)
                 time.sleep(0.1)  # out of file descriptors: those that end will free some
                 continue
-            visit = self._limits.enter(address)
+            origin = Origin("dimse", str(uuid4()), address=address)
+            visit = self._limits.enter(address, partial(self._displace, origin))
             if isinstance(visit, Rejection):
                 connection.close()
-                self._door.turn_away(Origin("dimse", str(uuid4()), address=address), visit.words)
+                self._door.turn_away(origin, visit.words)
                 continue
-            self._take(connection, address, visit)
+            self._take(connection, origin, visit)
 
-    def _take(self, connection: socket.socket, address: str, visit: Visit) -> None:
-        key = str(uuid4())
-        thread = threading.Thread(target=self._hold, args=(key, connection, address, visit), name="association", daemon=True)
+    def _displace(self, origin: Origin) -> None:
+        """Called by whoever accepts another. One that is not open yet looks for itself (is_displaced)."""
+        if (held := self._open.get(origin.association)) is not None:
+            tls.cut_off(held[1])
+        self._door.turn_away(origin, DISPLACED)
+
+    def _take(self, connection: socket.socket, origin: Origin, visit: Visit) -> None:
+        key = origin.association
+        thread = threading.Thread(target=self._hold, args=(connection, origin, visit), name="association", daemon=True)
         self._open[key] = (thread, connection)
         try:
             thread.start()
@@ -125,26 +130,32 @@ class Listener:
             visit.leave()
             connection.close()
 
-    def _hold(self, key: str, connection: socket.socket, address: str, visit: Visit) -> None:
-        origin, names = Origin("dimse", key, address=address), None
+    def _hold(self, connection: socket.socket, origin: Origin, visit: Visit) -> None:
+        key = origin.association
         try:
             with visit, connection:
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                if self._wrap is not None:
-                    connection, names = self._wrap(connection)
-                    self._open[key] = (threading.current_thread(), connection)  # the one that can be shut down from now on
+                if self._context is not None:
+                    connection = tls.secure(connection, self._context())
+                    self._open[key] = (threading.current_thread(), connection)  # the one that can be cut off from now on
                 with connection:
-                    self._run(connection, visit, origin, names)
+                    if not visit.is_displaced:
+                        self._run(connection, visit, origin)
         except OSError as error:
-            self._door.turn_away(origin, tls.words(error) if self._wrap else "expected a connection that holds")
-            _logger.warning("handshake.failed", address=address, error=type(error).__name__)
+            if not visit.is_displaced:  # which was told
+                self._door.turn_away(origin, tls.words(error) if self._context else "expected a connection that holds")
+                _logger.warning("handshake.failed", address=origin.address, error=type(error).__name__)
         except Exception as error:  # noqa: BLE001 - boundary: one association must not end the process
             _logger.error("association.failed", error=type(error).__name__, stack=log.stack_without_values(error))
         finally:
             del self._open[key]
 
-    def _run(self, connection: socket.socket, visit: Visit, origin: Origin, names: frozenset[str] | None) -> None:
+    def _run(self, connection: socket.socket, visit: Visit, origin: Origin) -> None:
+        names = None
+        if isinstance(connection, ssl.SSLSocket):
+            tls.handshake(connection, seconds=self._association)
+            names = tls.names(connection.getpeercert())
         wire = Wire(connection, idle_seconds=self._association, pdu_seconds=self._association)
         association = Association(
             wire, self._door, visit, self._policy, SUPPORTED, STORAGE, self._maximum_instance_bytes, origin, names

@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -148,18 +149,22 @@ def _marks(file: Path) -> tuple[int, ...] | None:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
-def handshake(connection: socket.socket, context: ssl.SSLContext, *, seconds: float) -> ssl.SSLSocket:
+def secure(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
+    """The connection from now on, before its handshake. Where this raises, an OSError, the connection is closed."""
+    try:
+        connection.getpeername()  # fails for one that was reset already, which wrapping would leave to the garbage collector
+        return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def handshake(secured: ssl.SSLSocket, *, seconds: float) -> None:
     """The server's side of it, over after `seconds` however the bytes come: TimeoutError then, or another OSError.
 
     The connection's own timeout counts again afterwards. Where this raises, the connection is closed.
     """
-    deadline, timeout = time.monotonic() + seconds, connection.gettimeout()
-    try:
-        connection.getpeername()  # fails for one that was reset already, which wrapping would leave to the garbage collector
-        secured = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-    except BaseException:
-        connection.close()
-        raise
+    deadline, timeout = time.monotonic() + seconds, secured.gettimeout()
     try:
         secured.settimeout(0)
         while not _shaken(secured, deadline):
@@ -168,7 +173,13 @@ def handshake(connection: socket.socket, context: ssl.SSLContext, *, seconds: fl
     except BaseException:
         secured.close()
         raise
-    return secured
+
+
+def cut_off(connection: socket.socket) -> None:
+    """By another thread than the one that holds the connection, which then finds it at its end."""
+    with suppress(OSError):
+        # Not SSLSocket's own, after which the thread that holds it would go on without TLS.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def _shaken(secured: ssl.SSLSocket, deadline: float) -> bool:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ from gateway.doors.visits import Limits
 from gateway.ingest import Ingest
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES, Listener
 from gateway.ingest.folder import Folder
-from gateway.machine.tls import ServerContext, handshake, names
+from gateway.machine.tls import ServerContext
 
 # What is imported here every ingest process pays for, in its memory and in the time until it is there again after a death:
 # gateway.toml was read by others, and HTTP is spoken by those that are asked to.
@@ -124,14 +123,8 @@ def _listeners(
     common |= given["seconds"]
     listeners = [Listener(sockets["dimse"], **common)]
     if "dimse_tls" in sockets and tls is not None:
-        seconds = given["seconds"]["association_seconds"]
-        listeners.append(Listener(sockets["dimse_tls"], wrap=partial(_wrapped, tls=tls, seconds=seconds), **common))
+        listeners.append(Listener(sockets["dimse_tls"], context=tls.current, **common))
     return listeners
-
-
-def _wrapped(connection: socket.socket, *, tls: ServerContext, seconds: float) -> tuple[socket.socket, frozenset[str]]:
-    secured = handshake(connection, tls.current(), seconds=seconds)
-    return secured, names(secured.getpeercert() or {})
 
 
 def _server(given: Mapping[str, Any], door: Door, policy: Policy, tls: ServerContext | None, listening: socket.socket) -> Ingest:

@@ -937,14 +937,37 @@ def retry(act, until):
     return result
 
 
-def test_more_connections_than_allowed_are_closed(tmp_path):
-    with serving(tmp_path / "door", maximum_connections=2) as web:
-        with socket.create_connection(("127.0.0.1", web.server.port), timeout=30) as first:
-            first.sendall(posted(body(FILES[0]))[:-1])
-            with socket.create_connection(("127.0.0.1", web.server.port), timeout=30) as second:
-                second.sendall(b"POST")
-                time.sleep(0.1)
-                assert raw(web, posted(body(FILES[1]))) is None
+@contextmanager
+def connected(web, content=b"", *, address="127.0.0.1"):
+    with socket.create_connection(("127.0.0.1", web.server.port), timeout=30, source_address=(address, 0)) as connection:
+        connection.sendall(content)
+        time.sleep(0.1)
+        yield connection
+
+
+def test_where_connections_that_wait_leave_no_room_the_oldest_of_whoever_has_most_makes_it(tmp_path):
+    whole = posted(body(FILES[0]))
+    with (
+        serving(tmp_path / "door", maximum_connections=4) as web,
+        connected(web, whole[:-1], address="127.0.0.2") as served,
+        connected(web, address="127.0.0.3") as alone,
+        connected(web, whole) as idle,
+        connected(web, b"POST") as slow,
+    ):
+        assert answered(idle) == 200
+        with connected(web, whole, address="127.0.0.4") as newcomer:
+            assert answered(newcomer) == 200
+
+        assert idle.recv(1) == b""
+        for connection, rest in ((served, whole[-1:]), (alone, whole), (slow, whole[4:])):
+            connection.sendall(rest)
+            assert answered(connection) == 200
+
+
+def test_who_comes_is_not_let_in_where_all_connections_are_being_served(tmp_path):
+    with serving(tmp_path / "door", maximum_connections=1) as web:
+        with connected(web, posted(body(FILES[0]))[:-1]):
+            assert raw(web, posted(body(FILES[1]))) is None
         web.wait(web.still_stores)
 
 

@@ -17,6 +17,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gateway.machine.crowd import crowded
 from gateway.machine.tls import names
 
 MAXIMUM_HEAD_BYTES = 16 * 1024
@@ -114,7 +115,7 @@ class _Server(uvicorn.Server):
 
 
 class Connection(H11Protocol):
-    """A connection that ends when there are too many, or when the other side takes too long over a request's head or our answer.
+    """A connection that ends when it has to make room, or when the other side takes too long over a head or our answer.
 
     `scope["state"]["names"]` are those of the other side's certificate: none where it showed none, None without TLS.
     """
@@ -123,11 +124,12 @@ class Connection(H11Protocol):
         super().__init__(**arguments)
         self._bounds = bounds
         self._deadline: asyncio.TimerHandle | None = None
+        self.made_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._bounds.maximum_connections:
-            transport.abort()
+        self.made_at = self.loop.time()
+        if len(self.connections) > self._bounds.maximum_connections and self._make_room() is self:
             return
         tls = transport.get_extra_info("ssl_object")
         self.app_state = {"names": names(tls.getpeercert()) if tls else None}
@@ -154,6 +156,20 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
+
+    def _make_room(self) -> "Connection":
+        """Of those that are silent, the oldest of the address that has most of them is cut off: this one, where no other is."""
+        silent = [one for one in self.connections if isinstance(one, Connection) and one.is_silent]
+        silent.sort(key=lambda one: one.made_at)
+        oldest = silent[crowded([one.client[0] if one.client else "" for one in silent])]
+        self.connections.discard(oldest)  # those that come at once do not choose the same
+        oldest.transport.abort()
+        return oldest
+
+    @property
+    def is_silent(self) -> bool:
+        """It waits for a request's head, and its last answer has gone."""
+        return self._waiting() and not self.transport.get_write_buffer_size()
 
     def _waiting(self) -> bool:
         """For a request's head, the first or the next."""

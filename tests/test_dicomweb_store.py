@@ -150,6 +150,19 @@ def test_who_is_no_caller_stores_nothing_whatever_token_it_has(tmp_path: Path, m
     assert answer.status_code == 403
 
 
+def test_the_limits_of_a_caller_are_for_what_it_stores_here_too(tmp_path: Path, migrated_sqlite: Path) -> None:
+    shutil.copy(migrated_sqlite, tmp_path / "gateway.db")
+    callers = [{"name": "here", "networks": ["127.0.0.0/8"], "associations_per_minute": 1}]
+    with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", callers=callers) as place:
+        place.add_people()
+        body, headers = multipart(part10(ct_series(1)[0]))
+        operator = token(place, "operator")
+
+        answers = [httpx2.post(f"{place.url}/dicom-web/studies", content=body, headers=headers | operator) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [200, 429]
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "expected"),
     [

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
+from ipaddress import ip_network
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -25,10 +26,11 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from gateway.doors import visits
 from gateway.doors.door import Door
 from gateway.doors.entry import Alarming, Declined, Ended, Kept, TurnedAway, promise
 from gateway.doors.journal import entries, segments
-from gateway.doors.policy import ANYONE, Caller, Rejection
+from gateway.doors.policy import ANYONE, Caller, Policy, Rejection
 from gateway.errors import OutOfResources
 from gateway.ingest.dicomweb import Limits, Server
 from gateway.peers import Sent, load_protocols, make_peer
@@ -93,13 +95,15 @@ class Web:
 
 
 @contextmanager
-def serving(folder, *, admit=lambda address, names: ANYONE, tls=None, door_of=Door, keep_free_bytes=0, **limits):
+def serving(folder, *, callers=(), admit=None, tls=None, door_of=Door, keep_free_bytes=0, **limits):
     folder.mkdir(exist_ok=True)
+    policy = Policy("AIGATEWAY", callers)
     door = door_of(folder, clock=lambda: datetime.now(UTC), keep_free_bytes=keep_free_bytes)
     server = Server(
         socket.create_server(("127.0.0.1", 0)),
         door=door,
-        admit=admit,
+        admit=admit or policy.admit_request,
+        counted=visits.Limits(policy, maximum_associations=1, maximum_per_address=1, maximum_half_open=1),
         tls=tls,
         sop_classes=[CTImageStorage],
         transfer_syntaxes=[ExplicitVRLittleEndian, ImplicitVRLittleEndian],
@@ -116,6 +120,10 @@ def serving(folder, *, admit=lambda address, names: ANYONE, tls=None, door_of=Do
 def web(tmp_path):
     with serving(tmp_path / "door") as running:
         yield running
+
+
+def near(name, address="127.0.0.1", **table):
+    return Caller(name, networks=(ip_network(address),), **table)
 
 
 def body(*files, head=HEAD):
@@ -682,10 +690,10 @@ def test_who_is_not_admitted_is_turned_away_before_anything_is_read(tmp_path):
 
 
 def test_a_caller_may_store_what_its_entry_allows_and_no_more(tmp_path):
-    with serving(tmp_path / "door", admit=lambda address, names: Caller("mr", sop_classes=frozenset(("1.2.3",)))) as web:
+    with serving(tmp_path / "door", callers=(near("mr", sop_classes=frozenset(("1.2.3",))),)) as web:
         assert web.post(body(FILES[0])).status_code == 409
         assert web.entries(Kept) == []
-    with serving(tmp_path / "other", admit=lambda address, names: Caller("small", maximum_instance_bytes=2000)) as web:
+    with serving(tmp_path / "other", callers=(near("small", maximum_instance_bytes=2000),)) as web:
         assert web.post(body(FILES[0])).status_code in {409, 413}
         assert web.entries(Kept) == []
 
@@ -969,6 +977,49 @@ def test_who_comes_is_not_let_in_where_all_connections_are_being_served(tmp_path
         with connected(web, posted(body(FILES[0]))[:-1]):
             assert raw(web, posted(body(FILES[1]))) is None
         web.wait(web.still_stores)
+
+
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        ({"maximum_associations": 1}, "expected fewer associations of caller ct"),
+        ({"associations_per_minute": 1}, "expected fewer associations a minute of caller ct"),
+    ],
+)
+def test_a_request_over_the_limit_of_its_caller_is_asked_to_come_again_and_told(tmp_path, table, reason):
+    whole = posted(body(FILES[0]))
+    with serving(tmp_path / "door", callers=(near("ct", **table), near("other", "127.0.0.2"))) as web:
+        with connected(web, whole[:-10]) as slow:
+            busy = web.post(body(FILES[1]))
+            with connected(web, whole, address="127.0.0.2") as other:
+                assert answered(other) == 200
+            slow.sendall(whole[-10:])
+            assert answered(slow) == 200
+
+        assert (busy.status_code, busy.headers["Retry-After"], busy.text) == (429, "30", f"{reason}\n")
+        assert [one.reason for one in web.entries(TurnedAway)] == [f"HTTP 429: {reason}"]
+        assert UIDS[1] not in web.held()
+
+
+def test_requests_of_a_caller_that_have_ended_make_room_for_the_next_however_they_ended(tmp_path):
+    with serving(tmp_path / "door", callers=(near("ct", maximum_associations=1),)) as web:
+        assert [web.post(content).status_code for content in (b"none", body(FILES[0][:99]), body(FILES[1]))] == [400, 409, 200]
+        with connected(web, posted(body(FILES[2]))[:-10]):
+            pass
+        web.wait(web.still_stores)
+
+
+def test_a_caller_sends_no_more_than_its_megabytes_a_second_and_holds_nobody_up(tmp_path):
+    rate = sum(map(len, FILES[:2])) / MEGABYTE  # the first second's worth may come at once
+    with serving(tmp_path / "door", callers=(near("ct", megabytes_per_second=rate), near("other", "127.0.0.2"))) as web:
+        began = time.monotonic()
+        with connected(web, posted(body(*FILES))) as slow:
+            with connected(web, posted(body(FILES[0])), address="127.0.0.2") as other:
+                assert answered(other) == 200
+            assert time.monotonic() < began + 0.9
+            assert answered(slow) == 200
+        assert time.monotonic() > began + 0.9
+        assert set(web.held()) == set(UIDS)
 
 
 def test_a_closed_door_is_answered_503_before_the_body_is_read(web):

@@ -14,10 +14,11 @@ from pydicom import Dataset
 from gateway.dicom import scan
 from gateway.dicom.filemeta import read_meta
 from gateway.dicom.instance import Incoming, check
+from gateway.doors import visits
 from gateway.doors.door import Door
 from gateway.doors.entry import Kept, promise
 from gateway.doors.journal import entries, segments
-from gateway.doors.policy import ANYONE
+from gateway.doors.policy import Policy
 from gateway.errors import Refused
 from gateway.ingest.dicomweb import Limits, Server
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
@@ -33,10 +34,12 @@ TYPE = 'multipart/related; type="application/dicom"; boundary=b0'
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "door").mkdir()
+    policy = Policy("AIGATEWAY")
     door = Door(tmp_path / "door", clock=lambda: datetime.now(UTC), keep_free_bytes=0)
     running = Server(
-        socket.create_server(("127.0.0.1", 0)), door=door, admit=lambda _address, _names: ANYONE, tls=None, sop_classes=STORAGE,
+        socket.create_server(("127.0.0.1", 0)), door=door, admit=policy.admit_request, tls=None, sop_classes=STORAGE,
         transfer_syntaxes=TRANSFER_SYNTAXES, limits=Limits(2**31, grace_seconds=1),
+        counted=visits.Limits(policy, maximum_associations=1, maximum_per_address=1, maximum_half_open=1),
     )  # fmt: skip
     yield running
     running.close()

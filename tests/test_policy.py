@@ -356,6 +356,25 @@ def test_associations_of_one_caller_are_limited_and_those_of_another_are_not() -
     begun(counted, ours.callers[0])
 
 
+def test_a_request_is_an_association_of_its_caller_and_none_of_all_that_are_limited_together() -> None:
+    ours = pair(maximum_associations=2, associations_per_minute=4, megabytes_per_second=1.0)
+    counted, caller = limits(ours, maximum_associations=1, maximum_per_address=1, maximum_half_open=1), ours.callers[0]
+
+    assert counted.begin_request(caller, 0) is None
+    association = begun(counted, caller)
+    found = counted.begin_request(caller, 0)
+    assert isinstance(found, Rejection) and found.words == "expected fewer associations of caller ct"
+    assert counted.pause(caller, 1_000_000, 0.0) == 0.0
+    assert association.pause(1_000_000, 0.0) == 1.0
+
+    counted.end_request(caller)
+    association.leave()
+    assert [counted.begin_request(caller, 0) for _ in range(2)] == [None, None]
+    counted.end_request(caller)
+    found = counted.begin_request(caller, 0)
+    assert isinstance(found, Rejection) and found.words == "expected fewer associations a minute of caller ct"
+
+
 def test_a_connection_that_leaves_twice_is_counted_once() -> None:
     ours = pair(maximum_associations=1)
     counted = limits(ours)

@@ -92,8 +92,11 @@ class CallerSection(Section):
     sop_classes: Annotated[tuple[Annotated[str, AfterValidator(sop_class_uid)], ...], AfterValidator(some)] | None = None
     services: Annotated[tuple[Service, ...], AfterValidator(some)] = SERVICES
     associations_per_minute: int | None = Field(default=None, ge=1)
+    """A STOW request is an association too, here and below. The console counts those that it takes apart from the ports."""
     megabytes_per_second: float | None = Field(default=None, gt=0)
+    """Of 10^6 bytes, of all its associations together; who sends faster is made to wait."""
     maximum_associations: int | None = Field(default=None, ge=1)
+    """At a time."""
     maximum_instance_bytes: int | None = Field(default=None, ge=1024)
 
 

@@ -79,7 +79,6 @@ class Limits:
 
     def begin(self, visit: "Visit", caller: Caller, now: float) -> Rejection | None:
         """Called by Visit.begin."""
-        row, most = self._names[caller.name], caller.maximum_associations
         with self._lock:
             if visit.is_displaced:
                 return Rejection(*_OVER_LIMIT, DISPLACED)
@@ -87,20 +86,24 @@ class Limits:
                 return Rejection(*_CONGESTED, self.draining)
             if self._open(0) >= self._maximum:
                 return Rejection(*_OVER_LIMIT, "expected fewer associations")
-            if self._open(row) >= (inf if most is None else most):
-                return Rejection(*_OVER_LIMIT, f"expected fewer associations of caller {caller.name}")
-            if caller.associations_per_minute is not None:
-                spacing = _MINUTE / caller.associations_per_minute
-                if self._ahead(row, 0, now) + spacing > _MINUTE * (1 + 1e-9):
-                    return Rejection(*_OVER_LIMIT, f"expected fewer associations a minute of caller {caller.name}")
-                self._advance(row, 0, spacing, now)
-            del self._half_open[visit]
-            for counted in (0, row):
-                self._table[self._own(counted)] += 1
-        return None
+            rejection = self._let_in(caller, now)
+            if rejection is None:
+                del self._half_open[visit]
+                self._table[self._own(0)] += 1
+        return rejection
+
+    def begin_request(self, caller: Caller, now: float) -> Rejection | None:
+        """A request over HTTP is an association of its caller until `end_request`, and counts for nothing else here."""
+        with self._lock:
+            return self._let_in(caller, now)
+
+    def end_request(self, caller: Caller) -> None:
+        """Of one that was not rejected, once."""
+        with self._lock:
+            self._table[self._own(self._names[caller.name])] -= 1
 
     def pause(self, caller: Caller, received_bytes: int, now: float) -> float:
-        """Called by Visit.pause."""
+        """As Visit.pause, which calls it."""
         if caller.megabytes_per_second is None:
             return 0.0
         row = self._names[caller.name]
@@ -119,6 +122,19 @@ class Limits:
                 return
             for counted in (0, self._names[visit.caller.name]):
                 self._table[self._own(counted)] -= 1
+
+    def _let_in(self, caller: Caller, now: float) -> Rejection | None:
+        """One more association, where the caller's own limits allow it."""
+        row, most = self._names[caller.name], caller.maximum_associations
+        if self._open(row) >= (inf if most is None else most):
+            return Rejection(*_OVER_LIMIT, f"expected fewer associations of caller {caller.name}")
+        if caller.associations_per_minute is not None:
+            spacing = _MINUTE / caller.associations_per_minute
+            if self._ahead(row, 0, now) + spacing > _MINUTE * (1 + 1e-9):
+                return Rejection(*_OVER_LIMIT, f"expected fewer associations a minute of caller {caller.name}")
+            self._advance(row, 0, spacing, now)
+        self._table[self._own(row)] += 1
+        return None
 
     def _own(self, row: int) -> int:
         return row * self._width + 2 + self._process

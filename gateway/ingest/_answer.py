@@ -76,7 +76,7 @@ def _told(status: int, outcomes: Sequence[Outcome], media_type: str) -> Answer:
 
 
 def _retry(status: int) -> dict[str, str]:
-    return {"retry-after": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
+    return {"retry-after": str(RETRY_AFTER_SECONDS)} if status in (429, 503) else {}
 
 
 def _module(outcomes: Iterable[Outcome]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ that every instance is durable.
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import structlog
 
 from gateway import log
 from gateway.dicom.instance import Origin
+from gateway.doors import visits
 from gateway.doors.door import Door
 from gateway.doors.policy import Caller, Rejection
 from gateway.ingest._answer import JSON, Answer, Refusal, answer, refusal
@@ -32,7 +34,7 @@ Admit = Callable[[str, frozenset[str] | None], Caller | Rejection]
 _BATCH_BYTES = 1024 * 1024
 _LINGER_SECONDS = 2.0
 _ANY = 2**63
-_TOLD = frozenset((400, 403, 408, 413, 415))
+_TOLD = frozenset((400, 403, 408, 413, 415, 429))
 """Refusals that the trail tells of; the others are mistakes of address, or ours."""
 
 _logger = structlog.get_logger()
@@ -61,12 +63,15 @@ class Server:
         *,
         door: Door,
         admit: Admit,
+        counted: visits.Limits,
         tls: Callable[[], ssl.SSLContext] | None,
         sop_classes: Collection[str],
         transfer_syntaxes: Collection[str],
         limits: Limits,
     ) -> None:
-        self._storage = Storage(admit=admit, sop_classes=sop_classes, transfer_syntaxes=transfer_syntaxes, limits=limits)
+        self._storage = Storage(
+            admit=admit, counted=counted, sop_classes=sop_classes, transfer_syntaxes=transfer_syntaxes, limits=limits
+        )  # fmt: skip
         self.port: int = listening.getsockname()[1]
         bounds = Bounds(limits.maximum_connections, limits.idle_seconds, limits.grace_seconds)
         self._served = Served(partial(self._storage.serve, door), listening, bounds, tls)
@@ -79,10 +84,21 @@ class Server:
 
 
 class Storage:
-    """What becomes of Store requests, whoever listens: `serve` is the ASGI application of one door."""
+    """What becomes of Store requests, whoever listens: `serve` is the ASGI application of one door.
 
-    def __init__(self, *, admit: Admit, sop_classes: Collection[str], transfer_syntaxes: Collection[str], limits: Limits) -> None:
-        self._admit, self._limits = admit, limits
+    Each counts among `counted` as an association of its caller.
+    """
+
+    def __init__(
+        self,
+        *,
+        admit: Admit,
+        counted: visits.Limits,
+        sop_classes: Collection[str],
+        transfer_syntaxes: Collection[str],
+        limits: Limits,
+    ) -> None:
+        self._admit, self._counted, self._limits = admit, counted, limits
         self._terms = Terms(frozenset(sop_classes), frozenset(transfer_syntaxes), limits.maximum_instance_bytes)
         self._requests, self._closing = 0, False
         # A request has one at a time; after a broken one, a second waits for it in order to end the request.
@@ -144,19 +160,25 @@ class Storage:
             maximum_instance_bytes=min(caller.maximum_instance_bytes or _ANY, self._terms.maximum_instance_bytes),
         )
         submission = Submission(door, origin, multipart, terms, outcomes)
+        if (rejection := self._counted.begin_request(caller, time.monotonic())) is not None:
+            raise Refusal(429, rejection.words)
         self._requests += 1
         try:
-            await self._stream(submission, body)
+            await self._stream(submission, body, caller)
         except Malformed as error:
             raise Refusal(400, str(error)) from error
         except TooMuch as error:
             raise Refusal(413, str(error)) from error
         finally:
             self._requests -= 1
+            self._counted.end_request(caller)
             await asyncio.shield(self._run(submission.end))
 
-    async def _stream(self, submission: Submission, body: Body) -> None:
-        """A batch is on its way to the disk while the next one is read: these two are all of a body that is ever in memory."""
+    async def _stream(self, submission: Submission, body: Body, caller: Caller) -> None:
+        """A batch is on its way to the disk while the next one is read: these two are all of a body that is ever in memory.
+
+        Who sends faster than its megabytes a second is read from no further for a while, and answered later.
+        """
         under_way: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         under_way.set_result(None)
         held: list[bytes] = []
@@ -164,11 +186,14 @@ class Storage:
         try:
             while not body.ended:
                 held.append(await body.read())
-                size += len(held[-1])
+                received = len(held[-1])
+                size += received
                 if size >= _BATCH_BYTES or under_way.done():
                     await under_way
                     under_way = self._run(submission.take, b"".join(held))
                     held, size = [], 0
+                if pause := self._counted.pause(caller, received, time.monotonic()):
+                    await asyncio.sleep(pause)
             await under_way
             await self._run(submission.finish, b"".join(held))
         except (Gone, Refusal):  # what came whole before is stored, as over any other association

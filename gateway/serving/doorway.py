@@ -95,9 +95,11 @@ def _ingests(given: Mapping[str, Any], door: Door) -> list[Ingest]:
     sockets = {name: socket.socket(fileno=number) for name, number in given["sockets"].items()}
     policy = Policy.from_settings(given["policy"])
     tls = _tls(**given["tls"]) if given["tls"] else None
-    ingests: list[Ingest] = [*_listeners(given, door, policy, tls, sockets)]
+    shared: Any = memoryview(mmap.mmap(given["shared"], 0)).cast("q")
+    limits = Limits(policy, process=given["process"], shared=shared, **given["limits"])
+    ingests: list[Ingest] = [*_listeners(given, door, policy, limits, tls, sockets)]
     if "dicomweb" in sockets:
-        ingests.append(_server(given, door, policy, tls, sockets["dicomweb"]))
+        ingests.append(_server(given, door, policy, limits, tls, sockets["dicomweb"]))
     if given["process"] == 0:
         ingests += [
             Folder(
@@ -115,10 +117,9 @@ def _tls(minimum_version: Any, **files: str | None) -> ServerContext:
 
 
 def _listeners(
-    given: Mapping[str, Any], door: Door, policy: Policy, tls: ServerContext | None, sockets: Mapping[str, socket.socket]
-) -> list[Listener]:
-    shared: Any = memoryview(mmap.mmap(given["shared"], 0)).cast("q")
-    limits = Limits(policy, process=given["process"], shared=shared, **given["limits"])
+    given: Mapping[str, Any], door: Door, policy: Policy, limits: Limits, tls: ServerContext | None,
+    sockets: Mapping[str, socket.socket],
+) -> list[Listener]:  # fmt: skip
     common: Any = {"door": door, "policy": policy, "limits": limits, "maximum_instance_bytes": given["maximum_instance_bytes"]}
     common |= given["seconds"]
     listeners = [Listener(sockets["dimse"], **common)]
@@ -127,11 +128,13 @@ def _listeners(
     return listeners
 
 
-def _server(given: Mapping[str, Any], door: Door, policy: Policy, tls: ServerContext | None, listening: socket.socket) -> Ingest:
+def _server(
+    given: Mapping[str, Any], door: Door, policy: Policy, limits: Limits, tls: ServerContext | None, listening: socket.socket
+) -> Ingest:
     from gateway.ingest import dicomweb  # noqa: PLC0415 - see above
 
     return dicomweb.Server(
-        listening, door=door, admit=policy.admit_request, tls=tls.current if tls else None, sop_classes=STORAGE,
+        listening, door=door, admit=policy.admit_request, counted=limits, tls=tls.current if tls else None, sop_classes=STORAGE,
         transfer_syntaxes=TRANSFER_SYNTAXES, limits=dicomweb.Limits(given["maximum_instance_bytes"], **given["dicomweb"]),
     )  # fmt: skip
 

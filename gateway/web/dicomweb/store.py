@@ -11,6 +11,7 @@ from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Receive, Scope, Send
 
+from gateway.doors import visits
 from gateway.filing import own_door, told
 from gateway.ingest.dicomweb import Limits, Storage
 from gateway.web.site import Here, Site
@@ -60,10 +61,14 @@ class _Stored(Response):
 
 
 def storage(here: Site) -> Storage:
-    """One for all requests of this process: so many at a time and no more."""
+    """One for all requests of this process: so many at a time and no more, of each caller too."""
     config, terms = here.config, here.around.terms
+    counted = visits.Limits(
+        config.policy, **config.dimse.model_dump(include={"maximum_associations", "maximum_per_address", "maximum_half_open"})
+    )  # fmt: skip
     return Storage(
-        admit=config.policy.admit_request, sop_classes=terms.sop_classes, transfer_syntaxes=terms.transfer_syntaxes,
+        admit=config.policy.admit_request, counted=counted, sop_classes=terms.sop_classes,
+        transfer_syntaxes=terms.transfer_syntaxes,
         limits=Limits(
             config.dimse.maximum_instance_bytes, config.dicomweb.maximum_body_bytes,
             maximum_requests=config.dicomweb.maximum_requests,

@@ -432,9 +432,10 @@ def test_behind_a_proxy_cookies_are_for_tls_and_the_last_address_counts(tmp_path
         page = client.get("/sign-in", headers={"Host": "ai.hospital"})
         form = page.headers["set-cookie"].split(";")[0]
         token = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text).group(1)
+        claimed, seen = "6.6.6.6", "7.7.7.7, 10.0.0.7"
         answer = client.post(
             "/sign-in", data={"name": "viewer", "password": PASSWORD, "csrf": token},
-            headers={"Host": "ai.hospital", "Cookie": form, "X-Forwarded-For": "6.6.6.6, 10.0.0.7"},
+            headers=[("Host", "ai.hospital"), ("Cookie", form), ("X-Forwarded-For", claimed), ("X-Forwarded-For", seen)],
         )  # fmt: skip
         given = next(one for one in answer.headers.get_list("set-cookie") if "session" in one)
         assert given.startswith("__Host-gateway-session=")

@@ -195,13 +195,16 @@ def test_this_machine_asks_freely_and_another_one_by_a_token(tmp_path: Path, mig
             place.db, "viewer", label="prometheus", role="viewer", days=1, actor="tests", now=place.site.clock()
         )  # fmt: skip
         elsewhere = {"X-Forwarded-For": "10.1.2.3"}
+        taken = {"X-Forwarded-For": "127.0.0.1", "Accept": "application/openmetrics-text;version=1.0.0"}
         with httpx2.Client(base_url=place.url) as client:
-            here = client.get("/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+            here = client.get("/metrics", headers=taken)
+            unknown = client.get("/metrics")
+            claimed = client.get("/metrics", headers=[("X-Forwarded-For", "127.0.0.1"), ("X-Forwarded-For", "10.1.2.3")])
             none = client.get("/metrics", headers=elsewhere)
             wrong = client.get("/metrics", headers=elsewhere | {"Authorization": "Bearer nonsense"})
             right = client.get("/metrics", headers=elsewhere | {"Authorization": f"Bearer {made.secret}"})
 
     assert here.headers["content-type"].startswith("application/openmetrics-text")
     assert here.text.endswith("# EOF\n")
-    assert [answer.status_code for answer in (none, wrong, right)] == [401, 401, 200]
+    assert [answer.status_code for answer in (unknown, claimed, none, wrong, right)] == [401, 401, 401, 401, 200]
     assert "gateway_" not in none.text + wrong.text

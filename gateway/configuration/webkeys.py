@@ -55,7 +55,7 @@ class WebSection(Section):
     """PEM; with its key, the console speaks https."""
     key: Path | None = None
     behind_proxy: bool = False
-    """A proxy in front ends TLS and says in X-Forwarded-For who asks; nobody else reaches this port."""
+    """A proxy in front ends TLS and says last in X-Forwarded-For who asks; nobody else reaches this port."""
     idle_minutes: float = Field(default=30, gt=0)
     """Who does nothing for so long is signed out."""
     session_hours: float = Field(default=12, gt=0)

@@ -83,8 +83,10 @@ async def _closed(_scope: Any, _receive: Any, send: Any) -> None:
 
 
 def _believe_proxy(scope: Any, headers: Headers) -> None:
-    """The last address is the one that the proxy itself has seen; those before it are anybody's words."""
-    seen = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-    if seen:
-        scope["client"] = (seen, 0)
+    """The last address of all lines is the one that the proxy itself has seen; those before it are anybody's words.
+
+    Without any it is not known who asks: the proxy's own address, which may be this machine's, stands for nobody.
+    """
+    seen = ",".join(headers.getlist("x-forwarded-for")).rpartition(",")[2].strip()
+    scope["client"] = (seen, 0) if seen else None
     scope["scheme"] = "https" if scope["type"] == "http" else "wss"

@@ -27,7 +27,7 @@ async def metrics(request: Request, _nobody: Anybody, here: Here) -> Response:
 
 
 def _is_here(request: Request) -> bool:
-    """Behind a proxy the address is the one that the proxy has seen (guard.py)."""
+    """Behind a proxy the address is the one that the proxy has seen, or nobody's (guard.py)."""
     try:
         return request.client is not None and ip_address(request.client.host).is_loopback
     except ValueError:

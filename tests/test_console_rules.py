@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from gateway.acts import rulebook
 from gateway.acts.rulebook import VersionState
@@ -139,6 +140,17 @@ def test_only_an_administrator_changes_rules(world: ConsolePlace, role: str, sta
 
     assert {answer.status_code for answer in answers} == {status}
     assert states(world) == before
+
+
+def test_a_file_that_a_few_bytes_of_deflate_could_make_huge_is_not_read(world: ConsolePlace) -> None:
+    ds = ct_series(1)[0]
+    ds.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    client = world.client("operator")
+
+    answer = client.post("/rules/test", data={"csrf": client.token("/me")}, files={"files": part10(ds)})
+
+    assert answer.status_code == 200
+    assert "None of these files is a DICOM instance of a series in a transfer syntax that is taken here" in answer.text
 
 
 def test_a_viewer_reads_the_rules_and_tries_nothing(world: ConsolePlace) -> None:

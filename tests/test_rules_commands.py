@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from gateway.acts.rulebook import Current
 from gateway.decisions.completeness import Policy
@@ -99,6 +100,9 @@ def test_files_are_tried_without_a_word_of_the_patient(place: Place, gateway, tm
     for number, ds in enumerate(ct_series(3)):
         (folder / f"{number}.dcm").write_bytes(part10(ds))
     (folder / "notes.txt").write_text("no DICOM")
+    deflated = ct_series(1, seed=2)[0]
+    deflated.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    (folder / "bomb.dcm").write_bytes(part10(deflated))
     gateway("rules", "apply")
 
     told = gateway("rules", "test", str(folder))[1]
@@ -108,7 +112,8 @@ def test_files_are_tried_without_a_word_of_the_patient(place: Place, gateway, tm
 
     assert "line 2: {attribute: Modality, is: MR} does not hold: expected MR; found CT" in told
     assert "line 2: {fact: slices, at_least: 2} holds: expected at least 2; found 3" in told
-    assert "1 files are no DICOM" in told
+    assert "2 files are no DICOM of a series in a transfer syntax that is taken here" in told
+    assert len(as_json) == 1
     assert [condition["held"] for condition in as_json[0]["rules"][0]["conditions"]] == [False, True]
     assert "matched" in gateway("rules", "test", str(folder), "--file", "suggested.yaml")[1]
     assert "CANARY" not in told + json.dumps(as_json) + written

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -10,7 +11,9 @@ from pydicom import Dataset, dcmread
 
 from gateway.decisions import facts
 from gateway.decisions.rules import Outcome, RuleSet, match
+from gateway.dicom.filemeta import MAXIMUM_META_BYTES, read_meta
 from gateway.dicom.values import texts
+from gateway.ingest.dimse import TRANSFER_SYNTAXES
 from gateway.outputs import Equipment
 from gateway.pipeline import Needs
 
@@ -44,7 +47,7 @@ class Tried:
 
 
 def samples(sources: Iterable[Path | BinaryIO]) -> tuple[list[Sample], int]:
-    """The series among files, the first one first, and how many files are no DICOM."""
+    """The series among files, the first one first, and how many files no door would take: no DICOM, or deflated."""
     found: dict[str, list[Dataset]] = {}
     others = 0
     for source in sources:
@@ -119,7 +122,13 @@ def _row(about: str, name: str, operator: str, value: object) -> str:
 
 
 def _header(source: Path | BinaryIO) -> Dataset | None:
+    """The file meta first: a few bytes of deflate can fill the memory."""
     try:
-        return dcmread(source, stop_before_pixels=True)
+        with source.open("rb") if isinstance(source, Path) else nullcontext(source) as file:
+            meta = read_meta(file.read(MAXIMUM_META_BYTES + 2))
+            if meta is None or meta.transfer_syntax_uid not in TRANSFER_SYNTAXES:
+                return None
+            file.seek(0)
+            return dcmread(file, stop_before_pixels=True)
     except Exception:  # noqa: BLE001 - foreign bytes: pydicom raises many things, and their texts carry values
         return None

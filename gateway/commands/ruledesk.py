@@ -142,7 +142,7 @@ def _line(line: VersionLine) -> Row:
 def try_files(
     config: Config, path: Path, *, file: Path | None, number: int | None, titles: dict[str, str], at_time: datetime
 ) -> tuple[list[Tried], int]:
-    """What the version in force, another one, or a file says of each series in `path`; and how many files are no DICOM.
+    """What the version in force, another one, or a file says of each series in `path`; and how many files no door would take.
 
     Where there is no database yet, [rules] file says it.
     """

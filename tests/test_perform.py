@@ -305,9 +305,10 @@ def test_who_follows_is_told_once_of_each_thing_that_happens(here) -> None:
     here.set_job(state="failed")
     here.look()
 
-    assert [(one.kind, one.state) for one in waiting(here.db, "WATCH")] == [
+    assert [(one.kind, one.state) for one in waiting(here.db, "WATCH", "ann")] == [
         (1, "SCHEDULED"), (1, "IN PROGRESS"), (3, "IN PROGRESS"), (1, "CANCELED"),
     ]  # fmt: skip
+    assert waiting(here.db, "WATCH", "bob") == []
 
 
 def test_a_workitem_that_the_engine_forgot_is_looked_at_again(here) -> None:

@@ -221,6 +221,22 @@ def test_events_wait_for_a_channel_and_an_ae_title_is_one_persons(console, ups, 
     assert found == ["SCHEDULED", "IN PROGRESS"]
 
 
+def test_nobody_listens_for_an_ae_title_that_is_not_theirs_yet_or_not_any_more(console, ups, tokens) -> None:
+    named, follower, mine = made(ups), uuid4().hex[:16], {"Authorization": tokens["viewer"]}
+
+    with pytest.raises(InvalidStatus):
+        listen(console, tokens["viewer"], follower)
+    assert ups.post(f"/workitems/{named}/subscribers/{follower}", headers=mine).status_code == 201
+    with listen(console, tokens["viewer"], follower) as before:
+        assert heard(before).ProcedureStepState == "SCHEDULED"
+        assert ups.delete(f"/workitems/{named}/subscribers/{follower}", headers=mine).status_code == 200
+        assert ups.post(f"/workitems/{named}/subscribers/{follower}").status_code == 201
+        with pytest.raises(TimeoutError):
+            before.recv(timeout=2)
+        with listen(console, tokens["operator"], follower) as channel:
+            assert heard(channel).ProcedureStepState == "SCHEDULED"
+
+
 def test_a_performer_finds_what_it_may_do_by_work_item_code_and_state(ups) -> None:
     label = uuid4().hex
     first, second = (made(ups, ProcedureStepLabel=label) for _ in range(2))

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pydicom import Dataset
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, exists, select, update
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
@@ -109,9 +109,9 @@ def suspend(db: Database, ae_title: str, target: str, *, actor: str, now: dateti
 
 
 def may_listen(db: Database, ae_title: str, actor: str) -> bool:
-    """Whether what that AE title is told is for `actor`."""
+    """Whether what that AE title is told is for `actor`. Nobody's is for nobody: it may be another one's in a moment."""
     with db() as session:
-        return _owner(session, ae_title) in (None, actor)
+        return _owner(session, ae_title) == actor
 
 
 def follow(session: Session, row: Workitem, workitem: Dataset, now: datetime) -> None:
@@ -136,9 +136,10 @@ def report(session: Session, row: Workitem, kind: int, now: datetime) -> None:
         _add(session, ae_title, row, kind, now)
 
 
-def waiting(db: Database, ae_title: str) -> list[Told]:
-    """The next ones, in their order."""
-    mine = select(Report).where(Report.ae_title == ae_title).order_by(Report.id).limit(_AT_ONCE)
+def waiting(db: Database, ae_title: str, actor: str) -> list[Told]:
+    """The next ones, in their order, where the AE title is `actor`'s."""
+    is_theirs = exists().where(Subscription.ae_title == Report.ae_title, Subscription.person == actor)
+    mine = select(Report).where(Report.ae_title == ae_title, is_theirs).order_by(Report.id).limit(_AT_ONCE)
     with db() as session:
         return [Told(one.id, one.sop_instance_uid, one.kind, one.state, one.document) for one in session.scalars(mine)]
 

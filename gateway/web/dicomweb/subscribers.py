@@ -65,7 +65,8 @@ def suspend(request: Request, workitem: str, ae_title: str, person: Viewer, here
 @router.websocket("/subscribers/{ae_title}")
 async def channel(websocket: WebSocket, ae_title: str) -> None:
     site: Site = websocket.app.state.site
-    if not await run_in_threadpool(_may_listen, site, websocket, ae_title):
+    listener = await run_in_threadpool(_listener, site, websocket, ae_title)
+    if not listener:
         await websocket.close(_POLICY)
         return
     if not site.channels.acquire(blocking=False):
@@ -73,22 +74,22 @@ async def channel(websocket: WebSocket, ae_title: str) -> None:
         return
     try:
         await websocket.accept()
-        await _tell(site, websocket, ae_title)
+        await _tell(site, websocket, ae_title, listener)
     except WebSocketDisconnect:
         return
     finally:
         site.channels.release()
 
 
-async def _tell(site: Site, websocket: WebSocket, ae_title: str) -> None:
+async def _tell(site: Site, websocket: WebSocket, ae_title: str, listener: str) -> None:
     gone = asyncio.create_task(_until_closed(websocket))
     try:
-        await _tell_until(gone, site, websocket, ae_title)
+        await _tell_until(gone, site, websocket, ae_title, listener)
     finally:
         gone.cancel()
 
 
-async def _tell_until(gone: "asyncio.Task[None]", site: Site, websocket: WebSocket, ae_title: str) -> None:
+async def _tell_until(gone: "asyncio.Task[None]", site: Site, websocket: WebSocket, ae_title: str, listener: str) -> None:
     """Or until who listens may not any more."""
     clock = asyncio.get_running_loop().time
     checked = clock()
@@ -97,10 +98,10 @@ async def _tell_until(gone: "asyncio.Task[None]", site: Site, websocket: WebSock
         try:
             if clock() - checked > _CHECK_SECONDS:
                 checked = clock()
-                if not await run_in_threadpool(_may_listen, site, websocket, ae_title):
+                if not await run_in_threadpool(_listener, site, websocket, ae_title):
                     await websocket.close(_POLICY)
                     return
-            found = await run_in_threadpool(_events, site, ae_title)
+            found = await run_in_threadpool(_events, site, ae_title, listener)
             for text in (text for _, text in found if text):
                 await websocket.send_text(text)
             if found:
@@ -111,9 +112,9 @@ async def _tell_until(gone: "asyncio.Task[None]", site: Site, websocket: WebSock
         await asyncio.wait([gone], timeout=pause)
 
 
-def _events(site: Site, ae_title: str) -> list[tuple[Told, str]]:
+def _events(site: Site, ae_title: str, listener: str) -> list[tuple[Told, str]]:
     """With their texts; empty where the data set is not there any more: nobody can be told of it."""
-    return [(told, _text(site, told)) for told in subscriptions.waiting(site.db, ae_title)]
+    return [(told, _text(site, told)) for told in subscriptions.waiting(site.db, ae_title, listener)]
 
 
 def _text(site: Site, told: Told) -> str:
@@ -125,9 +126,10 @@ def _text(site: Site, told: Told) -> str:
     return json.dumps(found)
 
 
-def _may_listen(site: Site, websocket: WebSocket, ae_title: str) -> bool:
+def _listener(site: Site, websocket: WebSocket, ae_title: str) -> str:
+    """Whose AE title it is, where that is who asks; else empty."""
     person = _person(site, websocket)
-    return person is not None and subscriptions.may_listen(site.db, ae_title, person.name)
+    return person.name if person is not None and subscriptions.may_listen(site.db, ae_title, person.name) else ""
 
 
 def _person(site: Site, websocket: WebSocket) -> Person | None:

@@ -14,6 +14,7 @@ from gateway.configuration.config import parse
 from gateway.errors import ConfigError
 from gateway.rows.accounts import Right
 from gateway.rows.trail import AuditEvent
+from gateway.web.who import cookie
 from tests.console_fixture import ConsolePlace, a_console, assert_accessible, shot
 from tests.oidc_fixture import Provider, a_provider
 
@@ -143,6 +144,26 @@ def test_a_sign_in_that_another_browser_began_is_not_ended_here(both: Both) -> N
     assert other.get(back).status_code == 403
     assert began.get(back).status_code == 303
     assert began.get(back).status_code == 403
+
+
+def test_who_began_no_sign_in_floods_no_trail_and_who_did_is_stopped_after_some_failures(both: Both) -> None:
+    allowance, before = both.console.site.limits.sign_ins, len(acts(both.console, Act.PERSON_NOT_SIGNED_IN))
+    stranger, client = both.console.client(), both.console.client()
+    stranger.cookies.set(cookie(both.console.site, "oidc"), "nonsense")
+    client.get("/oidc/start")
+
+    unknown = [stranger.get("/oidc/back?code=x&state=y") for _ in range(30)]
+    told = len(acts(both.console, Act.PERSON_NOT_SIGNED_IN)) - before
+    failed = [client.get("/oidc/back?code=x&state=y").status_code for _ in range(25)]
+    started = client.get("/oidc/start").status_code
+    for _ in range(int(allowance.burst)):
+        allowance.give_back("127.0.0.1")
+
+    assert {answer.status_code for answer in unknown} == {403}
+    assert "was not begun here" in unknown[0].text
+    assert told == 0
+    assert (failed[0], failed[-1], started) == (403, 429, 429)
+    assert len(acts(both.console, Act.PERSON_NOT_SIGNED_IN)) - before == failed.count(403) <= allowance.burst
 
 
 def test_where_to_go_afterwards_is_never_another_site(both: Both) -> None:

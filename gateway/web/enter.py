@@ -24,6 +24,13 @@ def form(request: Request, here: Site, template: str, *, status: int = 200, **va
     return answer
 
 
+def held_up(request: Request, here: Site, **values: object) -> Response | None:
+    """The answer to an address from which there were too many sign-ins; else this one counts until it is given back."""
+    wait = here.limits.sign_ins.wait(address(request))
+    problem = f"There were too many sign-ins from this address: try again in {int(wait) + 1} seconds."
+    return form(request, here, "sign-in.html", status=429, problem=problem, **values) if wait else None
+
+
 def entered(here: Site, secret: str, then: str) -> Response:
     """Whatever cookie there was before is of no use any more (session fixation)."""
     answer = RedirectResponse(ours(then), 303)

@@ -63,13 +63,17 @@ class Issuer:
             raise NotLetIn(f"the identity provider does not answer as expected ({type(error).__name__})") from error
         return answer, str(self._signer.dumps({"session": request.scope["session"], "then": then}))
 
-    async def end(self, request: Request, kept: str) -> tuple[Proved, str]:
-        """Who came back, and where they wanted to go. Raises NotLetIn."""
+    def begun(self, kept: str) -> Mapping[str, Any] | None:
+        """What a cookie of ours holds; None where it is none, or was begun too long ago."""
         try:
-            state = self._signer.loads(kept, max_age=_LASTS_SECONDS)
-        except BadData as error:
-            raise NotLetIn("this sign-in was not begun here, or too long ago: begin it again") from error
-        request.scope["session"] = state["session"]
+            found: Mapping[str, Any] = self._signer.loads(kept, max_age=_LASTS_SECONDS)
+        except BadData:
+            return None
+        return found
+
+    async def end(self, request: Request, begun: Mapping[str, Any]) -> tuple[Proved, str]:
+        """Who came back, and where they wanted to go. Raises NotLetIn."""
+        request.scope["session"] = begun["session"]
         expected = {
             "iss": {"essential": True, "value": self._section.issuer},
             "aud": {"essential": True, "value": self._section.client_id},
@@ -81,7 +85,7 @@ class Issuer:
             claims = token["userinfo"]
         except Exception as error:
             raise NotLetIn(f"the identity provider did not prove who you are ({type(error).__name__})") from error
-        return self._proved(claims), state["then"]
+        return self._proved(claims), begun["then"]
 
     async def _metadata(self) -> None:
         """The issuer's own word about itself, once; it has to be the issuer that is configured."""

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from gateway.access import people, signin
 from gateway.access.signin import NotLetIn
 from gateway.errors import ConfigError
-from gateway.web.enter import address, entered, form, ours
+from gateway.web.enter import address, entered, form, held_up, ours
 from gateway.web.oidc import Issuer, Proved
 from gateway.web.site import Here, Site
 from gateway.web.who import Anybody, cookie
@@ -23,11 +23,14 @@ router = APIRouter()
 @router.get("/oidc/start")
 async def start(request: Request, _nobody: Anybody, here: Here, then: Annotated[str, Query(max_length=2000)] = "/") -> Response:
     issuer = _issuer(request)
+    if held := held_up(request, here):
+        return held
     base = here.config.web.url or f"{request.url.scheme}://{request.url.netloc}"
     try:
         answer, kept = await issuer.begin(request, base + _BACK, ours(then))
     except NotLetIn as error:
         return await _refused(request, here, error)
+    here.limits.sign_ins.give_back(address(request))
     answer.set_cookie(cookie(here, "oidc"), kept, max_age=600, httponly=True, secure=here.is_secure, samesite="lax")
     return answer
 
@@ -35,11 +38,18 @@ async def start(request: Request, _nobody: Anybody, here: Here, then: Annotated[
 @router.get(_BACK)
 async def back(request: Request, _nobody: Anybody, here: Here) -> Response:
     issuer = _issuer(request)
+    begun = issuer.begun(request.cookies.get(cookie(here, "oidc"), ""))
+    if begun is None:  # anybody can ask for this, or have a browser ask: it is neither told nor counted
+        problem = "This sign-in was not begun here, or too long ago: begin it again."
+        return form(request, here, "sign-in.html", status=403, problem=problem)
+    if held := held_up(request, here):
+        return held
     try:
-        proved, then = await issuer.end(request, request.cookies.get(cookie(here, "oidc"), ""))
+        proved, then = await issuer.end(request, begun)
         secret = await run_in_threadpool(_enter, here, issuer.name, proved, address(request))
     except (NotLetIn, ConfigError) as error:
         return await _refused(request, here, error)
+    here.limits.sign_ins.give_back(address(request))
     answer = entered(here, secret, then)
     answer.delete_cookie(cookie(here, "oidc"), secure=here.is_secure, httponly=True, samesite="lax")
     return answer

@@ -10,7 +10,7 @@ from gateway.access import people, signin
 from gateway.access.signin import NotLetIn
 from gateway.errors import ConfigError
 from gateway.rows.accounts import Right
-from gateway.web.enter import address, entered, form, ours
+from gateway.web.enter import address, entered, form, held_up, ours
 from gateway.web.site import Here
 from gateway.web.who import Anybody, Viewer, cookie
 
@@ -31,16 +31,13 @@ def ask(request: Request, person: Anybody, here: Here, then: Annotated[str, Quer
 
 @router.post("/sign-in")
 def enter(request: Request, _nobody: Anybody, here: Here, name: Text = "", password: Text = "", then: Text = "/") -> Response:
-    asking = address(request)
-    wait = here.limits.sign_ins.wait(asking)
-    if wait:
-        problem = f"There were too many sign-ins from this address: try again in {int(wait) + 1} seconds."
-        return form(request, here, "sign-in.html", status=429, then=ours(then), name=name, problem=problem)
+    if held := held_up(request, here, then=ours(then), name=name):
+        return held
     try:
-        secret = signin.sign_in(here.db, name, password, address=asking, now=here.clock())
+        secret = signin.sign_in(here.db, name, password, address=address(request), now=here.clock())
     except NotLetIn as error:
         return form(request, here, "sign-in.html", status=403, then=ours(then), name=name, problem=str(error).capitalize() + ".")
-    here.limits.sign_ins.give_back(asking)
+    here.limits.sign_ins.give_back(address(request))
     return entered(here, secret, then)
 
 

@@ -206,16 +206,17 @@ def test_a_body_that_is_too_long_is_refused(console: ConsolePlace) -> None:
 def test_who_guesses_passwords_waits_longer_each_time(console: ConsolePlace) -> None:
     now = console.site.clock()
     people.add_person(console.db, "guessed", role="viewer", password=PASSWORD, actor="tests", now=now)
-    for _ in range(5):
-        with pytest.raises(signin.NotLetIn, match="do not fit"):
-            signin.sign_in(console.db, "guessed", "wrong", address="a", now=now)
 
-    with pytest.raises(signin.NotLetIn, match="try again in 1 seconds"):
-        signin.sign_in(console.db, "guessed", PASSWORD, address="a", now=now)
-    with pytest.raises(signin.NotLetIn, match="do not fit"):
-        signin.sign_in(console.db, "guessed", "wrong", address="a", now=now + timedelta(seconds=1))
-    with pytest.raises(signin.NotLetIn, match="try again in 2 seconds"):
-        signin.sign_in(console.db, "guessed", PASSWORD, address="a", now=now + timedelta(seconds=1))
+    def waits(password: str, after: timedelta = timedelta(0)) -> timedelta:
+        """How long from then on, when that was refused."""
+        with pytest.raises(signin.NotLetIn, match="try again in 5 minutes"):
+            signin.sign_in(console.db, "guessed", password, address="a", now=now + after)
+        until = people.show_person(console.db, "guessed").not_before
+        return until - now - after if until else timedelta(0)
+
+    assert [waits("wrong") for _ in range(4)] == [timedelta(0)] * 4
+    assert waits("wrong") == waits(PASSWORD) == waits("wrong") == timedelta(seconds=1)
+    assert waits("wrong", timedelta(seconds=1)) == waits(PASSWORD, timedelta(seconds=1)) == timedelta(seconds=2)
     assert signin.sign_in(console.db, "guessed", PASSWORD, address="a", now=now + timedelta(seconds=4))
 
 
@@ -231,11 +232,15 @@ def test_an_address_that_guesses_names_is_stopped(tmp_path: Path, migrated_sqlit
         assert "too many sign-ins from this address" in answers[-1].text
 
 
-def test_whether_there_is_such_a_name_is_not_told(console: ConsolePlace) -> None:
-    texts = {
-        console.client().act("/sign-in", name=name, password="x" * 12).text.replace(name, "NAME")
-        for name in ("viewer", "nobody1")
-    }
+@pytest.mark.parametrize("often", [0, 7])
+def test_whether_there_is_such_a_name_is_not_told_however_often_it_is_tried(console: ConsolePlace, often: int) -> None:
+    now, texts = console.site.clock(), set()
+    people.add_person(console.db, f"tried-{often}", role="viewer", password=PASSWORD, actor="tests", now=now)
+    for name in (f"tried-{often}", "nobody1"):
+        for _ in range(often):
+            with pytest.raises(signin.NotLetIn):
+                signin.sign_in(console.db, name, "wrong", address="a", now=now)
+        texts.add(console.client().act("/sign-in", name=name, password="x" * 12).text.replace(name, "NAME"))
 
     assert len({re.sub(r"[0-9a-f]{64}", "TOKEN", text) for text in texts}) == 1
 

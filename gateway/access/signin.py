@@ -20,6 +20,11 @@ from gateway.rows.accounts import Account, Right, SignIn, Token
 
 _FREE, _LONGEST = 5, timedelta(minutes=5)
 """So many wrong passwords cost nothing; from then on the wait doubles from a second to the longest."""
+_REFUSED = (
+    f"name and password do not fit; after {_FREE} wrong passwords the right one is not taken for a while either: "
+    f"try again in {_LONGEST // timedelta(minutes=1)} minutes"
+)
+"""Of a name that is nobody's too: who is told how long to wait knows that there is such an account."""
 _SEEN = timedelta(minutes=1)
 
 
@@ -53,12 +58,10 @@ def sign_in(db: Database, name: str, password: str, *, address: str, now: dateti
         account = session.get(Account, name)
         waits = account.not_before if account else None
         known = account.password_hash if account and account.disabled_at is None else ""
-    if waits is not None and waits > now:
-        seconds = max(1, round((waits - now).total_seconds()))
-        raise NotLetIn(f"there were too many wrong passwords: try again in {seconds} seconds")
-    if not passwords.fits(password, known):
-        _refuse(db, name if account else "", address, now)
-        raise NotLetIn("name and password do not fit")
+    is_early = waits is not None and waits > now
+    if not passwords.fits(password, known) or is_early:  # looked at all the same: it takes as long as for any other name
+        _refuse(db, name if account else "", address, now, is_early=is_early)
+        raise NotLetIn(_REFUSED)
     return begin(db, name, address=address, now=now)
 
 
@@ -129,15 +132,24 @@ def forget_ended(db: Database, *, lives: Lives, now: datetime) -> None:
         session.execute(delete(SignIn).where(over))
 
 
-def _refuse(db: Database, name: str, address: str, now: datetime) -> None:
-    """What was typed as a name is told only where it is one: people type passwords there too."""
+def _refuse(db: Database, name: str, address: str, now: datetime, *, is_early: bool) -> None:
+    """What was typed as a name is told only where it is one: people type passwords there too.
+
+    What comes too early does not count: nobody is kept out for ever.
+    """
+    reason = "after too many wrong passwords" if is_early else "name and password do not fit"
     with db.begin() as session:
-        if name:
+        if name and not is_early:
             _delay(session, name, now)
         audit.record(
-            session, Act.PERSON_NOT_SIGNED_IN, at=now, actor=name or "unknown", outcome=audit.MINOR, address=address,
-            reason="name and password do not fit",
-        )  # fmt: skip
+            session,
+            Act.PERSON_NOT_SIGNED_IN,
+            at=now,
+            actor=name or "unknown",
+            outcome=audit.MINOR,
+            address=address,
+            reason=reason,
+        )
 
 
 def _delay(session: Session, name: str, now: datetime) -> None:

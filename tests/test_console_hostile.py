@@ -88,6 +88,17 @@ def test_an_odd_question_is_answered_in_words(console: ConsolePlace) -> None:
             assert answer.json()["problems"]
 
 
+def test_a_number_time_or_name_that_is_none_of_ours_is_no_failure_of_the_gateway(console: ConsolePlace) -> None:
+    client, huge = console.client("administrator"), "9" * 23
+    expected = {f"/{named}/{number}": 422 for named in ("jobs", "deliveries", "rules/versions") for number in (huge, 0)} | {
+        f"/jobs/{huge}/picture": 422, f"/audit?job={huge}": 422, f"/audit?before={huge}": 422, f"/rules/edit?number={huge}": 422,
+        f"/jobs?after={huge}": 422, "/jobs?until=9999-12-31": 422, "/series?after=0001-01-01T00:00%2B14:00~1.2": 409,
+        "/viewer/%00": 404, f"/viewer/{'x' * 300}": 404,
+    }  # fmt: skip
+
+    assert {path: client.get(path).status_code for path in expected} == expected
+
+
 @pytest.mark.parametrize("path", ["/me?x=", "/api/v1/audit?series="])
 def test_a_megabyte_of_question_is_refused(console: ConsolePlace, path: str) -> None:
     assert spoken(console, f"GET {path}{'9' * 1_000_000} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())[:12] in {

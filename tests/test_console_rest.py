@@ -129,6 +129,12 @@ def test_what_a_program_does_is_done_and_told_with_its_persons_name(console: Con
     assert (problem.status_code, problem.json()["problems"]) == (404, ["there is no job 999999"])
 
 
+def test_a_time_that_no_database_holds_is_refused(console: ConsolePlace) -> None:
+    for asked in ({"since": "0001-01-01T00:00:00+14:00"}, {"until": "9999-12-31T23:59:59-14:00"}):
+        answer = console.client().post("/api/v1/jobs/search", json=asked, headers=token(console, "viewer"))
+        assert answer.status_code == 422
+
+
 def test_an_administrator_writes_rules_and_brings_them_into_force(console: ConsolePlace) -> None:
     rest = client(console, "administrator")
     text = "rules:\n  - name: chest CT\n    when: {all: [{attribute: Modality, is: CT}]}\n    pipeline: bright\n    send_to: [pacs]\n"

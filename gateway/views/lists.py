@@ -5,7 +5,7 @@ The cursor of a page is the key of its last row, so that the next one is found b
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Integer, Select, exists, func, literal, or_, select, tuple_
@@ -204,7 +204,7 @@ def _after(query: Select[Any], keys: Sequence[Any], cursor: str) -> Select[Any]:
         return query
     try:
         told = [_read(key, text) for key, text in zip(keys, cursor.split(_PARTED), strict=True)]
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(["expected the cursor of a page"]) from error
     return query.where(tuple_(*keys) < tuple_(*(literal(value, key.type) for key, value in zip(keys, told, strict=True))))
 
@@ -215,7 +215,7 @@ def _read(key: Any, text: str) -> object:
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError("expected a time zone")
-    return at
+    return at.astimezone(UTC)
 
 
 def _page(found: Sequence[Any], limit: int, key: Any) -> Page[Any]:

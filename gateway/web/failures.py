@@ -89,8 +89,8 @@ def _http(request: Request, error: HTTPException) -> Response:
     return failure(request, error.status_code, *words, headers=dict(error.headers or {}))
 
 
-def _value(request: Request, _error: DataError) -> Response:
-    """One that the database cannot hold, such as a NUL in a text."""
+def _value(request: Request, _error: DataError | OverflowError) -> Response:
+    """One that the database cannot hold: a NUL in a text, a number (as SQLite tells it) or a time that is too large."""
     return failure(request, 422)
 
 
@@ -114,6 +114,7 @@ _ANSWERS: tuple[tuple[type[Exception], Callable[[Request, Any], Response | Await
     (RequestValidationError, _invalid),
     (HTTPException, _http),
     (DataError, _value),
+    (OverflowError, _value),
     (DBAPIError, _database),
     (Exception, _unexpected),
 )

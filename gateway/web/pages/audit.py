@@ -13,6 +13,7 @@ from gateway.errors import ConfigError
 from gateway.views.provenance import provenance
 from gateway.web.found import Navigation
 from gateway.web.live import News
+from gateway.web.number import BELOW, FROM
 from gateway.web.render import go, page
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
@@ -27,9 +28,9 @@ class Asked(BaseModel):
     act: str = Field(default="", max_length=40)
     actor: str = Field(default="", max_length=64)
     uid: str = Field(default="", max_length=64, pattern=r"^[0-9.]*$")
-    job: Annotated[int | None, BeforeValidator(lambda value: value or None)] = None
+    job: Annotated[int | None, BeforeValidator(lambda value: value or None), Field(ge=FROM, lt=BELOW)] = None
     bad: bool = False
-    before: int | None = Field(default=None, ge=1)
+    before: int | None = Field(default=None, ge=1, lt=2**63)
 
     @property
     def told(self) -> Told:

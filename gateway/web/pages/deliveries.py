@@ -12,6 +12,7 @@ from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import Narrow
+from gateway.web.number import Key
 from gateway.web.render import go, page
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
@@ -41,29 +42,29 @@ def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow
 
 
 @router.get("/deliveries/{delivery}")
-def show_one(request: Request, _person: Viewer, here: Here, news: News, delivery: int) -> Response:
+def show_one(request: Request, _person: Viewer, here: Here, news: News, delivery: Key) -> Response:
     return page(request, "delivery.html", news=news, story=stories.show_delivery(here.db, delivery))
 
 
 @router.get("/deliveries/{delivery}/now")
-def show_one_now(request: Request, _person: Viewer, here: Here, news: News, delivery: int) -> Response:
+def show_one_now(request: Request, _person: Viewer, here: Here, news: News, delivery: Key) -> Response:
     return page(request, "delivery_now.html", news=news, story=stories.show_delivery(here.db, delivery))
 
 
 @router.post("/deliveries/{delivery}/retry")
-def retry(request: Request, person: Operator, here: Here, delivery: int) -> Response:
+def retry(request: Request, person: Operator, here: Here, delivery: Key) -> Response:
     said = admin.retry_delivery(here.db, here.queues, delivery, actor=person.name, now=here.clock())
     return _told(request, delivery, said)
 
 
 @router.post("/deliveries/{delivery}/cancel")
-def cancel(request: Request, person: Operator, here: Here, delivery: int) -> Response:
+def cancel(request: Request, person: Operator, here: Here, delivery: Key) -> Response:
     said = admin.cancel_delivery(here.db, here.queues, delivery, actor=person.name, now=here.clock())
     return _told(request, delivery, said)
 
 
 @router.post("/deliveries/{delivery}/resend")
-def send_again(request: Request, person: Operator, here: Here, delivery: int) -> Response:
+def send_again(request: Request, person: Operator, here: Here, delivery: Key) -> Response:
     row = stories.show_delivery(here.db, delivery).delivery
     said = resend(
         here.db, here.queues, sop_instance_uid=row.sop_instance_uid, to=row.peer, peers=here.peers, actor=person.name,

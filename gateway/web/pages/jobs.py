@@ -15,6 +15,7 @@ from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import Narrow
+from gateway.web.number import Key
 from gateway.web.render import go, page
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
@@ -45,42 +46,42 @@ def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow
 
 
 @router.get("/jobs/{job}")
-def show_one(request: Request, _person: Viewer, here: Here, news: News, job: int) -> Response:
+def show_one(request: Request, _person: Viewer, here: Here, news: News, job: Key) -> Response:
     return page(request, "job.html", news=news, story=stories.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
 
 
 @router.get("/jobs/{job}/now")
-def show_one_now(request: Request, _person: Viewer, here: Here, news: News, job: int) -> Response:
+def show_one_now(request: Request, _person: Viewer, here: Here, news: News, job: Key) -> Response:
     return page(request, "job_now.html", news=news, story=stories.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
 
 
 @router.post("/jobs/{job}/retry")
-def retry(request: Request, person: Operator, here: Here, job: int) -> Response:
+def retry(request: Request, person: Operator, here: Here, job: Key) -> Response:
     said = admin.retry_job(here.db, here.queues, job, actor=person.name, now=here.clock())
     return go(request, f"/jobs/{job}", _sentence(said))
 
 
 @router.post("/jobs/{job}/cancel")
-def cancel(request: Request, person: Operator, here: Here, job: int) -> Response:
+def cancel(request: Request, person: Operator, here: Here, job: Key) -> Response:
     return go(request, f"/jobs/{job}", _sentence(admin.cancel_job(here.db, job, actor=person.name, now=here.clock())))
 
 
 @router.post("/jobs/{job}/release")
-def release(request: Request, person: Operator, here: Here, job: int) -> Response:
+def release(request: Request, person: Operator, here: Here, job: Key) -> Response:
     said = release_job(here.db, here.queues, job, actor=person.name, now=here.clock())
     return go(request, f"/jobs/{job}", _sentence(said))
 
 
 @router.post("/jobs/{job}/resend")
 def send_again(
-    request: Request, person: Operator, here: Here, job: int, to: Annotated[str, Form(max_length=64)] = ""
+    request: Request, person: Operator, here: Here, job: Key, to: Annotated[str, Form(max_length=64)] = ""
 ) -> Response:
     said = resend(here.db, here.queues, job=job, to=to or None, peers=here.peers, actor=person.name, now=here.clock())
     return go(request, f"/jobs/{job}", *map(_sentence, said))
 
 
 @router.post("/jobs/{job}/retract")
-def take_back(request: Request, person: Operator, here: Here, job: int, reason: Annotated[str, Form(max_length=40)]) -> Response:
+def take_back(request: Request, person: Operator, here: Here, job: Key, reason: Annotated[str, Form(max_length=40)]) -> Response:
     said = retract(
         here.db, here.queues, job=job, reason=reason, actor=person.name, now=here.clock(), equipment=equipment(), store=here.store
     )  # fmt: skip

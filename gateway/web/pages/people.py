@@ -10,6 +10,7 @@ from gateway.access.signin import Person
 from gateway.errors import ConfigError
 from gateway.rows.accounts import Right
 from gateway.web.found import Navigation
+from gateway.web.number import Key
 from gateway.web.render import go, page
 from gateway.web.site import Here, Site
 from gateway.web.who import Administrator, Viewer
@@ -113,7 +114,7 @@ def make_token(
 
 
 @router.post("/me/tokens/{token}/revoke")
-def revoke_token(request: Request, person: Viewer, here: Here, token: Annotated[int, Path(ge=1, lt=2**63)]) -> Response:
+def revoke_token(request: Request, person: Viewer, here: Here, token: Key) -> Response:
     return go(request, "/me", people.revoke_token(here.db, token, actor=person.name, now=here.clock(), of=person.name))
 
 

@@ -11,6 +11,7 @@ from gateway.imaging.plane import WINDOWS
 from gateway.rows.tables import OutputInstance
 from gateway.views import stories
 from gateway.views.pictures import Plane, inputs_of_job, inputs_of_series
+from gateway.web.number import Key
 from gateway.web.render import page
 from gateway.web.site import Here
 from gateway.web.who import Viewer
@@ -26,7 +27,7 @@ Window = Annotated[str, Query(max_length=20)]
 
 @router.get("/jobs/{job}/picture")
 def show_job(
-    request: Request, _person: Viewer, here: Here, job: int, plane: int = -1, window: Window = "", segmentation: str = ""
+    request: Request, _person: Viewer, here: Here, job: Key, plane: int = -1, window: Window = "", segmentation: str = ""
 ) -> Response:
     """With the segments of `segmentation`, or of the first that there is."""
     story = stories.show_job(here.db, job)
@@ -53,7 +54,7 @@ def show_series(
 
 
 @router.get("/jobs/{job}/planes/{place}.png")
-def plane_of_job(_person: Viewer, here: Here, job: int, place: Place, window: Window = "") -> Response:
+def plane_of_job(_person: Viewer, here: Here, job: Key, place: Place, window: Window = "") -> Response:
     return _image(here, inputs_of_job(here.db, job), place, window)
 
 
@@ -69,7 +70,7 @@ def plane_of_series(
 
 
 @router.get("/jobs/{job}/overlays/{sop_instance_uid}/{place}.png")
-def overlay_of_job(_person: Viewer, here: Here, job: int, sop_instance_uid: str, place: Place) -> Response:
+def overlay_of_job(_person: Viewer, here: Here, job: Key, sop_instance_uid: str, place: Place) -> Response:
     with here.db() as session:
         output = session.get(OutputInstance, sop_instance_uid)
     if output is None or output.job != job:

@@ -16,6 +16,7 @@ from gateway.decisions.rules import RuleSet, load, load_taken
 from gateway.errors import ConfigError
 from gateway.serving.stages import equipment
 from gateway.web.found import Navigation
+from gateway.web.number import BELOW, FROM, Key
 from gateway.web.render import go, page
 from gateway.web.site import Here, Site
 from gateway.web.who import Administrator, Operator, Viewer
@@ -24,7 +25,8 @@ from gateway.work.kept import Keep
 NAVIGATION = Navigation("Rules", "/rules", 50)
 _FILES_BYTES = 512 * 1024 * 1024
 Text = Annotated[str, Form(max_length=2 * MAX_CHARACTERS)]
-Number = Annotated[int | None, Query(ge=1)]
+Number = Annotated[int | None, Query(ge=FROM, lt=BELOW)]
+Chosen = Annotated[int | None, Form(ge=FROM, lt=BELOW)]
 router = APIRouter()
 
 
@@ -44,9 +46,7 @@ def edit(request: Request, _person: Administrator, here: Here, number: Number = 
 
 
 @router.post("/rules/edit")
-def begin(
-    request: Request, _person: Administrator, here: Here, rule: Text, number: Annotated[int | None, Form(ge=1)] = None
-) -> Response:
+def begin(request: Request, _person: Administrator, here: Here, rule: Text, number: Chosen = None) -> Response:
     """The editor, with a suggested rule after those of a version (or of the one in force); nothing is kept yet."""
     rule = rule.replace("\r\n", "\n")
     if number is not None or rulebook.active(here.db):
@@ -72,7 +72,7 @@ def draft(
 
 
 @router.get("/rules/versions/{number}")
-def show_one(request: Request, _person: Viewer, here: Here, number: int) -> Response:
+def show_one(request: Request, _person: Viewer, here: Here, number: Key) -> Response:
     text = rulebook.text_of(here.db, number)
     line = next(one for one in rulebook.history(here.db) if one.version.number == number)
     active = rulebook.active(here.db)
@@ -81,12 +81,12 @@ def show_one(request: Request, _person: Viewer, here: Here, number: int) -> Resp
 
 
 @router.post("/rules/versions/{number}/approve")
-def approve(request: Request, person: Administrator, here: Here, number: int) -> Response:
+def approve(request: Request, person: Administrator, here: Here, number: Key) -> Response:
     return _said(request, number, rulebook.approve(here.db, number, actor=person.name, now=here.clock()))
 
 
 @router.post("/rules/versions/{number}/activate")
-def activate(request: Request, person: Administrator, here: Here, number: int) -> Response:
+def activate(request: Request, person: Administrator, here: Here, number: Key) -> Response:
     return _said(request, number, rulebook.activate(here.db, number, **_act(person.name, here)))
 
 
@@ -98,7 +98,7 @@ def rollback(request: Request, person: Administrator, here: Here) -> Response:
 
 @router.get("/rules/versions/{number}/replay")
 def replayed(
-    request: Request, _person: Operator, here: Here, number: int, days: Annotated[float, Query(gt=0, le=366)] = 7
+    request: Request, _person: Operator, here: Here, number: Key, days: Annotated[float, Query(gt=0, le=366)] = 7
 ) -> Response:
     before, after = _in_force(here), load(rulebook.text_of(here.db, number), **_names(here))
     since = here.clock() - timedelta(days=days)
@@ -107,9 +107,7 @@ def replayed(
 
 
 @router.post("/rules/test", max_body_size=_FILES_BYTES)
-def try_files(
-    request: Request, _person: Operator, here: Here, files: list[UploadFile], number: Annotated[int | None, Form()] = None
-) -> Response:
+def try_files(request: Request, _person: Operator, here: Here, files: list[UploadFile], number: Chosen = None) -> Response:
     """Nothing of the files is kept."""
     rules = _in_force(here) if number is None else load_taken(rulebook.text_of(here.db, number), **_names(here), version=number)
     found, others = samples(one.file for one in files)

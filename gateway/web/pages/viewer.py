@@ -35,8 +35,12 @@ def show(request: Request, path: str, _person: Viewer, here: Here) -> Response:
     folder = (here.config.web.viewer or default_folder()).resolve()
     if not is_installed(folder):
         return page(request, "viewer.html", status=404, problem=NOT_INSTALLED)
-    file = (folder / path).resolve()
-    if file.is_file() and file.is_relative_to(folder):
+    try:
+        file = (folder / path).resolve()
+        is_ours = file.is_file() and file.is_relative_to(folder)
+    except (OSError, ValueError) as error:  # too long a name, or a NUL: no file of anybody's
+        raise HTTPException(404) from error
+    if is_ours:
         return FileResponse(file, headers=_HEADERS)
     if Path(path).suffix:
         raise HTTPException(404)

@@ -1,15 +1,23 @@
 """Lists and searches over REST, a page at a time."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AwareDatetime, Field
+from pydantic import AfterValidator, AwareDatetime, Field
 
 from gateway.views.lists import Page
 from gateway.views.wanted import Wanted
 from gateway.web.rest._shapes import MOST, Asked, Cursor, Items, Text
 
 T = TypeVar("T")
+
+
+def _in_utc(at: datetime) -> datetime:
+    return at.astimezone(UTC)
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Search(Asked):
@@ -22,8 +30,8 @@ class Search(Asked):
     rule: Text = ""
     peer: Text = ""
     pipeline: Text = ""
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: Time | None = None
+    until: Time | None = None
     after: Cursor = ""
     limit: Annotated[int, Field(ge=1, le=MOST)] = 50
 

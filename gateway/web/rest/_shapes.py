@@ -17,7 +17,6 @@ def _shown(text: str) -> str:
     return text
 
 
-Key = Annotated[int, Path(ge=1, lt=2**31)]
 UidPath = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 Text = Annotated[str, Field(max_length=300), AfterValidator(_shown)]
 Cursor = Annotated[str, Field(max_length=120), AfterValidator(_shown)]

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from gateway.auditing import events
 from gateway.views.provenance import provenance
+from gateway.web.number import BELOW, FROM
 from gateway.web.rest._shapes import (
     DeliveryShape,
     EventShape,
@@ -23,7 +24,7 @@ from gateway.web.who import Viewer
 
 router = APIRouter(tags=["audit"])
 _Uid = Annotated[str, Query(pattern=r"^[0-9.]{0,64}$")]
-_Job = Annotated[int | None, Query(ge=1, lt=2**31)]
+_Job = Annotated[int | None, Query(ge=FROM, lt=BELOW)]
 
 
 class Events(Shape):

@@ -12,6 +12,7 @@ from gateway.serving.stages import equipment
 from gateway.views import lists, stories
 from gateway.views.lists import DeliveryRow
 from gateway.views.wanted import Wanted
+from gateway.web.number import Key
 from gateway.web.rest._lists import Search, items
 from gateway.web.rest._shapes import (
     Asked,
@@ -20,7 +21,6 @@ from gateway.web.rest._shapes import (
     Done,
     EventShape,
     Items,
-    Key,
     Limit,
     OutputShape,
     Shape,

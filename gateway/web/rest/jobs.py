@@ -6,6 +6,7 @@ from gateway.acts import admin
 from gateway.views import lists, stories
 from gateway.views.lists import JobRow
 from gateway.views.wanted import Wanted
+from gateway.web.number import Key
 from gateway.web.rest._lists import Search, items
 from gateway.web.rest._shapes import (
     CursorQuery,
@@ -13,7 +14,6 @@ from gateway.web.rest._shapes import (
     Done,
     Items,
     JobShape,
-    Key,
     Limit,
     OutputShape,
     Shape,

@@ -7,7 +7,8 @@ from fastapi import APIRouter, Path
 from pydantic import Field
 
 from gateway.access import people
-from gateway.web.rest._shapes import Asked, Done, Items, Key, Shape, Text, done
+from gateway.web.number import Key
+from gateway.web.rest._shapes import Asked, Done, Items, Shape, Text, done
 from gateway.web.site import Here
 from gateway.web.who import Administrator, Viewer
 

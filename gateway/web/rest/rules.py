@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field
 from gateway.acts import rulebook
 from gateway.acts.rulebook import VersionLine
 from gateway.errors import ConfigError
-from gateway.web.rest._shapes import Asked, Done, Key, Shape, Text, done
+from gateway.web.number import Key
+from gateway.web.rest._shapes import Asked, Done, Shape, Text, done
 from gateway.web.site import Here, Site
 from gateway.web.who import Administrator, Viewer
 

@@ -12,7 +12,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from gateway.access import people
 from gateway.rows.tables import Delivery, Job
 from gateway.rows.trail import AuditEvent
-from tests.console_fixture import ConsolePlace, a_console
+from tests.console_fixture import PASSWORD, ConsolePlace, a_console
 from tests.rows_fixture import OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
 
 CHECKS = [not_a_server_error, content_type_conformance, response_schema_conformance, status_code_conformance]
@@ -127,6 +127,20 @@ def test_what_a_program_does_is_done_and_told_with_its_persons_name(console: Con
         assert {event.actor for event in told} == {"operator"}
     problem = rest.get("/jobs/999999")
     assert (problem.status_code, problem.json()["problems"]) == (404, ["there is no job 999999"])
+
+
+def test_an_administrator_is_no_second_person_by_a_token_that_they_made(console: ConsolePlace) -> None:
+    now, asked = console.site.clock(), {"label": "x", "role": "administrator"}
+    people.add_person(console.db, "second", role="administrator", password=PASSWORD, actor="tests", now=now)
+    headers = token(console, "administrator")
+
+    made = {
+        (name, role): console.client().post(f"/api/v1/people/{name}/tokens", json=asked | {"role": role}, headers=headers)
+        for name in ("second", "administrator") for role in ("operator", "administrator")
+    }  # fmt: skip
+
+    assert {key for key, answer in made.items() if answer.status_code == 409} == {("second", "administrator")}
+    assert "is made by that person" in made["second", "administrator"].text
 
 
 def test_a_time_that_no_database_holds_is_refused(console: ConsolePlace) -> None:

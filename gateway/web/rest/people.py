@@ -7,6 +7,8 @@ from fastapi import APIRouter, Path
 from pydantic import Field
 
 from gateway.access import people
+from gateway.errors import ConfigError
+from gateway.rows.accounts import Right
 from gateway.web.number import Key
 from gateway.web.rest._shapes import Asked, Done, Items, Shape, Text, done
 from gateway.web.site import Here
@@ -112,6 +114,9 @@ def list_tokens(_person: Administrator, here: Here) -> Items[TokenShape]:
 
 @router.post("/people/{name}/tokens", status_code=201)
 def make_token(person: Administrator, here: Here, name: _Name, asked: NewToken) -> MadeToken:
+    """An administrator's only in one's own name: else one person could be the second who agrees to rules."""
+    if name != person.name and asked.role == Right.ADMINISTRATOR:
+        raise ConfigError(["a token of an administrator is made by that person, or by `gateway tokens make` on this machine"])
     made = people.make_token(here.db, name, **asked.model_dump(), actor=person.name, now=here.clock())
     return MadeToken.model_validate(made)
 

@@ -8,7 +8,7 @@ import pytest
 from joserfc.jwk import RSAKey
 from playwright.sync_api import Browser, expect
 
-from gateway.access import people
+from gateway.access import people, signin
 from gateway.auditing.audit import Act
 from gateway.configuration.config import parse
 from gateway.errors import ConfigError
@@ -23,6 +23,7 @@ PEOPLE = {
     "subject-2": {"preferred_username": "b.jones", "groups": ["ai-readers"]},
     "subject-3": {"preferred_username": "c.nobody", "groups": ["kitchen"]},
     "subject-4": {"preferred_username": "<script>alert(1)</script>", "groups": ["ai-readers"]},
+    "subject-6": {"preferred_username": "d.leaver", "groups": ["ai-readers"]},
     "subject-5": {"preferred_username": "local", "groups": ["ai-admins"]},
 }
 
@@ -101,6 +102,30 @@ def test_who_has_no_role_or_the_name_of_another_is_not_let_in_and_it_is_told(bot
     assert words in acts(both.console, Act.PERSON_NOT_SIGNED_IN)[-1].detail["reason"].lower()
 
 
+@pytest.mark.parametrize("groups", [["kitchen"], 7])
+def test_who_has_no_role_any_more_is_out_with_their_tokens_until_an_administrator_lets_them_in(
+    both: Both, groups: object
+) -> None:
+    db, now = both.console.db, both.console.site.clock()
+    client, _ = both.sign_in("subject-6")
+    made = people.make_token(db, "d.leaver", label="x", role="viewer", days=365, actor="d.leaver", now=now)
+    assert client.get("/").status_code == 200
+
+    both.provider.spoil = {"groups": groups}
+    refused = [both.sign_in("subject-6")[1].status_code for _ in range(2)]
+    both.provider.spoil = {}
+    told = [event.detail["reason"] for event in acts(both.console, Act.PERSON_CHANGED) if event.actor == both.provider.issuer]
+
+    assert refused == [403, 403]
+    assert client.get("/").status_code == 303
+    assert signin.who_has_token(db, made.secret, now=now) is None
+    assert told[-2:] == [f"token {made.token.id} revoked", "disabled"]
+    assert both.sign_in("subject-6")[1].status_code == 403
+    people.enable(db, "d.leaver", actor="tests", now=now)
+    assert both.sign_in("subject-6")[1].status_code == 303
+    assert signin.who_has_token(db, made.secret, now=now) is None
+
+
 def test_a_name_that_is_no_name_becomes_the_subject(both: Both) -> None:
     both.sign_in("subject-4")
 
@@ -111,7 +136,7 @@ def test_a_name_that_is_no_name_becomes_the_subject(both: Both) -> None:
     "spoil",
     [
         {"iss": "http://evil.example"}, {"aud": "somebody-else"}, {"aud": ["somebody-else"], "azp": "somebody-else"},
-        {"nonce": "of another sign-in"}, {"exp": 1_000_000_000}, {"sub": ""}, {"groups": 7},
+        {"nonce": "of another sign-in"}, {"exp": 1_000_000_000}, {"sub": ""},
     ],
 )  # fmt: skip
 def test_a_token_that_is_not_for_this_sign_in_lets_nobody_in(both: Both, spoil: dict[str, object]) -> None:

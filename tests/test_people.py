@@ -127,6 +127,32 @@ def test_a_token_lets_a_program_in_until_it_is_revoked(db) -> None:
     assert people.list_tokens(db) == []
 
 
+@pytest.mark.parametrize("ends", ["reset", "sign-out", "disabled"])
+def test_what_an_administrator_ends_is_over_for_programs_too_and_it_is_said(db, ends: str) -> None:
+    made = people.make_token(db, "miller", label="reports", role="viewer", days=7, actor="miller", now=NOW)
+    act = {
+        "reset": lambda: people.set_password(db, "miller", password=PASSWORD[::-1], actor="admin", now=NOW),
+        "sign-out": lambda: people.end_sign_ins(db, "miller", actor="admin", now=NOW),
+        "disabled": lambda: people.disable(db, "miller", actor="admin", now=NOW),
+    }[ends]
+
+    said = act()
+
+    assert ends == "disabled" or said.endswith("; tokens revoked: 1")
+    people.enable(db, "miller", actor="admin", now=NOW)
+    assert signin.who_has_token(db, made.secret, now=NOW) is None
+
+
+def test_what_people_end_themselves_leaves_their_programs_alone(db) -> None:
+    made = people.make_token(db, "miller", label="reports", role="viewer", days=7, actor="miller", now=NOW)
+    mine = who(db, signin.begin(db, "miller", address="", now=NOW)).digest
+
+    people.end_sign_ins(db, "miller", actor="miller", now=NOW, keep=mine)
+    people.set_password(db, "miller", password=PASSWORD[::-1], present=PASSWORD, actor="miller", now=NOW, keep=mine)
+
+    assert signin.who_has_token(db, made.secret, now=NOW)
+
+
 def test_somebody_from_elsewhere_is_the_same_person_each_time(db) -> None:
     def came(**changes: str) -> str:
         values = {"issuer": "https://idp", "subject": "s1", "name": "jones", "role": "viewer"} | changes

@@ -95,6 +95,18 @@ def from_elsewhere(db: Database, *, issuer: str, subject: str, name: str, role: 
         return account.name
 
 
+def has_left(db: Database, *, issuer: str, subject: str, now: datetime) -> None:
+    """Whom an identity provider has proved, and who may do nothing here any more, is disabled where there is an account.
+
+    Be it the last administrator's: who is one is said there.
+    """
+    theirs = select(Account.name).where(Account.issuer == issuer, Account.subject == subject, Account.disabled_at.is_(None))
+    with db.begin() as session:
+        name = session.scalar(theirs)
+        if name is not None:
+            _disable(session, _known(session, name, to_change=True), issuer, now)
+
+
 def change_role(db: Database, name: str, *, role: str, actor: str, now: datetime) -> str:
     def change(session: Session, account: Account) -> str:
         before, account.role = account.role, _role(role)
@@ -107,14 +119,12 @@ def change_role(db: Database, name: str, *, role: str, actor: str, now: datetime
 
 
 def disable(db: Database, name: str, *, actor: str, now: datetime) -> str:
-    """Whoever is disabled is signed out at once, and no token of theirs is good any more."""
+    """Whoever is disabled is signed out at once, and no token of theirs is ever good again."""
 
     def change(session: Session, account: Account) -> str:
-        account.disabled_at = now
+        _disable(session, account, actor, now)
         if account.role == Right.ADMINISTRATOR:
             _check_somebody_is_left(session)
-        _sign_out_everywhere(session, name)
-        _tell(session, account, "disabled", actor, now)
         return f"{name} may not sign in any more"
 
     return _change(db, name, change, may_end=True)
@@ -134,7 +144,7 @@ def set_password(
 ) -> str:
     """`present`: the one so far, which must fit where people change their own; `keep` is the digest of the sign-in that goes on.
 
-    All their other sign-ins end.
+    All their other sign-ins end; where it is set for them, their tokens too: whoever took the old one may have made some.
     """
     hashed = _hashed(password, name)
     if present is not None and not passwords.fits(present, show_person(db, name).password_hash):
@@ -145,8 +155,9 @@ def set_password(
             raise ConfigError(["this account signs in elsewhere: its password is changed there"])
         account.password_hash, account.failures, account.not_before = hashed, 0, None
         _sign_out_everywhere(session, name, keep=keep)
+        revoked = _revoke_all(session, account, actor, now) if present is None else ""
         _tell(session, account, "password", actor, now)
-        return f"the password of {name} is changed"
+        return f"the password of {name} is changed{revoked}"
 
     return _change(db, name, change)
 
@@ -158,12 +169,13 @@ def list_sign_ins(db: Database, name: str) -> list[SignIn]:
 
 
 def end_sign_ins(db: Database, name: str, *, actor: str, now: datetime, keep: str = "") -> str:
-    """All but the one with the digest `keep`."""
+    """All but the one with the digest `keep`; where none is kept, tokens end too: somebody else may have made some."""
 
     def change(session: Session, account: Account) -> str:
         _sign_out_everywhere(session, name, keep=keep)
+        revoked = "" if keep else _revoke_all(session, account, actor, now)
         _tell(session, account, "signed out everywhere", actor, now)
-        return f"{name} is signed out everywhere{' else' if keep else ''}"
+        return f"{name} is signed out everywhere{' else' if keep else revoked}"
 
     return _change(db, name, change)
 
@@ -257,6 +269,23 @@ def _sign_out_everywhere(session: Session, name: str, keep: str = "") -> None:
     mine: Sequence[SignIn] = session.scalars(select(SignIn).where(SignIn.account == name, SignIn.digest != keep)).all()
     for one in mine:
         session.delete(one)
+
+
+def _revoke_all(session: Session, account: Account, actor: str, now: datetime) -> str:
+    """What is to be said of it: programs that use them go on no more."""
+    good = select(Token).where(Token.account == account.name, Token.revoked_at.is_(None), Token.expires_at > now)
+    tokens = session.scalars(good.order_by(Token.id)).all()
+    for token in tokens:
+        token.revoked_at = now
+        _tell(session, account, f"token {token.id} revoked", actor, now)
+    return f"; tokens revoked: {len(tokens)}" if tokens else ""
+
+
+def _disable(session: Session, account: Account, actor: str, now: datetime) -> None:
+    account.disabled_at = now
+    _sign_out_everywhere(session, account.name)
+    _revoke_all(session, account, actor, now)
+    _tell(session, account, "disabled", actor, now)
 
 
 def _tell(session: Session, account: Account, what: str, actor: str, now: datetime) -> None:

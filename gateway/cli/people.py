@@ -42,7 +42,7 @@ def users_role(name: str, role: str, config: ConfigOption = None) -> None:
 
 @users.command("disable")
 def users_disable(name: str, config: ConfigOption = None) -> None:
-    """Somebody may not sign in any more, and is signed out at once."""
+    """Somebody may not sign in any more; their sign-ins and tokens end at once."""
     from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.disable(name)))
@@ -50,7 +50,7 @@ def users_disable(name: str, config: ConfigOption = None) -> None:
 
 @users.command("enable")
 def users_enable(name: str, config: ConfigOption = None) -> None:
-    """Somebody may sign in again, whatever there was before."""
+    """Somebody may sign in again, whatever there was before; tokens are made anew."""
     from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.enable(name)))
@@ -58,7 +58,7 @@ def users_enable(name: str, config: ConfigOption = None) -> None:
 
 @users.command("password")
 def users_password(name: str, file: PasswordOption = None, config: ConfigOption = None) -> None:
-    """Give somebody a new password; their sign-ins end."""
+    """Give somebody a new password; their sign-ins and tokens end."""
     from gateway.commands import roll
 
     at_desk(config, lambda desk: desk.ask(roll.set_password(name, _password(file))))

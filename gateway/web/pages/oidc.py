@@ -57,6 +57,9 @@ async def back(request: Request, _nobody: Anybody, here: Here) -> Response:
 
 def _enter(here: Site, issuer: str, proved: Proved, where: str) -> str:
     now = here.clock()
+    if proved.role is None:
+        people.has_left(here.db, issuer=issuer, subject=proved.subject, now=now)
+        raise NotLetIn("the identity provider knows you, but you have no role in this gateway: ask an administrator")
     name = people.from_elsewhere(here.db, issuer=issuer, subject=proved.subject, name=proved.name, role=proved.role, now=now)
     return signin.begin(here.db, name, address=where, now=now)
 

@@ -96,15 +96,18 @@ def from_elsewhere(db: Database, *, issuer: str, subject: str, name: str, role: 
 
 
 def has_left(db: Database, *, issuer: str, subject: str, now: datetime) -> None:
-    """Whom an identity provider has proved, and who may do nothing here any more, is disabled where there is an account.
+    """Whom an identity provider has proved, and gives no role here any more: their sign-ins and tokens end, the account stays.
 
-    Be it the last administrator's: who is one is said there.
+    Not disabled: a group that is misspelt in gateway.toml would keep everybody out until each is enabled again.
     """
-    theirs = select(Account.name).where(Account.issuer == issuer, Account.subject == subject, Account.disabled_at.is_(None))
+    theirs = select(Account.name).where(Account.issuer == issuer, Account.subject == subject)
     with db.begin() as session:
         name = session.scalar(theirs)
         if name is not None:
-            _disable(session, _known(session, name, to_change=True), issuer, now)
+            account = _known(session, name, to_change=True)
+            _sign_out_everywhere(session, name)
+            _revoke_all(session, account, issuer, now)
+            _tell(session, account, "signed out: without a role at the identity provider", issuer, now)
 
 
 def change_role(db: Database, name: str, *, role: str, actor: str, now: datetime) -> str:
@@ -122,7 +125,10 @@ def disable(db: Database, name: str, *, actor: str, now: datetime) -> str:
     """Whoever is disabled is signed out at once, and no token of theirs is ever good again."""
 
     def change(session: Session, account: Account) -> str:
-        _disable(session, account, actor, now)
+        account.disabled_at = now
+        _sign_out_everywhere(session, name)
+        _revoke_all(session, account, actor, now)
+        _tell(session, account, "disabled", actor, now)
         if account.role == Right.ADMINISTRATOR:
             _check_somebody_is_left(session)
         return f"{name} may not sign in any more"
@@ -279,13 +285,6 @@ def _revoke_all(session: Session, account: Account, actor: str, now: datetime) -
         token.revoked_at = now
         _tell(session, account, f"token {token.id} revoked", actor, now)
     return f"; tokens revoked: {len(tokens)}" if tokens else ""
-
-
-def _disable(session: Session, account: Account, actor: str, now: datetime) -> None:
-    account.disabled_at = now
-    _sign_out_everywhere(session, account.name)
-    _revoke_all(session, account, actor, now)
-    _tell(session, account, "disabled", actor, now)
 
 
 def _tell(session: Session, account: Account, what: str, actor: str, now: datetime) -> None:

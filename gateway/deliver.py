@@ -30,7 +30,7 @@ from gateway.peers import Peer, Proof, Sent, Sought
 from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
 from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.work.delivery import AT_MOST, OPEN, Pace, again, end, enqueue_proof, follow, tell
+from gateway.work.delivery import AT_MOST, OPEN, Pace, again, drop, end, enqueue_proof, follow, tell
 
 _LONGEST_ASKED = timedelta(hours=4)
 _OLDEST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,7 +55,7 @@ def deliver(
     """Make one attempt and write down how it ended: sent, to be tried again, held, or failed with the peer's status."""
     with db.begin() as session:
         delivery = lock(session, Delivery, delivery_id)
-        if delivery.state not in OPEN:
+        if delivery.state not in OPEN or drop(session, delivery, clock(), queues=queues):
             return
         output = session.get_one(OutputInstance, delivery.sop_instance_uid)
         asks_first = delivery.unanswered or delivery.state == DeliveryState.SENDING or _may_be_there(session, delivery)

@@ -24,7 +24,7 @@ from gateway.errors import DeliveryError, Unreachable
 from gateway.peers import Peer, Proof, Sought
 from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
 from gateway.store import Store
-from gateway.work.delivery import AT_MOST, Pace, again, end, enqueue_proof, tell
+from gateway.work.delivery import AT_MOST, Pace, again, drop, end, enqueue_proof, tell
 
 _LOOK, _LOOK_AT_MOST = timedelta(seconds=0.5), timedelta(seconds=10)
 _INDEXED = timedelta(seconds=30)
@@ -148,7 +148,9 @@ def _proved(session: Session, delivery: Delivery, now: datetime, proof: Proof) -
 
 
 def _lost(session: Session, delivery: Delivery, now: datetime, queues: Queues, pace: Pace, *, why: str) -> None:
-    """Sent again, the same bytes; given up where the peer has lost it too often."""
+    """Sent again, the same bytes; given up where the peer has lost it too often. Retracted, it is hidden and not lost."""
+    if drop(session, delivery, now, queues=queues):
+        return
     refusals = delivery.refusals + 1
     if refusals >= AT_MOST:
         if end(session, delivery, state=DeliveryState.FAILED, refusals=refusals, reason=f"{why}, {refusals} times"):

@@ -11,6 +11,7 @@ from pydicom import dcmread
 from gateway import app
 from gateway.acts import admin
 from gateway.acts.resend import resend
+from gateway.acts.retract import retract
 from gateway.auditing import audit, events
 from gateway.auditing.audit import Act
 from gateway.db import Database, open_database
@@ -18,17 +19,20 @@ from gateway.deliver import deliver
 from gateway.dicom.commitment import Outcome
 from gateway.engine import DELIVER, PROVE, Queues
 from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
+from gateway.outputs import Equipment
+from gateway.outputs.rejection import note_uid
 from gateway.peers import Proof, Sent, Sought
 from gateway.prove import prove, told
 from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance
 from gateway.store import Store
 from gateway.sweep import sweep
 from gateway.views import lists, stories, wanted
-from gateway.work.delivery import Pace, make
+from gateway.work.delivery import Pace, again, make
 from tests.rows_fixture import NOW, SERIES, STUDY, a_job, a_series
 from tests.synthetic import ct_series, part10
 
 OTHER_STUDY = "2.25.77"
+EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
 AWAY = Unreachable("no connection")
 STORED = Sent(0x0000, "stored")
 
@@ -42,6 +46,8 @@ class Pacs:
     away_until: datetime | None = None
     keeps: bool = True
     is_mute: bool = False
+    hides: bool = False
+    """As IHE IOCM has it: what a note takes back is not to be found any more."""
     patient_id: str | None = None
     concurrency: int = 2
     per_minute: int | None = None
@@ -59,6 +65,8 @@ class Pacs:
             self.received.append(uid)
             if self.keeps:
                 self.held.add(uid)
+            if self.hides:
+                self.held = {one for one in self.held if note_uid(one) not in self.received}
         if isinstance(answer, DeliveryError):
             raise answer
         return answer
@@ -133,6 +141,13 @@ class Lane:
         act(row.id, clock=self.clock, peers={"pacs": self.peer}, store=self.store, db=self.db, queues=self.queues, pace=self.pace)
         return True
 
+    def retract(self, uid: str) -> str:
+        (said,) = retract(
+            self.db, self.queues, sop_instance_uid=uid, reason="safety", actor="ann", now=self.clock(), equipment=EQUIPMENT,
+            store=self.store,
+        )  # fmt: skip
+        return said
+
     def run(self, most: int = 1000) -> None:
         for _ in range(most):
             if not self.step():
@@ -203,6 +218,35 @@ def test_what_the_peer_lost_once_is_proved_in_the_end(lane: Lane) -> None:
 
     assert lane.row(delivery).state == DeliveryState.PROVED
     assert lane.peer.received == ["2.25.1"] * 2
+
+
+def test_what_a_peer_hides_because_it_was_retracted_is_not_sent_again(lane: Lane) -> None:
+    lane.peer.hides = True
+    delivery = lane.add("2.25.1")
+    lane.step()
+    lane.peer.is_mute = True
+    lane.step()
+    lane.peer.is_mute = False
+    lane.retract("2.25.1")
+
+    lane.run()
+
+    row = lane.row(delivery)
+    assert lane.peer.received == ["2.25.1", note_uid("2.25.1")]
+    assert (row.state, row.reason) == (DeliveryState.CANCELLED, "retracted")
+
+
+def test_what_was_retracted_while_it_waited_to_be_sent_again_is_not_sent(lane: Lane) -> None:
+    delivery = lane.add("2.25.1")
+    lane.step()
+    lane.retract("2.25.1")
+    with lane.db.begin() as session:  # as prove writes it that had looked for a note just before
+        again(session, session.get_one(Delivery, delivery), lane.clock(), lane.queues, delay=timedelta(0))
+
+    lane.run()
+
+    assert lane.peer.received == ["2.25.1", note_uid("2.25.1")]
+    assert lane.row(delivery).state == DeliveryState.CANCELLED
 
 
 def test_an_answer_that_was_lost_is_asked_for_before_anything_is_sent_again(lane: Lane) -> None:
@@ -465,6 +509,19 @@ def test_a_peer_that_says_that_it_does_not_have_it_gets_it_again(committing: Lan
     assert committing.peer.received == ["2.25.1"] * 2
     report(committing, committing.peer.asked[1], committed=["2.25.1"])
     assert committing.row(delivery).state == DeliveryState.PROVED
+
+
+def test_a_peer_that_does_not_have_what_was_retracted_does_not_get_it_again(committing: Lane) -> None:
+    delivery = committing.add("2.25.1")
+    committing.step()
+    committing.step()
+    committing.retract("2.25.1")
+
+    report(committing, committing.peer.asked[0], failed=[("2.25.1", 0x0112)])
+    committing.step()
+
+    assert committing.peer.received == ["2.25.1", note_uid("2.25.1")]
+    assert committing.row(delivery).state == DeliveryState.CANCELLED
 
 
 def test_a_peer_that_does_not_report_is_asked_again_and_its_late_report_of_before_changes_nothing(committing: Lane) -> None:

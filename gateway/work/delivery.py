@@ -18,6 +18,7 @@ from gateway.auditing.audit import Act
 from gateway.db import insert_once
 from gateway.engine import DELIVER, PROVE, Queues, backoff, peer_lane, rank, ticket
 from gateway.errors import ConfigError
+from gateway.outputs.rejection import note_uid
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, OutputInstance
 
 OPEN = (DeliveryState.QUEUED, DeliveryState.SENDING)
@@ -121,6 +122,16 @@ def again(session: Session, delivery: Delivery, now: datetime, queues: Queues, *
         delivery.ticket = attempt
         enqueue(session, delivery, queues, delay)
     return mine
+
+
+def drop(session: Session, delivery: Delivery, now: datetime, *, queues: Queues) -> bool:
+    """Whether a note has taken its result back: then it has ended, for after its note it would be shown again."""
+    if session.get(OutputInstance, note_uid(delivery.sop_instance_uid)) is None:
+        return False
+    if end(session, delivery, state=DeliveryState.CANCELLED, reason="retracted"):
+        tell(session, Act.DELIVERY_CANCELLED, delivery, now)
+        follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
+    return True
 
 
 def follow(session: Session, peer: str, study_instance_uid: str, now: datetime, *, queues: Queues) -> None:

@@ -58,22 +58,26 @@ def deliver(
         if delivery.state not in OPEN or drop(session, delivery, clock(), queues=queues):
             return
         output = session.get_one(OutputInstance, delivery.sop_instance_uid)
-        asks_first = delivery.unanswered or delivery.state == DeliveryState.SENDING or _may_be_there(session, delivery)
+        delivery.unanswered |= delivery.state == DeliveryState.SENDING  # an attempt that died
+        asks_first = delivery.unanswered or _may_be_there(session, delivery)
         is_let_go = _was_held(session, delivery)
         delivery.attempts += delivery.state == DeliveryState.QUEUED
         delivery.state = DeliveryState.SENDING
         tell(session, Act.DELIVERY_STARTED, delivery, clock(), attempt=delivery.attempts)
     crash_point("deliver.started")
+    peer = peers.get(delivery.peer)
     try:
         _check_clock(clock())
-        sent = _send(delivery, output, peers, store, asks_first=asks_first, is_let_go=is_let_go)
+        if peer is None:
+            raise DeliveryError("expected a peer of this name in the configuration")
+        sent = _send(delivery, output, peer, store, asks_first=asks_first, is_let_go=is_let_go)
     except DeliveryError as error:
         _ended_badly(delivery, error, clock(), db, queues, pace)
         return
     crash_point("deliver.sent")
-    now, proof = clock(), peers[delivery.peer].proof
+    now = clock()
     with db.begin() as session:
-        attempt = "" if proof is Proof.NONE else ticket(0, now)
+        attempt = "" if peer.proof is Proof.NONE else ticket(0, now)
         values = {"status": sent.status, "reason": sent.note, "unanswered": False, "looks": 0, "asked_at": None}
         if end(session, delivery, state=DeliveryState.SENT, sent_at=now, due_at=now, ticket=attempt, **values):
             tell(session, Act.DELIVERY_SENT, delivery, now, status=f"0x{sent.status:04X}")
@@ -85,9 +89,10 @@ def deliver(
 
 
 def deliver_failed(delivery_id: int, error: Exception, now: datetime, *, db: Database, queues: Queues) -> None:
-    """What nobody expected: the delivery fails where a person sees it."""
+    """What nobody expected: the delivery fails where a person sees it. The peer may have it: how far it came is not known."""
     with db() as session:
         delivery = session.get_one(Delivery, delivery_id)
+    delivery.unanswered |= delivery.state == DeliveryState.SENDING
     failure = DeliveryError(f"unexpected {type(error).__name__}; the log has where it was raised")
     _ended_badly(delivery, failure, now, db, queues, Pace())
 
@@ -112,33 +117,30 @@ def _check_clock(now: datetime) -> None:
         raise Unreachable("this machine's clock is years behind: expected one that NTP keeps")
 
 
-def _send(
-    delivery: Delivery, output: OutputInstance, peers: Mapping[str, Peer], store: Store, *, asks_first: bool, is_let_go: bool
-) -> Sent:
-    peer = peers.get(delivery.peer)
-    if peer is None:
-        raise DeliveryError("expected a peer of this name in the configuration")
+def _send(delivery: Delivery, output: OutputInstance, peer: Peer, store: Store, *, asks_first: bool, is_let_go: bool) -> Sent:
     try:
         path = store.check(output.sha256)
     except Damaged as error:
         raise DeliveryError(str(error)) from error
     sought = Sought(output.study_instance_uid, output.series_instance_uid, output.sop_instance_uid, output.sop_class_uid, path)
-    if asks_first and _holds(delivery.peer, peer, sought):
+    is_there = _holds(delivery.peer, peer, sought) if asks_first else None
+    if is_there:
         return Sent(0x0000, "it is there already, from an attempt whose end is not known here")
+    delivery.unanswered &= is_there is None
     if not is_let_go and peer.proof is not Proof.NONE:
         _check_patient(delivery.peer, peer, output.study_instance_uid, path)
     return peer.send(path)
 
 
-def _holds(name: str, peer: Peer, sought: Sought) -> bool:
-    """Whether it is known to be there; who cannot say so gets it again."""
+def _holds(name: str, peer: Peer, sought: Sought) -> bool | None:
+    """Whether it is there; None of a peer that cannot say so, and gets it again."""
     if peer.proof is Proof.NONE:
-        return False
+        return None
     try:
         return peer.holds(sought)
     except DeliveryError as error:
         _logger.info("peer.not_asked", peer=name, reason=str(error))
-        return False
+        return None
 
 
 def _check_patient(name: str, peer: Peer, study_instance_uid: str, path: Path) -> None:
@@ -158,8 +160,8 @@ def _check_patient(name: str, peer: Peer, study_instance_uid: str, path: Path) -
 
 def _ended_badly(delivery: Delivery, error: DeliveryError, now: datetime, db: Database, queues: Queues, pace: Pace) -> None:
     status = error.status if isinstance(error, Rejected) else None
-    # Once unknown, it stays so until the peer could be asked, or answers.
-    unanswered = isinstance(error, Unanswered) or (delivery.unanswered and isinstance(error, Unreachable))
+    # Once unknown, it stays so until the peer says that it has it, or that it has it not: a no to a later attempt is neither.
+    unanswered = delivery.unanswered or isinstance(error, Unanswered)
     with db.begin() as session:
         values: dict[str, object] = {"status": status, "reason": str(error), "unanswered": unanswered}
         refusals = delivery.refusals + isinstance(error, Rejected)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from gateway import app
 from gateway.acts import admin
 from gateway.acts.resend import resend
 from gateway.acts.retract import retract
+from gateway.attempt import Stage, guarded
 from gateway.auditing import audit, events
 from gateway.auditing.audit import Act
 from gateway.db import Database, open_database
-from gateway.deliver import deliver
+from gateway.deliver import deliver, deliver_failed
 from gateway.dicom.commitment import Outcome
 from gateway.engine import DELIVER, PROVE, Queues
 from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
@@ -42,7 +44,7 @@ class Pacs:
     """A peer that does as it is told: `answers` are to its next sends, STORED when there are no more."""
 
     proof: Proof = Proof.QUERY
-    answers: list[Sent | DeliveryError] = field(default_factory=list)
+    answers: list[Sent | BaseException] = field(default_factory=list)
     away_until: datetime | None = None
     keeps: bool = True
     is_mute: bool = False
@@ -61,13 +63,13 @@ class Pacs:
             raise AWAY
         uid = str(dcmread(path).SOPInstanceUID)
         answer = self.answers.pop(0) if self.answers else STORED
-        if isinstance(answer, Sent | Unanswered):
+        if isinstance(answer, Unanswered) or not isinstance(answer, DeliveryError):
             self.received.append(uid)
             if self.keeps:
                 self.held.add(uid)
             if self.hides:
                 self.held = {one for one in self.held if note_uid(one) not in self.received}
-        if isinstance(answer, DeliveryError):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -86,6 +88,10 @@ class Pacs:
         if self.away_until and self.clock() < self.away_until:
             raise AWAY
         self.asked.append(transaction_uid)
+
+
+class Killed(BaseException):
+    """The process dies."""
 
 
 @dataclass
@@ -140,6 +146,13 @@ class Lane:
         act = deliver if self._stage(row) == DELIVER else prove
         act(row.id, clock=self.clock, peers={"pacs": self.peer}, store=self.store, db=self.db, queues=self.queues, pace=self.pace)
         return True
+
+    def attempt(self, delivery: int, peers: dict[str, Pacs]) -> None:
+        """As a worker makes it, whatever is raised."""
+        rows = {"db": self.db, "queues": self.queues}
+        act = partial(deliver, clock=self.clock, peers=peers, store=self.store, pace=self.pace, **rows)
+        failed = partial(deliver_failed, now=self.clock(), **rows)
+        guarded(Stage(DELIVER, lambda key: act(int(key)), lambda key, error: failed(int(key), error)), str(delivery))
 
     def retract(self, uid: str) -> str:
         (said,) = retract(
@@ -346,6 +359,76 @@ def test_an_attempt_that_died_is_asked_for_before_anything_is_sent_again(lane: L
 
     assert lane.row(delivery).state == DeliveryState.PROVED
     assert lane.peer.received == []
+
+
+@pytest.mark.parametrize("proof", [Proof.QUERY, Proof.NONE])
+def test_a_peer_that_was_away_after_an_attempt_that_died_may_have_it_and_gets_the_note(lane: Lane, proof: Proof) -> None:
+    lane.peer.proof, lane.peer.answers = proof, [Killed()]
+    lane.add("2.25.1")
+    with pytest.raises(Killed):
+        lane.step()
+    lane.peer.is_mute, lane.peer.away_until = True, lane.clock() + timedelta(days=1)
+    lane.step()
+
+    assert lane.retract("2.25.1").endswith("the note goes to pacs")
+
+
+def test_a_peer_that_is_taken_away_while_it_is_sent_to_took_it_all_the_same(lane: Lane) -> None:
+    class Leaving(Pacs):
+        def send(self, path: Path) -> Sent:
+            peers.clear()
+            return super().send(path)
+
+    peers: dict[str, Pacs] = {"pacs": Leaving()}
+    delivery = lane.add("2.25.1")
+
+    lane.attempt(delivery, peers)
+
+    assert lane.row(delivery).state == DeliveryState.SENT
+
+
+def test_a_peer_whose_answer_nobody_expected_may_have_it_and_gets_the_note(lane: Lane) -> None:
+    lane.peer.answers = [ValueError("nobody expected it")]
+    delivery = lane.add("2.25.1")
+
+    lane.attempt(delivery, {"pacs": lane.peer})
+
+    assert lane.row(delivery).state == DeliveryState.FAILED
+    assert lane.retract("2.25.1").endswith("the note goes to pacs")
+
+
+def test_what_is_held_after_an_answer_that_was_lost_may_be_there_and_the_note_goes_there(lane: Lane) -> None:
+    lane.peer.answers = [Unanswered("no answer within 60 s")]
+    delivery = lane.add("2.25.1")
+    lane.step()
+    lane.peer.is_mute, lane.peer.patient_id = True, "OTHER"
+    lane.step()
+
+    assert lane.row(delivery).state == DeliveryState.HELD
+    assert lane.retract("2.25.1").endswith("the note goes to pacs")
+
+
+@pytest.mark.parametrize("is_sent_again", [False, True])
+def test_a_no_to_what_was_sent_again_does_not_tell_that_the_first_is_not_there(lane: Lane, is_sent_again: bool) -> None:
+    lane.peer.proof = Proof.NONE
+    lane.peer.answers = [Unanswered("no answer within 60 s"), *[Rejected(0xC000, "cannot understand")] * 3]
+    delivery = lane.add("2.25.1")
+    lane.run()
+    assert lane.row(delivery).state == DeliveryState.FAILED
+
+    if is_sent_again:
+        resend(lane.db, lane.queues, sop_instance_uid="2.25.1", peers=["pacs"], actor="ann", now=lane.clock())
+
+    assert lane.retract("2.25.1").endswith("the note goes to pacs")
+
+
+def test_a_peer_that_says_that_it_has_it_not_gets_no_note(lane: Lane) -> None:
+    lane.peer.keeps = False
+    lane.peer.answers = [Unanswered("no answer within 60 s"), *[Rejected(0xC000, "cannot understand")] * 3]
+    lane.add("2.25.1")
+    lane.run()
+
+    assert lane.retract("2.25.1").endswith("it went to nobody, and nobody gets the note")
 
 
 def test_after_a_restored_backup_what_the_peer_has_is_not_sent_again(lane: Lane) -> None:

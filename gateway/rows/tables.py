@@ -233,7 +233,7 @@ class Delivery(Table):
     refusals: Mapped[int] = mapped_column(default=0)
     """How often the peer said no for good, or said yes and then did not have it."""
     unanswered: Mapped[bool] = mapped_column(default=False)
-    """The last answer never came: the peer may hold it, and is asked before it is sent again."""
+    """An answer never came: the peer may hold it, and is asked before it is sent again; until it says whether it does."""
     status: Mapped[int | None]
     """The peer's answer to the last attempt (PS3.4 B.2.3)."""
     reason: Mapped[str] = mapped_column(default="")

@@ -82,10 +82,10 @@ def made_by(session: Session, *, job: int | None = None, sop_instance_uid: str |
 
 
 def anew(session: Session, delivery: Delivery, now: datetime, queues: Queues) -> None:
-    """Queued as if it had never been sent, but for its attempts; after those of its study that are on their way."""
+    """Queued as if never sent, but for its attempts and what the peer may have; after those of its study on their way."""
     ahead = session.scalars(_open(delivery.peer, delivery.study_instance_uid).with_for_update()).all()
     delivery.state, delivery.due_at, delivery.ticket = DeliveryState.QUEUED, now, "" if ahead else ticket(delivery.attempts, now)
-    delivery.refusals, delivery.looks, delivery.unanswered, delivery.reason = 0, 0, False, ""
+    delivery.refusals, delivery.looks, delivery.reason = 0, 0, ""
     delivery.transaction_uid, delivery.asked_at, delivery.proved_at, delivery.proof = "", None, None, ""
     if not ahead:
         enqueue(session, delivery, queues)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from pydicom import Dataset, dcmread
@@ -14,18 +15,20 @@ from gateway import app
 from gateway.acts import admin
 from gateway.acts.resend import resend
 from gateway.acts.retract import retract
-from gateway.db import Database, open_database
+from gateway.db import Database, lock, open_database
 from gateway.deliver import deliver
 from gateway.engine import DELIVER, Queues
 from gateway.errors import ConfigError
 from gateway.outputs import Equipment
 from gateway.outputs.rejection import REASONS, note_uid
 from gateway.peers import load_protocols, make_peer
+from gateway.rows.ruleset import Shadow
 from gateway.rows.tables import Delivery, Job, OutputInstance, Study
 from gateway.rows.trail import AuditEvent
 from gateway.store import Store
 from gateway.views import stories
-from gateway.work.delivery import Pace
+from gateway.work.delivery import Pace, also
+from gateway.work.shadow import release_job
 from tests.peers_fixture import running_orthanc
 from tests.results_fixture import lung_results
 from tests.rows_fixture import SERIES, a_job, a_series
@@ -199,6 +202,31 @@ def test_the_note_follows_a_result_that_is_just_being_sent(results: Results) -> 
     assert results.states(results.seg) == {"pacs": "sending"}
     assert results.states(note_uid(results.seg)) == {"pacs": "queued"}
     assert results.deliveries(note_uid(results.seg))["pacs"].ticket == ""
+
+
+def test_what_is_taken_back_in_the_shadow_stays_there_when_its_job_is_released(results: Results) -> None:
+    with results.db.begin() as session:
+        session.add(Shadow(job=results.job, beside="", released_by=""))
+    results.retract(sop_instance_uid=results.seg)
+
+    release_job(results.db, results.queues, results.job, actor="bob", now=NOW)
+
+    assert results.states(results.seg) == {}
+    assert results.states(results.sr) == {"pacs": "queued"}
+
+
+def test_a_result_that_is_just_given_to_a_further_peer_is_taken_back_from_there_too(results: Results) -> None:
+    results.went(results.seg, pacs="proved")
+    retracting = Thread(target=results.retract, kwargs={"sop_instance_uid": results.seg})
+
+    with results.db.begin() as session:
+        also(session, lock(session, Job, results.job), ["archive"], NOW, queues=results.queues)
+        session.flush()
+        retracting.start()
+        retracting.join(1)
+    retracting.join()
+
+    assert results.states(results.seg) == {"pacs": "proved", "archive": "cancelled"}
 
 
 def test_what_cannot_be_taken_back_is_told(results: Results) -> None:

@@ -69,13 +69,14 @@ def _retract(
     note, stored = _note(output, reason, now, equipment, store, db)
     crash_point("retract.stored")
     with db.begin() as session:
+        job = lock(session, Job, output.job)  # its results may just be given further peers
         lock(session, OutputInstance, output.sop_instance_uid)
         if not _insert(session, output, note, stored, now):
             return None
         mine = select(Delivery.id).where(Delivery.sop_instance_uid == output.sop_instance_uid).order_by(Delivery.id)
         peers = [peer for one in session.scalars(mine).all() if (peer := _take_back(session, one, actor, now, queues))]
         session.flush()
-        row, job = session.get_one(OutputInstance, str(note.SOPInstanceUID)), session.get_one(Job, output.job)
+        row = session.get_one(OutputInstance, str(note.SOPInstanceUID))
         for peer in peers:
             rows.make(session, row, peer, now, job=job, queues=queues)
         audit.record(

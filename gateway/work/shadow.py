@@ -16,7 +16,7 @@ from gateway.db import Database, lock
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.rows.ruleset import Shadow
-from gateway.rows.tables import Job, JobState, OutputInstance
+from gateway.rows.tables import Job, JobState
 from gateway.work import delivery
 
 REASON = "in the shadow: its results are kept, and nothing is sent before a person releases it"
@@ -43,8 +43,7 @@ def leave(
     if peers:
         job.send_to = list(dict.fromkeys(peers))
     job.reason = ""
-    outputs = session.scalars(select(OutputInstance).where(OutputInstance.job == job_id, OutputInstance.retracts == "")).all()
-    for output in outputs if job.state == JobState.DONE else ():
+    for output in delivery.standing(session, job_id) if job.state == JobState.DONE else ():
         for peer in job.send_to:
             delivery.make(session, output, peer, now, job=job, queues=queues)
     audit.record(session, Act.JOB_RELEASED, at=now, actor=actor, series=job.series_instance_uid, job=job_id, peers=job.send_to)

@@ -17,7 +17,7 @@ from xxhash import xxh3_64
 
 from gateway.crash import crash_point
 from gateway.doors.journal import Entry
-from gateway.errors import Damaged, OutOfResources
+from gateway.errors import ConfigError, Damaged, OutOfResources
 from gateway.machine.disk import sync_file_system, sync_folder
 from gateway.machine.folders import claim
 
@@ -37,6 +37,8 @@ class Store:
         self._root, self._keep_free = root, keep_free_bytes
         self._incoming = root / "incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
+        if root.stat().st_dev != self._incoming.stat().st_dev:  # one sync and one look for room serve both
+            raise ConfigError(["[store] folder: expected its folder incoming on the same file system"])
         self._half = self._incoming
         """Where files are written before they are whole."""
         for number in range(256):  # all at once: a folder that is made on the way would have to be synced there

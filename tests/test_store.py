@@ -5,11 +5,12 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from gateway.doors.journal import Entry, entries, new_segment
-from gateway.errors import Damaged, OutOfResources
+from gateway.errors import ConfigError, Damaged, OutOfResources
 from gateway.store import Store, Stored
 
 CONTENT = b"DICM" * 1000
@@ -113,6 +114,15 @@ def test_a_disk_that_refuses_to_sync_keeps_nothing(tmp_path: Path) -> None:
 
     assert ran.stdout == "the store cannot be written\n"
     assert [path for path in (tmp_path / "store").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="it needs a second file system")
+def test_a_store_whose_journals_lie_on_another_file_system_is_refused(tmp_path: Path) -> None:
+    with TemporaryDirectory(dir="/dev/shm") as other:
+        (tmp_path / "incoming").symlink_to(other)
+
+        with pytest.raises(ConfigError, match="incoming on the same file system"):
+            Store(tmp_path)
 
 
 def test_discarding_is_safe_to_repeat(store: Store) -> None:

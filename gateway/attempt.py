@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from gateway import log
 
 AWAY = (DBAPIError, NoConnectionFree)
+_REFUSED = (DataError, IntegrityError)
+"""The database is there, and cannot hold what it was told: repeated for ever, it would stop a lane."""
 
 _logger = structlog.get_logger()
 
@@ -28,9 +30,9 @@ def guarded(stage: Stage, key: str) -> None:
     """The worker's boundary: nothing that a stage raises may be lost or stop the worker."""
     try:
         stage.act(key)
-    except AWAY:
-        raise
-    except Exception as error:  # noqa: BLE001 - boundary (habit 25)
+    except Exception as error:  # boundary (habit 25)
+        if isinstance(error, AWAY) and not isinstance(error, _REFUSED):
+            raise
         _logger.error("stage.failed", error=type(error).__name__, stack=log.stack_without_values(error))
         stage.failed(key, error)
 

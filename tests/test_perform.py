@@ -237,6 +237,19 @@ def test_a_series_that_a_source_has_is_taken_from_there_once(here) -> None:
     assert (row.peer, row.study_instance_uid, row.series_instance_uid, row.state) == ("orthanc", "1.2", "1.2.3", "wanted")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's
+@pytest.mark.parametrize("uid", ["1.2." + "3" * 70, "1.2\\u00003"])
+def test_a_uid_that_is_none_names_no_series(here, uid: str) -> None:
+    source = item(DICOMRetrievalSequence=[item(RetrieveAETitle="orthanc")], StudyInstanceUID="1.2", SeriesInstanceUID="1.2.555")
+    asked = _bytes(order("bright", InputInformationSequence=[source])).replace(b"1.2.555", uid.encode())
+    ups.create(here.db, here.store, here.queues, parse(asked), UID, actor="ann", now=here.now)
+
+    workitem = here.look()
+
+    assert workitem.ProcedureStepState == "CANCELED"
+    assert "expected one series" in progress(workitem).ReasonForCancellation
+
+
 @pytest.mark.parametrize(
     "more",
     [

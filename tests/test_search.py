@@ -14,7 +14,7 @@ from gateway.engine import PRIORS, RUN, Queues
 from gateway.fetching.archives import Archives
 from gateway.fetching.priors import look_back, priors_failed
 from gateway.pipeline import HOLD, Needs, Pipeline, Priors
-from gateway.rows.searches import PriorSearch, SearchState
+from gateway.rows.searches import Prior, PriorSearch, SearchState
 from gateway.rows.tables import Job, JobInstance, JobState
 from gateway.rows.trail import AuditEvent
 from gateway.store import Store
@@ -24,12 +24,25 @@ from tests.synthetic import ct_series, part10
 DEADLINE = NOW + timedelta(minutes=10)
 
 
+class Source:
+    """Has one earlier series of the patient, and says this of it."""
+
+    def __init__(self, **says: str) -> None:
+        self.series = {"StudyInstanceUID": "1.2.77", "SeriesInstanceUID": "1.2.78", "Modality": "MR", **says}
+
+    def studies_of(self, patient_id: str) -> list[dict[str, str]]:
+        return [{"PatientID": patient_id, "StudyInstanceUID": self.series["StudyInstanceUID"], "StudyDate": "20251231"}]
+
+    def series_of(self, _study_instance_uid: str) -> list[dict[str, str]]:
+        return [self.series]
+
+
 class Place:
     """A job that waits for its priors, and what looks back for it."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.db: Database = open_database(url)
-        self.queues, self.store = Queues(url), Store(folder / "store")
+        self.queues, self.store, self.peers = Queues(url), Store(folder / "store"), {}
         app.upgrade(url, self.db)
         a_series(self.db)
         self.job = a_job(self.db)
@@ -41,7 +54,7 @@ class Place:
     def look_back(self, *sources: str, now=NOW, **wants: object) -> None:
         pipeline = Pipeline("1", "bright", Needs("CT", priors=Priors(**wants)), lambda _study, _infer: ())
         look_back(
-            self.job, clock=lambda: now, pipelines={"bright": pipeline}, sources=sources, archives=Archives(dict, self.around),
+            self.job, clock=lambda: now, pipelines={"bright": pipeline}, sources=sources, archives=Archives(lambda: self.peers, self.around),
             store=self.store, db=self.db, queues=self.queues,
         )  # fmt: skip
 
@@ -89,6 +102,25 @@ def test_a_source_that_cannot_be_asked_is_asked_again_until_the_deadline(place) 
 
     assert (place.rows[0].reason, place.rows[1].state) == ("", SearchState.DONE)
     assert place.is_alive(RUN)
+
+
+@pytest.mark.parametrize(
+    ("says", "modalities"),
+    [
+        ({}, ["MR"]),
+        ({"Modality": "CT\0"}, [""]),
+        ({"SeriesInstanceUID": "1.2." + "3" * 70}, []),
+        ({"StudyInstanceUID": "1.2." + "3" * 70}, []),
+    ],
+)
+def test_what_a_source_says_that_no_row_can_hold_is_passed_over(place, says: dict[str, str], modalities: list[str]) -> None:
+    place.peers["pacs"] = Source(**says)
+
+    place.look_back("pacs")
+
+    with place.db() as session:
+        assert list(session.scalars(select(Prior.modality))) == modalities
+    assert place.rows[1].state == SearchState.DONE
 
 
 def test_a_job_that_is_not_to_run_without_is_held_and_a_person_lets_it_run(place) -> None:

@@ -5,7 +5,7 @@ that is only named (BulkDataURI) is refused.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -16,7 +16,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from gateway.dicom.part10 import part10
-from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
 from gateway.dicom.values import texts
 from gateway.errors import GatewayError
 
@@ -147,8 +147,8 @@ def requested(workitem: Dataset, pipelines: Collection[str], ae_title: str) -> R
     places = [place for one in inputs for place in items(one, "DICOMRetrievalSequence")]
     return Requested(
         pipeline,
-        next((uid for one in inputs for uid in texts(one, "StudyInstanceUID")), ""),
-        tuple(dict.fromkeys(uid for one in inputs for uid in texts(one, "SeriesInstanceUID"))),
+        next(_uids(inputs, "StudyInstanceUID"), ""),
+        tuple(dict.fromkeys(_uids(inputs, "SeriesInstanceUID"))),
         tuple(dict.fromkeys(title for place in places for title in texts(place, "RetrieveAETitle"))),
         tuple(dict.fromkeys(_peers(workitem))),
         _PRIORITIES.get(str(workitem.get("ScheduledProcedureStepPriority")), "routine"),
@@ -172,6 +172,11 @@ def moment(at: datetime) -> str:
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     return [*(dataset.get(keyword) or ())]
+
+
+def _uids(inputs: Sequence[Dataset], keyword: str) -> Iterator[str]:
+    """What is none as in PS3.5 9.1 names nothing."""
+    return (uid for one in inputs for uid in texts(one, keyword) if is_uid(uid))
 
 
 def _value(code: Dataset) -> str:

@@ -19,6 +19,7 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
+from gateway.dicom.uids import is_uid
 from gateway.dicom.values import texts
 from gateway.engine import PRIORS, RUN, Queues, backoff, model_lane, rank, ticket
 from gateway.errors import DeliveryError
@@ -144,15 +145,22 @@ def _past(case: _Case, name: str, peer: Archive) -> list[Past]:
     for study in peer.studies_of(case.patient_id):
         issuer, uid = study.get("IssuerOfPatientID", ""), study.get("StudyInstanceUID", "")
         is_mine = study.get("PatientID", "").strip() == case.patient_id and not (issuer and case.issuer and issuer != case.issuer)
-        if is_mine and uid and uid != case.study:
+        if is_mine and is_uid(uid) and uid != case.study:
             mine.append((day(study.get("StudyDate", "")), uid))
     fit = [pair for pair in mine if not why_not_study(pair[0], case.today, case.wants)]
     newest = sorted(fit, key=lambda pair: (pair[0] or date.min, pair[1]), reverse=True)[:_MOST_STUDIES]
     return [
-        Past(name, uid, one["SeriesInstanceUID"], made_on, one.get("Modality", ""), one.get("BodyPartExamined", ""), _count(one))
+        Past(name, uid, series, made_on, _modality(one), one.get("BodyPartExamined", ""), _count(one))
         for made_on, uid in newest
         for one in peer.series_of(uid)
+        if is_uid(series := one.get("SeriesInstanceUID", ""))
     ]
+
+
+def _modality(series: Mapping[str, str]) -> str:
+    """Empty where it is none that a row can hold."""
+    told = series.get("Modality", "")
+    return told if told.isprintable() else ""
 
 
 def _count(series: Mapping[str, str]) -> int | None:

@@ -70,11 +70,16 @@ def run(
     store: Store,
     db: Database,
     queues: Queues,
+    begun: dict[int, int],
 ) -> None:
-    """Do one attempt of a job and write down how it ended: done, to be tried again, or failed with its reason."""
-    job = _start(job_id, clock(), db)
+    """Do one attempt of a job and write down how it ended: done, to be tried again, or failed with its reason.
+
+    `begun` are the attempts of this process, by job: one that it begins again, because the database was away, was no crash.
+    """
+    job = _start(job_id, clock(), db, begun)
     if job is None:
         return
+    begun[job_id] = job.attempts
     crash_point("run.started")
     try:
         with db() as session:
@@ -87,12 +92,14 @@ def run(
         crash_point("run.stored")
     except JobError as error:
         _ended_badly(job, error, clock(), db, queues)
+        begun.pop(job_id, None)
         return
     with db.begin() as session:
         if _end(session, job, state=JobState.DONE, ended_at=clock(), reason="", code="", job_key=result.encoding.key):
             job, in_shadow = _write(session, job, result, clock())
             for dataset, file in stored:
                 _write_output(session, job, dataset, file.sha256, file.size, clock(), queues, in_shadow=in_shadow)
+    begun.pop(job_id, None)
     crash_point("run.committed")
 
 
@@ -104,14 +111,14 @@ def run_failed(job_id: int, error: Exception, now: datetime, *, db: Database, qu
     _ended_badly(job, failure, now, db, queues)
 
 
-def _start(job_id: int, now: datetime, db: Database) -> Job | None:
+def _start(job_id: int, now: datetime, db: Database, begun: Mapping[int, int]) -> Job | None:
     """None when there is nothing (more) to do. A job whose process died too often is given up, not tried for ever."""
     with db.begin() as session:
         job = lock(session, Job, job_id)
         if job.state not in (JobState.QUEUED, JobState.RUNNING):
             return None
         is_new = job.state == JobState.QUEUED
-        job.crashes = 0 if is_new else job.crashes + 1
+        job.crashes = 0 if is_new else job.crashes + (begun.get(job_id) != job.attempts)
         if job.crashes >= CRASHES_AT_MOST:
             reason = f"the gateway's process ended {CRASHES_AT_MOST} times while it worked on this job"
             job.state, job.code, job.reason, job.ended_at = JobState.FAILED, "CRASH", reason, now

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 from sqlalchemy import select
+from sqlalchemy.exc import OperationalError
 
 from gateway.acts import admin
 from gateway.decisions.completeness import Policy
@@ -41,7 +42,7 @@ from gateway.rows.tables import (
     Version,
 )
 from gateway.rows.trail import AuditEvent
-from gateway.run import run
+from gateway.run import CRASHES_AT_MOST, run
 from gateway.settle import settle
 from gateway.views import lists, stories, wanted
 from gateway.work.delivery import Pace
@@ -103,10 +104,10 @@ class Models:
         return answer
 
 
-def work(place: Place, job: int, models: Models | None = None) -> None:
+def work(place: Place, job: int, models: Models | None = None, begun: dict[int, int] | None = None) -> None:
     run(
         job, clock=lambda: place.now, pipelines=PIPELINES, models=models or Models(), equipment=EQUIPMENT, store=place.store,
-        db=place.db, queues=place.queues,
+        db=place.db, queues=place.queues, begun={} if begun is None else begun,
     )  # fmt: skip
 
 
@@ -294,6 +295,23 @@ def test_half_a_series_whose_association_never_ends_is_taken_as_it_is_at_the_dea
     assert inputs(place, job) == 4
     with place.db() as session:
         assert "1 of 1 association not ended" in session.scalars(select(Series.reason)).one()
+
+
+def test_a_database_that_is_away_while_a_job_runs_is_no_end_of_its_process(place: Place) -> None:
+    def away() -> None:
+        raise OperationalError("UPDATE", {}, ConnectionError())
+
+    series, begun = ct_series(8), {}
+    come(place, series)
+    look(place, series)
+    (job,) = jobs(place)
+
+    for _ in range(CRASHES_AT_MOST):
+        with pytest.raises(OperationalError):
+            work(place, job.id, Models(meanwhile=away), begun)
+    work(place, job.id, begun=begun)
+
+    assert (jobs(place)[0].state, begun) == (JobState.DONE, {})
 
 
 def test_the_rest_of_a_series_cancels_the_job_on_its_half_that_has_not_begun(place: Place) -> None:

@@ -84,7 +84,7 @@ class Models:
 def work(place: Place, job: int, above: int = -500) -> None:
     run(
         job, clock=lambda: place.now, pipelines=PIPELINES, models=Models(above), equipment=EQUIPMENT, store=place.store, db=place.db,
-        queues=place.queues,
+        queues=place.queues, begun={},
     )  # fmt: skip
 
 

@@ -176,7 +176,7 @@ class Job(Table):
     state: Mapped[str] = mapped_column(default=JobState.QUEUED)
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
-    """Starts of the present attempt that did not come to an end."""
+    """How often the process that worked on the present attempt ended before it."""
     code: Mapped[str] = mapped_column(default="")
     reason: Mapped[str] = mapped_column(default="")
     notes: Mapped[list[Any]] = mapped_column(default=list)

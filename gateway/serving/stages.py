@@ -1,7 +1,7 @@
 """The stages of the conveyor, each bound to what it depends on, and the lanes that they run on."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from zoneinfo import ZoneInfo
@@ -67,6 +67,7 @@ class Stages:
     db: Database
     queues: Queues
     traces: Traces
+    begun: dict[int, int] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Stage]:
         yield self._traced(SETTLE, self._settle, self._settle_failed)
@@ -158,7 +159,7 @@ class Stages:
     def _run(self, key: str) -> None:
         run(
             int(key), clock=self.clock, pipelines=self.plan.pipelines, models=self.models, equipment=equipment(),
-            store=self.store, db=self.db, queues=self.queues,
+            store=self.store, db=self.db, queues=self.queues, begun=self.begun,
         )  # fmt: skip
 
     def _run_failed(self, key: str, error: Exception) -> None:

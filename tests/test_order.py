@@ -82,6 +82,21 @@ def test_an_order_of_what_was_done_already_sends_the_results_to_the_peers_that_d
     assert str(third) == f"job {first.job} did that already"
 
 
+@pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
+def test_an_order_of_what_failed_or_was_cancelled_is_done(place, state: str) -> None:
+    first = place()
+    with place.db.begin() as session:
+        session.execute(update(Job).values(state=state, attempts=2, crashes=3, ended_at=NOW))
+
+    second = place(send_to=["archive"])
+
+    with place.db() as session:
+        job = session.get_one(Job, first.job)
+    assert str(second) == f"job {first.job} is queued again; its results go to archive too"
+    assert (job.state, job.crashes, job.ended_at) == (JobState.QUEUED, 0, None)
+    assert place.queues.is_alive(RUN, str(job.id), job.ticket)
+
+
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [

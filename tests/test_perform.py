@@ -13,6 +13,7 @@ from pydicom import Dataset
 from sqlalchemy import select, update
 
 from gateway.access import people
+from gateway.acts.order import order as place_order
 from gateway.auditing.audit import Act
 from gateway.db import open_database
 from gateway.dicom.procedure import parse
@@ -305,6 +306,32 @@ def test_the_job_of_somebody_else_goes_on_when_the_workitem_is_canceled(here) ->
 
     with here.db() as session:
         assert session.scalars(select(Job.state)).one() == "queued"
+
+
+def test_a_job_that_somebody_else_has_ordered_meanwhile_goes_on_when_the_workitem_is_canceled(here) -> None:
+    here.order()
+    here.look()
+    asked = {"pipeline": "bright", "pipelines": PIPELINES, "send_to": ["orthanc"], "peers": [*here.place.peers]}
+    place_order(here.db, here.queues, SERIES, **asked, actor="bob", now=here.now)
+
+    ups.request_cancel(here.db, here.store, UID, Dataset(), actor="ann", now=here.now)
+
+    with here.db() as session:
+        assert session.scalars(select(Job.state)).one() == "queued"
+    assert here.row().state == "CANCELED"
+
+
+@pytest.mark.parametrize("state", ["failed", "cancelled"])
+def test_a_job_that_failed_before_is_done_again_for_a_workitem(here, state: str) -> None:
+    asked = {"pipeline": "bright", "pipelines": PIPELINES, "send_to": ["pacs"], "peers": [*here.place.peers]}
+    place_order(here.db, here.queues, SERIES, **asked, actor="bob", now=here.now)
+    here.set_job(state=state)
+    here.order()
+
+    looks = [here.look(), here.look()]
+
+    assert [one.ProcedureStepState for one in looks] == ["IN PROGRESS"] * 2
+    assert progress(looks[1]).ProcedureStepProgressDescription.endswith("is queued")
 
 
 def test_who_follows_is_told_once_of_each_thing_that_happens(here) -> None:

@@ -1,6 +1,7 @@
 """Order: a person or a system asks for a pipeline on a series, whatever the rules say of it.
 
-An order is a rule that one series matches. What was done to the same instances already is not done again.
+An order is a rule that one series matches. What was done to the same instances already is not done again; what failed, or was
+cancelled, is.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -18,7 +19,7 @@ from gateway.decisions.rules import PRIORITIES
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.pipeline import Pipeline
-from gateway.rows.tables import Instance, Job, OutputInstance, Series, SeriesState
+from gateway.rows.tables import Instance, Job, JobState, OutputInstance, Series, SeriesState
 from gateway.rows.verdicts import SeriesVerdict
 from gateway.work import jobs
 
@@ -27,17 +28,21 @@ _FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
 
 @dataclass(frozen=True)
 class Ordered:
-    """`is_new` is False where the job was there before; `also_to` are the peers that get its results besides those before."""
+    """`is_new` is False where the job was there before; `also_to` are the peers that get its results besides those before.
+
+    `is_again`: it was there, and had failed or been cancelled.
+    """
 
     job: int
     is_new: bool
     also_to: Sequence[str] = ()
+    is_again: bool = False
 
     def __str__(self) -> str:
         if self.is_new:
             return f"job {self.job} is queued"
         also = f"; its results go to {', '.join(self.also_to)} too" if self.also_to else ""
-        return f"job {self.job} did that already{also}"
+        return f"job {self.job} is queued again{also}" if self.is_again else f"job {self.job} did that already{also}"
 
 
 def order(
@@ -94,12 +99,15 @@ def place(
     jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues)
     job = _job(session, key)
     assert job is not None
+    is_again = before is not None and job.state in (JobState.FAILED, JobState.CANCELLED)
+    if is_again:
+        jobs.again(session, job, now, queues)
     also_to = [] if before is None else [peer for peer in job.send_to if peer not in before]
     audit.record(
         session, Act.JOB_ORDERED, at=now, actor=actor, study=series.study_instance_uid, series=series_instance_uid,
         job=job.id, pipeline=pipeline, peers=list(send_to), priority=priority, is_new=before is None,
     )  # fmt: skip
-    return Ordered(job.id, before is None, also_to)
+    return Ordered(job.id, before is None, also_to, is_again)
 
 
 def _orderable(session: Session, series_instance_uid: str) -> Series:

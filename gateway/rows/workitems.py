@@ -43,7 +43,7 @@ class Workitem(Table):
     """This gateway performs it."""
     job: Mapped[int | None] = mapped_column(BigKey, index=True)
     made_job: Mapped[bool] = mapped_column(default=False)
-    """The job was made for it; else it was there before."""
+    """The job was made for it, and nobody else wants it; else it was there before."""
     looks: Mapped[int] = mapped_column(default=0)
     ticket: Mapped[str] = mapped_column(default="0")
     """Names the engine's next look at it."""

@@ -16,10 +16,11 @@ from gateway.auditing.audit import Act
 from gateway.db import insert_once, lock
 from gateway.decisions.rules import PRIORITIES, Outcome, Rule
 from gateway.dicom.uids import digest
-from gateway.engine import PRIORS, RUN, Queues, model_lane, rank
+from gateway.engine import PRIORS, RUN, Queues, model_lane, rank, ticket
 from gateway.pipeline import Pipeline, Priors
 from gateway.rows.searches import PriorSearch
 from gateway.rows.tables import Instance, Job, JobInstance, JobState, Series
+from gateway.rows.workitems import Workitem
 from gateway.work import delivery, shadow
 
 BEHIND = "background"
@@ -94,9 +95,23 @@ def make(
     if made:
         _enqueue(session, key, inputs, series, now, queues, order.priority_by, order.beside, pipeline.needs.priors)
     elif order.beside is None:
-        job = lock(session, Job, session.scalars(select(Job.id).where(Job.input_key == key)).one())
+        known = session.scalars(select(Job.id).where(Job.input_key == key)).one()
+        _share(session, known)
+        job = lock(session, Job, known)
         if not shadow.leave(session, job.id, now, queues=queues, peers=list(order.send_to)):
             delivery.also(session, job, order.send_to, now, queues=queues)
+
+
+def again(session: Session, job: Job, now: datetime, queues: Queues) -> None:
+    """A job that failed or was cancelled is queued as it was; who asks holds its row."""
+    job.state, job.ticket, job.due_at, job.crashes, job.ended_at = JobState.QUEUED, ticket(job.attempts, now), now, 0, None
+    lane = model_lane(job.model, job.priority)
+    queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=lane, rank=rank(job.priority, job.created_at))
+
+
+def _share(session: Session, job: int) -> None:
+    """Somebody else wants it too: it goes on where the workitem that it was made for is canceled, whose row goes before its."""
+    session.execute(update(Workitem).where(Workitem.job == job, Workitem.made_job).values(made_job=False))
 
 
 def _wanted(matched: Sequence[Rule], series_instance_uid: str) -> Iterator[tuple[str, list[Rule], str | None]]:

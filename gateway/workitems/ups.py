@@ -245,10 +245,7 @@ def _withdraw(session: Session, row: Workitem, actor: str, now: datetime) -> Non
     job = lock(session, Job, row.job)
     if job.state != JobState.QUEUED:
         raise Conflict(f"The performer chooses not to cancel: its job is {job.state}.")
-    others = select(Workitem.sop_instance_uid).where(
-        Workitem.job == job.id, Workitem.state == WorkitemState.IN_PROGRESS, Workitem.sop_instance_uid != row.sop_instance_uid
-    )
-    if row.made_job and session.scalar(others.limit(1)) is None:
+    if row.made_job:
         jobs.withdraw(session, job, now, f"its workitem was canceled by {actor}")
 
 

@@ -1,8 +1,9 @@
 """Commit: one transaction of storage commitment (PS3.4 J.3): read the instances again, then tell who asked.
 
-Every instance is hashed on the disk before it is called committed. The check is made once and written down; the report is an
-N-EVENT-REPORT over a new association to the peer that has the AE title of who asked, on that peer's lane, and is tried again
-for as long as the peer does not take it. An answer that never came is unknown: the same report is sent again.
+Every instance is hashed on the disk before it is called committed. The check is made once and written down, and once more where
+there was no peer to tell. The report is an N-EVENT-REPORT over a new association to the peer that has the AE title of who asked,
+on that peer's lane, and is tried again for as long as the peer does not take it; what retention took by then is not committed.
+An answer that never came is unknown: the report is sent again.
 
 A Transaction UID that the same AE title has used for other instances before fails as a whole (0131). An instance of which
 another version is kept apart fails with 0110: its UID stands for two objects, and nobody here knows which of them the peer would
@@ -75,12 +76,18 @@ def commit_failed(commitment_id: int, error: Exception, now: datetime, *, db: Da
 
 
 def resume(now: datetime, *, peers: Mapping[str, Peer], db: Database, queues: Queues) -> None:
-    """After a start: reports go to the peers that the configuration has now, those that waited for one too."""
+    """After a start: reports go to the peers that the configuration has now; those that waited for one are checked again."""
     open_ones = select(Commitment).where(Commitment.state.in_((CommitmentState.CHECKED, CommitmentState.WAITING)))
     with db.begin() as session:
         for commitment in session.scalars(open_ones):
             name = _peer(peers, commitment.ae_title)
-            if name != commitment.peer:
+            if name == commitment.peer:
+                continue
+            if commitment.state == CommitmentState.WAITING:
+                commitment.state, commitment.attempts, commitment.reason = CommitmentState.ASKED, 0, ""
+                commitment.due_at, commitment.ticket = now, ticket(0, now)
+                queues.enqueue(session, COMMIT, str(commitment.id), attempt=commitment.ticket, lane=COMMIT)
+            else:
                 _assign(session, commitment, name, now, queues)
 
 
@@ -134,17 +141,22 @@ def _is_duplicate(session: Session, commitment: Commitment) -> bool:
     return session.scalars(select(Commitment.id).where(same, Commitment.id < commitment.id).limit(1)).first() is not None
 
 
-def _failure(sop_class: str, uid: str, held: Mapping[str, tuple[str, str]], store: Store) -> int:
-    """The failure reason (PS3.3 C.14.1.1); 0 where the instance is committed."""
+def _in_rows(sop_class: str, uid: str, held: Mapping[str, tuple[str, str]]) -> int:
+    """The failure reason (PS3.3 C.14.1.1) that rows tell; 0 where they tell none."""
     if uid not in held:
         return NO_SUCH_INSTANCE
     known_class, sha256 = held[uid]
     if not sha256:
         return PROCESSING_FAILURE
-    if sop_class != known_class:
-        return CONFLICT
+    return 0 if sop_class == known_class else CONFLICT
+
+
+def _failure(sop_class: str, uid: str, held: Mapping[str, tuple[str, str]], store: Store) -> int:
+    """The failure reason; 0 where the instance is committed."""
+    if reason := _in_rows(sop_class, uid, held):
+        return reason
     try:
-        store.check(sha256)
+        store.check(held[uid][1])
     except Damaged as error:
         _logger.error("instance.damaged", sop_instance_uid=uid, reason=str(error))
         return PROCESSING_FAILURE
@@ -152,20 +164,24 @@ def _failure(sop_class: str, uid: str, held: Mapping[str, tuple[str, str]], stor
 
 
 def _report(commitment: Commitment, clock: Callable[[], datetime], peers: Mapping[str, Peer], db: Database) -> None:
-    """Raises DeliveryError."""
+    """Raises DeliveryError. The check may be weeks old: who is told "committed" deletes its own."""
     peer = peers.get(commitment.peer)
     if not isinstance(peer, Dimse):
         raise Unreachable("expected a peer of this name in the configuration")
-    failed = {uid for _, uid, _ in commitment.failures}
-    committed = [(sop_class, uid) for sop_class, uid in commitment.instances if uid not in failed]
-    outcome = Outcome(commitment.transaction_uid, committed, [(one, uid, why) for one, uid, why in commitment.failures])
+    found = {uid: reason for _, uid, reason in commitment.failures}
+    with db() as session:
+        held = _held(session, commitment)
+    reasons = [(one, uid, found.get(uid) or _in_rows(one, uid, held)) for one, uid in commitment.instances]
+    committed, failures = [(one, uid) for one, uid, why in reasons if not why], [list(one) for one in reasons if one[2]]
+    outcome = Outcome(commitment.transaction_uid, committed, [(one, uid, why) for one, uid, why in failures])
     status = peer.report_commitment(outcome)
     crash_point("commit.reported")
     now = clock()
     with db.begin() as session:
-        if _end(session, commitment, state=CommitmentState.REPORTED, status=status, reason="", reported_at=now):
-            counts = {"committed": len(committed), "failed": len(failed)}
-            _audit(session, Act.COMMITMENT_REPORTED, commitment, now, outcome=_gravity(commitment.failures), **counts)
+        told = {"status": status, "reason": "", "failures": failures, "reported_at": now}
+        if _end(session, commitment, state=CommitmentState.REPORTED, **told):
+            counts = {"committed": len(committed), "failed": len(failures)}
+            _audit(session, Act.COMMITMENT_REPORTED, commitment, now, outcome=_gravity(failures), **counts)
 
 
 def _not_reported(

@@ -22,7 +22,7 @@ from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPu
 from sqlalchemy import select
 from sqlalchemy.orm import undefer
 
-from gateway.commit import commit, commit_failed
+from gateway.commit import commit, commit_failed, resume
 from gateway.db import Database
 from gateway.dicom import pdu
 from gateway.dicom.commitment import COMMITMENT, Outcome, read_request
@@ -504,10 +504,11 @@ def asked_for(place: Place, *instances: tuple[str, str]) -> int:
         return session.scalars(select(Commitment.id)).one()
 
 
-def look(place: Place, commitment_id: int, *, filed_at: datetime) -> Commitment:
+def look(place: Place, commitment_id: int, *peers: Dimse, filed_at: datetime | None = None) -> Commitment:
     """One attempt; the row after it."""
     commit(
-        commitment_id, clock=lambda: place.now, filed=lambda: filed_at, peers={}, store=place.store, db=place.db,
+        commitment_id, clock=lambda: place.now, filed=lambda: filed_at or place.now, peers={one.name: one for one in peers},
+        store=place.store, db=place.db,
         queues=place.queues, retry=timedelta(seconds=10), retry_at_most=timedelta(hours=1),
     )  # fmt: skip
     with place.db() as session:
@@ -522,6 +523,27 @@ def test_what_is_missing_is_looked_for_as_long_as_doors_hold_what_was_promised_b
 
     found = look(place, commitment_id, filed_at=NOW + timedelta(seconds=1))
     assert (found.state, found.failures) == (CommitmentState.WAITING, [[*CT, 0x0112]])
+
+
+def test_what_was_lost_while_there_was_no_peer_to_tell_is_not_committed(place: Place) -> None:
+    (ds,) = ct_series(1)
+    place.take(ds)
+    (reference,) = references([ds])
+    commitment_id = asked_for(place, reference)
+    place.now += timedelta(seconds=1)
+    found = look(place, commitment_id)
+    assert (found.state, found.failures) == (CommitmentState.WAITING, [])
+    with place.db() as session:
+        place.store.discard(session.scalars(select(Instance.sha256)).one())
+    peer = Dimse(name="ct1", host="127.0.0.1", port=free_port(), ae_title="CT1")
+
+    resume(place.now, peers={"ct1": peer}, db=place.db, queues=place.queues)
+    look(place, commitment_id, peer)
+    with listening(peer.port) as scanner:
+        found = look(place, commitment_id, peer)
+
+    assert scanner.told("1.2.4") == [(2, {ds.SOPInstanceUID: 0x0110})]
+    assert found.state == CommitmentState.REPORTED
 
 
 def test_a_commitment_that_the_engine_has_forgotten_is_enqueued_again(place: Place) -> None:

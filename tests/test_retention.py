@@ -8,23 +8,20 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from sqlalchemy import select, update
-from sqlalchemy.orm import undefer
 
 from gateway.acts import admin
-from gateway.commit import commit
 from gateway.configuration.config import load
 from gateway.configuration.sections import RetentionSection
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rules import load as load_rules
-from gateway.dicom.instance import Origin
-from gateway.doors.entry import Asked
 from gateway.errors import ConfigError, Damaged, OutOfResources
 from gateway.fetching.worklist import Worklist
 from gateway.outputs import Equipment
+from gateway.peers.dimse import Dimse
 from gateway.pipeline import Needs, Pipeline
 from gateway.roster import Roster
 from gateway.rows.searches import Prior, PriorSearch, PriorState
-from gateway.rows.tables import Commitment, Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
+from gateway.rows.tables import Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
 from gateway.rows.trail import AuditEvent
 from gateway.serving.plan import plan
 from gateway.serving.stages import Stages
@@ -32,10 +29,12 @@ from gateway.settle import settle
 from gateway.store import Store
 from gateway.telling.traces import Traces
 from gateway.views import stories
-from gateway.work.ask import ask
 from gateway.work.retention import retain
 from tests.door_fixture import Place, scanner
+from tests.ports import free_port
 from tests.synthetic import ct_series
+from tests.test_commit import asked_for, listening
+from tests.test_commit import look as an_attempt
 from tests.world import World
 
 WEEK = RetentionSection(sources_days=7, outputs_days=7)
@@ -484,23 +483,27 @@ def test_who_reads_a_file_that_is_gone_is_told_that_it_is_not_damaged(tmp_path: 
 def test_what_is_gone_is_not_committed_any_more(place: Place) -> None:
     (ds,) = a_series(place, 1)
     a_round(place, after=timedelta(days=8))
-    asked = Asked(
-        place.now, Origin("dimse", "b", "CT1", "AIGATEWAY", "127.0.0.1"), "1.2.4", ((ds.SOPClassUID, ds.SOPInstanceUID),)
-    )
-    with place.db.begin() as session:
-        ask(session, asked, place.now, queues=place.queues)
-    with place.db() as session:
-        key = session.scalars(select(Commitment.id)).one()
+    key = asked_for(place, (ds.SOPClassUID, ds.SOPInstanceUID))
     place.now += timedelta(hours=1)
 
-    commit(
-        key, clock=lambda: place.now, filed=lambda: place.now, peers={}, store=place.store, db=place.db, queues=place.queues,
-        retry=timedelta(seconds=10), retry_at_most=timedelta(hours=1),
-    )  # fmt: skip
+    assert an_attempt(place, key).failures == [[ds.SOPClassUID, ds.SOPInstanceUID, 0x0112]]
 
-    with place.db() as session:
-        failures = session.get_one(Commitment, key, options=[undefer(Commitment.failures)]).failures
-    assert failures == [[ds.SOPClassUID, ds.SOPInstanceUID, 0x0112]]
+
+def test_what_went_after_it_was_checked_and_before_the_modality_came_back_is_not_committed(place: Place) -> None:
+    (ds,) = series = a_series(place, 1)
+    modality = Dimse(name="ct1", host="127.0.0.1", port=free_port(), ae_title="CT1")
+    key = asked_for(place, (ds.SOPClassUID, ds.SOPInstanceUID))
+    place.now += timedelta(seconds=1)
+    checked, not_reported = an_attempt(place, key, modality), an_attempt(place, key, modality)
+    assert (checked.state, checked.failures, not_reported.state) == ("checked", [], "checked")
+    a_round(place, after=timedelta(days=8))
+
+    with listening(modality.port) as scanner:
+        reported = an_attempt(place, key, modality)
+
+    assert held(place, series) == 0
+    assert scanner.told("1.2.4") == [(2, {ds.SOPInstanceUID: 0x0112})]
+    assert (reported.state, reported.failures) == ("reported", [[ds.SOPClassUID, ds.SOPInstanceUID, 0x0112]])
 
 
 def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, database_url: str, tmp_path: Path) -> None:

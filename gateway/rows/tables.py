@@ -6,7 +6,7 @@ State diagrams (a row only ever moves along these arrows):
     job        queued -> running -> done | failed; running -> queued (try again); queued -> cancelled; failed -> queued (a person)
     delivery   queued -> sending -> sent -> proved; sending -> queued (try again) | failed; sent -> queued (the peer has it not);
                queued -> held (whose it is has changed); any but proved -> cancelled; held | failed -> queued (a person)
-    commitment asked -> checked -> reported | failed; asked | checked <-> waiting; any -> asked (asked again)
+    commitment asked -> checked -> reported | failed; asked | checked -> waiting; any -> asked (asked again; its peer came)
 
 Patient name, ID, birth date and accession number are columns of `study` and of no other table.
 """

@@ -20,6 +20,7 @@ from gateway.outputs import Equipment
 from gateway.peers.dimse import Dimse
 from gateway.pipeline import Needs, Pipeline
 from gateway.roster import Roster
+from gateway.rows.candidates import Candidate
 from gateway.rows.searches import Prior, PriorSearch, PriorState
 from gateway.rows.tables import Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
 from gateway.rows.trail import AuditEvent
@@ -216,6 +217,21 @@ def test_a_prior_stays_while_a_job_that_gets_it_waits_or_runs(place: Place, stat
     a_round(place, after=timedelta(days=4000))
 
     assert held(place, prior) == kept
+
+
+@pytest.mark.parametrize(("state", "kept"), [("waiting", 3), ("taken", 0), ("passed", 0)])
+@pytest.mark.parametrize("settings", [WEEK, RetentionSection(pressure_free_bytes=1000)], ids=["days", "pressure"])
+def test_a_series_that_waits_for_its_study_to_be_complete_stays(
+    place: Place, settings: RetentionSection, state: str, kept: int
+) -> None:
+    series = a_series(place)
+    place.store.free = [10]
+    with place.db.begin() as session:
+        session.add(Candidate(series_instance_uid=series[0].SeriesInstanceUID, revision=1, pipeline="bright", study_instance_uid=series[0].StudyInstanceUID, state=state, traits={}, rules=[], send_to=[], priority="routine", priority_by="", made_at=place.now, due_at=place.now))  # fmt: skip
+
+    a_round(place, settings, after=timedelta(days=4000))
+
+    assert held(place, series) == kept
 
 
 def test_a_series_that_is_still_received_stays(place: Place) -> None:

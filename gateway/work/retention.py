@@ -1,7 +1,7 @@
 """Retention: files go when their time is over, or when the disk is nearly full; never before proof. Rows and trail stay.
 
-    instances of a series     it is complete, no job of it waits or runs, and every delivery of its results is proved, dropped by
-                              a person, or sent to a peer that never proves anything
+    instances of a series     it is complete, no job of it waits or runs, nor may one follow when its study is complete, and every
+                              delivery of its results is proved, dropped by a person, or sent to a peer that never proves anything
     an object of ours         it was delivered, and every delivery of it is proved or dropped by a person
     a version kept apart      stays: a person looks at it
 
@@ -23,6 +23,7 @@ from gateway.auditing.audit import Act
 from gateway.configuration.sections import RetentionSection
 from gateway.crash import crash_point
 from gateway.db import Database, lock
+from gateway.rows.candidates import Candidate, CandidateState
 from gateway.rows.searches import Prior
 from gateway.rows.tables import Delivery, DeliveryState, Instance, Job, JobState, OutputInstance, Series, SeriesState, Version
 from gateway.store import Store
@@ -86,6 +87,9 @@ def _relieve(now: datetime, wanted: int, unproving: Collection[str], store: Stor
 def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[str]:
     of_job = Job.series_instance_uid == Series.series_instance_uid
     busy = exists().where(of_job, or_(Job.state.in_((JobState.QUEUED, JobState.RUNNING)), Job.ended_at >= before))
+    weighed = exists().where(
+        Candidate.series_instance_uid == Series.series_instance_uid, Candidate.state == CandidateState.WAITING
+    )
     lent = exists().where(
         Prior.series_instance_uid == Series.series_instance_uid, Prior.job == Job.id,
         Job.state.in_((JobState.QUEUED, JobState.RUNNING)),
@@ -95,7 +99,8 @@ def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[
     owed = exists().where(of_job, Delivery.job == Job.id, or_(~ended, late))
     return (
         select(Series.series_instance_uid)
-        .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)), ~busy, ~lent, ~owed)
+        .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)))
+        .where(~busy, ~weighed, ~lent, ~owed)
         .where(Series.held.not_in(("refused", "failed")))  # a rule, or nobody yet, has looked at those
         .where(Series.last_received_at < before, or_(Series.complete_at.is_(None), Series.complete_at < before))
         .order_by(Series.last_received_at)

@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -13,14 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pydicom.uid import generate_uid
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from gateway.db import lock
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rank import MEDIUM, SHARP, SOFT, Traits, ranked, sharpness, traits
 from gateway.decisions.rules import load as load_rules
 from gateway.errors import ConfigError
 from gateway.rows.candidates import Candidate
-from gateway.rows.tables import Job, Study
+from gateway.rows.tables import Instance, Job, Series, SeriesState, Study
 from gateway.rows.trail import AuditEvent
 from gateway.settle import settle
 from gateway.sweep import sweep
@@ -200,6 +202,66 @@ def test_a_pipeline_may_say_itself_that_it_gets_one_series_of_a_study(place: Pla
 
     assert [job.series_instance_uid for job in jobs(place)] == ["1.2.3.2"]
     assert candidates(place) == {"1.2.3.2": ("taken", "the only series that a rule wants")}
+
+
+def test_a_series_that_grows_while_it_is_chosen_is_chosen_when_it_is_whole(place: Place) -> None:
+    series = series_of_study(2)
+    come(place, series)
+    look(place, series)
+    chooser = threading.Thread(target=decide, args=(place, series))
+
+    with place.db.begin() as session:  # as an instance of it is filed
+        lock(session, Series, "1.2.3.2").state = SeriesState.RECEIVING
+        chooser.start()
+        chooser.join(1)
+    chooser.join()
+
+    assert (jobs(place), candidates(place)["1.2.3.2"][0]) == ([], "waiting")
+
+
+def test_a_series_that_has_grown_and_is_wanted_no_more_is_not_worked_on(place: Place) -> None:
+    series = series_of_study(2)
+    come(place, series[:4])
+    look(place, series)
+    come(place, series[4:])
+    look(place, series, rules=STUDY_RULES.replace("is: CT", "is: MR"))
+
+    decide(place, series)
+
+    assert (jobs(place), candidates(place)) == ([], {"1.2.3.2": ("passed", "its series has grown since")})
+
+
+def test_a_series_whose_files_retention_took_is_passed_over(place: Place) -> None:
+    thick, thin = series_of_study(2, 4, 5.0), series_of_study(3, 16, 1.25)
+    for series in (thick, thin):
+        come(place, series)
+        look(place, series)
+    with place.db.begin() as session:
+        session.execute(update(Instance).where(Instance.series_instance_uid == "1.2.3.3").values(gone_at=place.now))
+
+    decide(place, thin)
+
+    assert [job.series_instance_uid for job in jobs(place)] == ["1.2.3.2"]
+    assert candidates(place)["1.2.3.3"] == ("passed", "retention took 16 of its instances")
+
+
+def test_a_pipeline_that_is_no_more_does_not_hold_up_the_others(place: Place) -> None:
+    series = series_of_study(2)
+    come(place, series)
+    look(place, series)
+    with place.db.begin() as session:
+        one = session.scalars(select(Candidate)).one()
+        values = {column.name: getattr(one, column.name) for column in Candidate.__table__.columns}
+        session.add(Candidate(**values | {"pipeline": "away"}))
+
+    decide(place, series)
+
+    assert [job.pipeline for job in jobs(place)] == ["bright"]
+    story = stories.show_series(place.db, "1.2.3.2")
+    assert sorted((one.pipeline, one.state, one.reason) for one in story.candidates) == [
+        ("away", "passed", "there is no pipeline away here any more"),
+        ("bright", "taken", "the only series that a rule wants"),
+    ]
 
 
 def test_the_sweep_looks_at_a_study_whose_look_was_lost(place: Place) -> None:

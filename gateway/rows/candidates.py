@@ -15,7 +15,7 @@ class CandidateState(StrEnum):
     """For its study to be complete."""
     TAKEN = "taken"
     PASSED = "passed"
-    """Another one was taken; the reason says why."""
+    """Another one was taken, or it cannot be; the reason says why."""
 
 
 class Candidate(Table):

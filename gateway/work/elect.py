@@ -33,20 +33,19 @@ def elect(
         lock(session, Study, study_instance_uid)
         mine = Candidate.study_instance_uid == study_instance_uid
         found = session.scalars(select(Candidate).where(mine).order_by(Candidate.revision)).all()
-        waiting = {one.pipeline for one in found if one.state == CandidateState.WAITING}
-        due_at = _due(session, study_instance_uid, now, quiet) if waiting else None
+        if not any(one.state == CandidateState.WAITING for one in found):
+            return
+        due_at = _due(session, study_instance_uid, now, quiet) or _due_once_held(session, found, now, quiet)
         if due_at:
             for one in found:
                 one.due_at = due_at
             look_again(session, study_instance_uid, due_at, now, queues)
             return
-        latest = {(one.pipeline, one.series_instance_uid): one for one in found}
-        for pipeline in sorted(waiting):
+        able = [one for one in found if _is_able(session, one, pipelines, now)]
+        latest = {(one.pipeline, one.series_instance_uid): one for one in able}
+        for pipeline in sorted({one.pipeline for one in able if one.state == CandidateState.WAITING}):
             candidates = [one for (name, _), one in latest.items() if name == pipeline]
             _take(session, pipelines[pipeline], candidates, now, queues)
-        for one in found:  # of revisions that are no more
-            if one.state == CandidateState.WAITING:
-                one.state, one.reason = CandidateState.PASSED, "its series has grown since"
     crash_point("elect.committed")
 
 
@@ -60,6 +59,34 @@ def _due(session: Session, study_instance_uid: str, now: datetime, quiet: timede
         return now + max(quiet, _SOON)
     due_at = min(last, now) + quiet
     return due_at if due_at > now else None
+
+
+def _due_once_held(session: Session, found: Sequence[Candidate], now: datetime, quiet: timedelta) -> datetime | None:
+    """The same, while nothing comes to their series and retention takes none: what was filed meanwhile is seen."""
+    for uid in sorted({one.series_instance_uid for one in found}):
+        lock(session, Series, uid)
+    return _due(session, found[0].study_instance_uid, now, quiet)
+
+
+def _is_able(session: Session, one: Candidate, pipelines: Mapping[str, Pipeline], now: datetime) -> bool:
+    """Whether the job that it would be can be made, or has been; one that waits is passed where it cannot."""
+    if one.state == CandidateState.TAKEN:
+        return True
+    why = _why_not(session, one, pipelines)
+    if why and one.state == CandidateState.WAITING:
+        one.state, one.reason = CandidateState.PASSED, why
+        _tell(session, one, now)
+    return not why
+
+
+def _why_not(session: Session, one: Candidate, pipelines: Mapping[str, Pipeline]) -> str:
+    if one.pipeline not in pipelines:
+        return f"there is no pipeline {one.pipeline} here any more"
+    if session.get_one(Series, one.series_instance_uid).revision != one.revision:
+        return "its series has grown since"
+    gone = select(func.count()).where(Instance.series_instance_uid == one.series_instance_uid, Instance.gone_at.is_not(None))
+    count = session.scalar(gone)
+    return f"retention took {count} of its instances" if count else ""
 
 
 def _take(session: Session, pipeline: Pipeline, candidates: Sequence[Candidate], now: datetime, queues: Queues) -> None:

@@ -255,6 +255,23 @@ def test_who_inherits_tells_whose_folders_are_there_and_whose_were_taken_over(tm
         file.close()
 
 
+def test_a_journal_that_cannot_be_read_holds_up_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    store, told = Store(tmp_path / "store"), []
+    books = Books(lambda _: None, dict, lambda _: None, lambda _: None, lambda _: None)
+    for executor in ("broken", "dead"):
+        claim(store.incoming, f"{executor}.0")[1].close()
+    (unreadable := folders(store.incoming)[0] / "1.journal").mkdir()
+    heir = Heir(store, books=books, left=lambda *who: told.append(who))
+
+    with capture_logs() as logs:
+        heir.look()
+    unreadable.rmdir()
+    heir.look()
+
+    assert told == [({"broken"}, {"dead"}), (set(), {"broken"})]
+    assert [one["error"] for one in logs if one["event"] == "inherit.failed"] == ["IsADirectoryError"]
+
+
 def test_a_store_folder_that_is_not_the_one_of_the_database_is_refused(database_url: str, tmp_path: Path) -> None:
     db = open_database(database_url)
     for name in ("store", "other"):

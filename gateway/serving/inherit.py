@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import structlog
 
-from gateway.filing import Books, Filing
+from gateway.filing import Books, Filing, told
 from gateway.machine.folders import folders, holding
 from gateway.machine.rounds import Rounds
 from gateway.store import Store
@@ -37,15 +37,17 @@ class Heir:
         self._rounds.stop()
 
     def look(self) -> None:
-        """A folder whose lock can be taken belongs to nobody who lives. Raises what filing raises, and may be called again."""
+        """A folder whose lock can be taken belongs to nobody who lives. One that cannot be filed is told in the log, holds up no
+        other, and is tried again at the next look.
+        """
         dead = set()
         for folder in folders(self._store.incoming):
-            with suppress(BlockingIOError, FileNotFoundError), holding(folder):
+            with told("inherit.failed"), suppress(BlockingIOError, FileNotFoundError), holding(folder):
                 Filing(folder, self._books, self._books.positions()).finish()
                 dead.add(owner(folder.name))
                 _logger.info("journals.taken_over", executor=owner(folder.name))
         for folder in folders(self._store.work):
-            with suppress(BlockingIOError, FileNotFoundError), holding(folder):
+            with suppress(OSError), holding(folder):
                 shutil.rmtree(folder, ignore_errors=True)
         self._left({owner(folder.name) for folder in folders(self._store.incoming)}, dead)
 

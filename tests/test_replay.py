@@ -164,6 +164,14 @@ def test_what_was_kept_is_forgotten_when_its_days_are_over(tmp_path: Path) -> No
     assert [keep.get(f"1.2.{number}", 1) is None for number in range(3)] == [True, False, False]
 
 
+def test_what_cannot_be_forgotten_holds_up_nothing(tmp_path: Path) -> None:
+    keep = Keep(tmp_path)
+    (stuck := keep.path("1.2", 1)).mkdir(parents=True)
+    os.utime(stuck, (0, 0))
+
+    assert sum(keep.forget(datetime.now(UTC), datetime.now(UTC) + timedelta(minutes=turn)) for turn in range(256)) == 0
+
+
 def test_a_folder_that_cannot_be_written_holds_up_nothing(tmp_path: Path) -> None:
     (tmp_path / "headers").write_text("a file where the folder should be")
 

@@ -1,5 +1,6 @@
 """Retention, on SQLite and on PostgreSQL: what may go goes when its time is over or the disk is full, and nothing before proof."""
 
+import errno
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom import Dataset
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from gateway.acts import admin
 from gateway.configuration.config import load
@@ -21,15 +23,18 @@ from gateway.peers.dimse import Dimse
 from gateway.pipeline import Needs, Pipeline
 from gateway.roster import Roster
 from gateway.rows.candidates import Candidate
+from gateway.rows.performed import ProcedureStep
 from gateway.rows.searches import Prior, PriorSearch, PriorState
 from gateway.rows.tables import Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
 from gateway.rows.trail import AuditEvent
+from gateway.rows.workitems import Report
 from gateway.serving.plan import plan
 from gateway.serving.stages import Stages
 from gateway.settle import settle
 from gateway.store import Store
 from gateway.telling.traces import Traces
 from gateway.views import stories
+from gateway.work import retention
 from gateway.work.retention import retain
 from tests.door_fixture import Place, scanner
 from tests.ports import free_port
@@ -49,10 +54,11 @@ rules:
 
 
 class Disk(Store):
-    """A store that says of itself how much room there is, and may die while it removes."""
+    """A store that says of itself how much room there is, and may die while it removes, or keep what it should."""
 
     free: list[int]
     dies = False
+    stuck = ""
 
     def free_bytes(self) -> int:
         return self.free.pop(0) if len(self.free) > 1 else self.free[0]
@@ -60,6 +66,8 @@ class Disk(Store):
     def discard(self, sha256: str) -> None:
         if self.dies:
             raise KeyboardInterrupt
+        if sha256 == self.stuck:
+            raise OSError(errno.EIO, "Input/output error")
         super().discard(sha256)
 
 
@@ -522,9 +530,60 @@ def test_what_went_after_it_was_checked_and_before_the_modality_came_back_is_not
     assert (reported.state, reported.failures) == ("reported", [[ds.SOPClassUID, ds.SOPInstanceUID, 0x0112]])
 
 
-def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, database_url: str, tmp_path: Path) -> None:
-    series = a_series(place)
-    world = World(tmp_path / "world", database_url, "127.0.0.1:1", settings={"retention": {"sources_days": 7}})
+# --- What a disk does not let go of ---
+
+
+def digests(place: Place, series: list[Dataset]) -> list[str]:
+    with place.db() as session:
+        return [session.get_one(Instance, ds.SOPInstanceUID).sha256 for ds in series]
+
+
+def test_a_file_that_cannot_be_removed_holds_up_nothing_else_and_is_removed_once_it_can(place: Place) -> None:
+    first, second = a_series(place), a_series(place, seed=1)
+    stuck = place.store.stuck = digests(place, first)[1]
+
+    with capture_logs() as logs:
+        a_round(place, after=timedelta(days=8))
+
+    assert [place.store.path(one).exists() for one in digests(place, first)] == [False, True, False]
+    assert held(place, second) == 0
+    assert place.count(Series, gone_at=None) == 1
+    assert [one["path"] for one in logs if one["event"] == "file.not_removed"] == [str(place.store.path(stuck))]
+    place.store.stuck = ""
+    a_round(place)
+    assert held(place, first) == 0
+    assert (place.count(Series, gone_at=None), len(removals(place))) == (0, 2)
+
+
+def test_series_whose_files_cannot_be_removed_take_no_other_its_turn(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "_SERIES", 1)
+    first, second = a_series(place), a_series(place, seed=1)
+    place.store.stuck = digests(place, first)[0]
+
+    a_round(place, after=timedelta(days=8))
+    a_round(place)
+
+    assert held(place, second) == 0
+
+
+def test_a_result_that_cannot_be_removed_is_removed_once_it_can(place: Place) -> None:
+    results = [a_job(place, a_series(place, seed=seed), pacs="proved")[1] for seed in range(2)]
+    place.store.stuck = results[0]
+
+    a_round(place, after=timedelta(days=8))
+    assert [place.store.path(one).exists() for one in results] == [True, False]
+    place.store.stuck = ""
+    a_round(place)
+
+    assert not place.store.path(results[0]).exists()
+
+
+# --- The sweep ---
+
+
+def swept(place: Place, database_url: str, folder: Path) -> None:
+    """One sweep of a gateway with a week's retention, eight days later."""
+    world = World(folder / "world", database_url, "127.0.0.1:1", settings={"retention": {"sources_days": 7}})
     place.now += timedelta(days=8)
     config = load(world.config)
     stages = Stages(
@@ -532,7 +591,28 @@ def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, d
         listening_since=lambda: None, store=place.store, models=None, worklist=Worklist(dict, clock=lambda: place.now),
         sources=None, archives=None, rules=None, traces=Traces(place.db, clock=lambda: place.now), db=place.db, queues=place.queues,
     )  # fmt: skip
-
     next(stage for stage in stages if stage.name == "sweep").act("sweep")
 
+
+def test_the_sweep_of_a_gateway_does_what_its_configuration_says(place: Place, database_url: str, tmp_path: Path) -> None:
+    series = a_series(place)
+
+    swept(place, database_url, tmp_path)
+
     assert held(place, series) == 0
+
+
+def test_a_retention_that_breaks_off_keeps_nothing_else_from_being_tidied_away(
+    place: Place, database_url: str, tmp_path: Path
+) -> None:
+    a_series(place)
+    long_ago = place.now - timedelta(days=400)
+    with place.db.begin() as session:
+        session.add(Report(ae_title="CT1", sop_instance_uid="1.2.9", kind=1, state="SCHEDULED", document="", at=long_ago))
+        session.add(ProcedureStep(sop_instance_uid="1.2.8", study_instance_uid="1.2", state="COMPLETED", ae_title="CT1", began_at=long_ago, changed_at=long_ago))  # fmt: skip
+    place.store.dies = True
+
+    with pytest.raises(KeyboardInterrupt):
+        swept(place, database_url, tmp_path)
+
+    assert (place.count(Report), place.count(ProcedureStep)) == (0, 0)

@@ -1,6 +1,7 @@
 """The stages of the conveyor, each bound to what it depends on, and the lanes that they run on."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -204,9 +205,10 @@ class Stages:
             free_bytes=self.store.free_bytes(), keep_free_bytes=config.store.keep_free_bytes, db=self.db,
         )  # fmt: skip
         unproving = [name for name, peer in self.peers.items() if peer.proof is Proof.NONE]
-        retain(self.clock(), settings=config.retention, unproving=unproving, store=self.store, db=self.db)
-        tidy(self.clock(), db=self.db, store=self.store)
-        forget(self.clock(), db=self.db, steps=Steps(config.store_folder / "steps"))
+        with ExitStack() as last:  # whatever one of them raises keeps none from its turn
+            last.callback(forget, self.clock(), db=self.db, steps=Steps(config.store_folder / "steps"))
+            last.callback(tidy, self.clock(), db=self.db, store=self.store)
+            retain(self.clock(), settings=config.retention, unproving=unproving, store=self.store, db=self.db)
 
 
 def equipment() -> Equipment:

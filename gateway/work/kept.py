@@ -72,10 +72,14 @@ class Keep:
         """Remove what was written before then, in one of the 256 folders: each has its turn as the minutes go."""
         turn, gone = f"{int(now.timestamp() // 60) % 256:02x}", 0
         for path in (self._folder / turn).glob("*"):
-            with suppress(FileNotFoundError):
+            try:
                 if path.stat().st_mtime < before.timestamp():
                     path.unlink()
                     gone += 1
+            except FileNotFoundError:  # another process was faster
+                continue
+            except OSError as error:
+                _logger.error("file.not_removed", path=str(path), error=type(error).__name__)
         return gone
 
     def path(self, series_instance_uid: str, revision: int) -> Path:

@@ -6,12 +6,13 @@
     a version kept apart      stays: a person looks at it
 
 Order of effects: the rows say that the files are gone, with the trail, then the files go. What a crash leaves between the two
-the next round takes. One round is bounded; there is one a minute.
+the next round takes, and so what the disk did not let go of. One round is bounded; there is one a minute.
 """
 
 import itertools
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -94,6 +95,7 @@ def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[
         Prior.series_instance_uid == Series.series_instance_uid, Prior.job == Job.id,
         Job.state.in_((JobState.QUEUED, JobState.RUNNING)),
     )  # fmt: skip
+    has_files = exists().where(Instance.series_instance_uid == Series.series_instance_uid, Instance.gone_at.is_(None))
     ended = or_(Delivery.state.in_(_SETTLED), (Delivery.state == DeliveryState.SENT) & Delivery.peer.in_(list(unproving)))
     late = or_(Delivery.proved_at >= before, Delivery.sent_at >= before)
     owed = exists().where(of_job, Delivery.job == Job.id, or_(~ended, late))
@@ -103,7 +105,7 @@ def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[
         .where(~busy, ~weighed, ~lent, ~owed)
         .where(Series.held.not_in(("refused", "failed")))  # a rule, or nobody yet, has looked at those
         .where(Series.last_received_at < before, or_(Series.complete_at.is_(None), Series.complete_at < before))
-        .order_by(Series.last_received_at)
+        .order_by(~has_files, Series.last_received_at)  # what the disk did not let go of holds up no other
     )
 
 
@@ -132,7 +134,8 @@ def _take_series(uid: str, may_go: Select[str], why: str, now: datetime, store: 
                 bytes=sum(sizes), reason=why,
             )  # fmt: skip
         files = [tuple(row) for row in session.execute(select(Instance.sop_instance_uid, Instance.sha256).where(mine))]
-    _remove(files, store, db)
+    if not _remove(files, store, db):
+        return
     with db.begin() as session:
         series = lock(session, Series, uid)
         if not session.scalar(select(exists().where(mine, Instance.gone_at.is_(None)))):
@@ -161,24 +164,42 @@ def _finish(*, store: Store, db: Database) -> None:
     latest = select(OutputInstance.sop_instance_uid, OutputInstance.sha256).where(OutputInstance.gone_at.is_not(None))
     with db() as session:
         rows = session.execute(latest.order_by(OutputInstance.gone_at.desc()).limit(_OUTPUTS)).all()
-    _remove([(uid, sha256) for uid, sha256 in rows if store.path(sha256).exists()], store, db)
+    _remove([(uid, sha256) for uid, sha256 in rows if _may_be_there(store.path(sha256))], store, db)
 
 
-def _remove(files: Iterable[tuple[Any, ...]], store: Store, db: Database) -> None:
+def _may_be_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # the disk does not even say that: who removes it tells so
+        return True
+
+
+def _remove(files: Iterable[tuple[Any, ...]], store: Store, db: Database) -> bool:
     """The files of instances that are gone; one that has come again meanwhile, or is something else's too, stays.
 
-    The same bytes have the same SOP Instance UID, so whatever needs a file is found by that.
+    The same bytes have the same SOP Instance UID, so whatever needs a file is found by that. Whether the disk let go of them
+    all; what it keeps holds up nothing else.
     """
     crash_point("retain.written")
-    left = iter(files)
+    left, kept = iter(files), 0
     while some := list(itertools.islice(left, _TOGETHER)):
         with db.begin() as session:
             hold_files(session, alone=True)
             needed = _needed(session, [uid for uid, _ in some])
             for uid, sha256 in some:
                 if (uid, sha256) not in needed:
-                    store.discard(sha256)
+                    kept += not _discard(sha256, store)
                     crash_point("retain.removed")
+    return not kept
+
+
+def _discard(sha256: str, store: Store) -> bool:
+    try:
+        store.discard(sha256)
+    except OSError as error:
+        _logger.error("file.not_removed", path=str(store.path(sha256)), error=type(error).__name__)
+        return False
+    return True
 
 
 def _needed(session: Session, uids: Sequence[str]) -> set[tuple[str, str]]:

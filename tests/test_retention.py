@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from gateway.acts import admin
 from gateway.configuration.config import load
 from gateway.configuration.sections import RetentionSection
+from gateway.db import lock
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rules import load as load_rules
 from gateway.errors import ConfigError, Damaged, OutOfResources
@@ -24,7 +25,7 @@ from gateway.pipeline import Needs, Pipeline
 from gateway.roster import Roster
 from gateway.rows.candidates import Candidate
 from gateway.rows.performed import ProcedureStep
-from gateway.rows.searches import Prior, PriorSearch, PriorState
+from gateway.rows.searches import Prior, PriorInstance, PriorSearch, PriorState, SearchState
 from gateway.rows.tables import Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
 from gateway.rows.trail import AuditEvent
 from gateway.rows.workitems import Report
@@ -212,19 +213,44 @@ def test_a_job_that_waits_or_runs_keeps_its_instances(place: Place, state: str) 
     assert held(place, series) == 3
 
 
+def a_prior(place: Place, series: list[Dataset], job: int) -> None:
+    """That series is one that the job gets."""
+    row = {"peer": "pacs", "study_instance_uid": series[0].StudyInstanceUID, "modality": "CT", "state": PriorState.HERE}
+    with place.db.begin() as session:
+        session.add(PriorSearch(id=job, begun_at=place.now, due_at=place.now, deadline_at=place.now, state=SearchState.DONE))
+        session.flush()
+        session.add(prior := Prior(job=job, series_instance_uid=series[0].SeriesInstanceUID, **row))
+        session.flush()
+        for one in session.scalars(select(Instance).where(Instance.series_instance_uid == prior.series_instance_uid)):
+            session.add(PriorInstance(prior=prior.id, sop_instance_uid=one.sop_instance_uid, sha256=one.sha256))
+
+
 @pytest.mark.parametrize(("state", "kept"), [("queued", 3), ("running", 3), ("failed", 0)])
 def test_a_prior_stays_while_a_job_that_gets_it_waits_or_runs(place: Place, state: str, kept: int) -> None:
     prior, series = a_series(place), a_series(place, seed=1)
-    job, _ = a_job(place, series, state)
-    row = {"peer": "pacs", "study_instance_uid": prior[0].StudyInstanceUID, "modality": "CT", "state": PriorState.HERE}
-    with place.db.begin() as session:
-        session.add(PriorSearch(id=job, begun_at=place.now, due_at=place.now, deadline_at=place.now))
-        session.flush()
-        session.add(Prior(job=job, series_instance_uid=prior[0].SeriesInstanceUID, **row))
+    a_prior(place, prior, a_job(place, series, state)[0])
 
     a_round(place, after=timedelta(days=4000))
 
     assert held(place, prior) == kept
+
+
+@pytest.mark.parametrize(
+    ("settings", "after"), [(WEEK, timedelta(days=6)), (RetentionSection(pressure_free_bytes=1000), timedelta(days=4000))],
+    ids=["days", "pressure"],
+)  # fmt: skip
+def test_a_prior_of_a_job_that_failed_stays_as_long_as_the_series_of_the_job(
+    place: Place, settings: RetentionSection, after: timedelta
+) -> None:
+    prior = a_series(place)
+    place.now += timedelta(days=5)
+    series = a_series(place, seed=1)
+    a_prior(place, prior, a_job(place, series, "failed")[0])
+    place.store.free = [10]
+
+    a_round(place, settings, after=after)
+
+    assert (held(place, series), held(place, prior)) == (3, 3)
 
 
 @pytest.mark.parametrize(("state", "kept"), [("waiting", 3), ("taken", 0), ("passed", 0)])
@@ -497,6 +523,42 @@ def test_a_job_whose_instances_are_gone_is_not_tried_again_and_says_why(place: P
     with pytest.raises(ConfigError, match="retention took 3 of its instances: send the series again"):
         admin.retry_job(place.db, place.queues, job, actor="ann", now=place.now)
     assert stories.show_job(place.db, job).gone == 3
+
+
+def test_a_job_whose_priors_are_gone_is_not_tried_again_and_says_why(place: Place) -> None:
+    job, _ = a_job(place, a_series(place), "failed")
+    a_prior(place, prior := a_series(place, seed=1), job)
+    with place.db.begin() as session:
+        mine = update(Instance).where(Instance.series_instance_uid == prior[0].SeriesInstanceUID)
+        session.execute(mine.values(gone_at=place.now))
+
+    with pytest.raises(ConfigError, match="retention took 3 instances of its priors: send them again"):
+        admin.retry_job(place.db, place.queues, job, actor="ann", now=place.now)
+
+
+@pytest.mark.parametrize("whose", ["series", "prior"])
+def test_a_job_is_not_tried_again_while_retention_takes_its_instances(place: Place, whose: str) -> None:
+    series, prior = a_series(place), a_series(place, seed=1)
+    job, _ = a_job(place, series, "failed")
+    a_prior(place, prior, job)
+    going, said = {"series": series, "prior": prior}[whose][0].SeriesInstanceUID, []
+
+    def retry() -> None:
+        try:
+            said.append(admin.retry_job(place.db, place.queues, job, actor="ann", now=place.now))
+        except ConfigError as error:
+            said.extend(error.problems)
+
+    person = threading.Thread(target=retry)
+    with place.db.begin() as session:  # as retention does
+        lock(session, Series, going)
+        session.execute(update(Instance).where(Instance.series_instance_uid == going).values(gone_at=place.now))
+        person.start()
+        person.join(1)
+    person.join()
+
+    assert "retention took 3" in said[0]
+    assert place.count(Job, state="failed") == 1
 
 
 def test_who_reads_a_file_that_is_gone_is_told_that_it_is_not_damaged(tmp_path: Path) -> None:

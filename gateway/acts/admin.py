@@ -2,34 +2,40 @@
 
 from datetime import datetime
 
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database
+from gateway.db import Database, lock
 from gateway.engine import DELIVER, RUN, Queues, model_lane, rank, ticket
 from gateway.errors import ConfigError
 from gateway.outputs.rejection import note_uid
 from gateway.rows import searches
+from gateway.rows.searches import Prior
 from gateway.rows.tables import (
     Delivery,
     DeliveryState,
     Job,
     JobState,
     OutputInstance,
+    Series,
 )
-from gateway.views.stories import gone, known
+from gateway.views.stories import gone, gone_of_priors, known
 from gateway.work import delivery as rows
 
 
 def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
     """Failed jobs are queued again, waiting ones start now; returns what was done. Raises ConfigError otherwise."""
     with db.begin() as session:
+        _hold_inputs(session, known(session, Job, job_id))
         job = known(session, Job, job_id, to_change=True)
         if job.state not in (JobState.QUEUED, JobState.FAILED, JobState.CANCELLED):
             raise ConfigError([f"job {job_id} is {job.state}: expected one that failed, was cancelled or waits"])
-        if gone(session, job):
-            raise ConfigError([f"job {job_id}: retention took {gone(session, job)} of its instances: send the series again"])
+        if taken := gone(session, job):
+            raise ConfigError([f"job {job_id}: retention took {taken} of its instances: send the series again"])
+        if taken := gone_of_priors(session, job):
+            raise ConfigError([f"job {job_id}: retention took {taken} instances of its priors: send them again"])
         was_waiting = job.state == JobState.QUEUED and not searches.give_up(session, job.id, now)
         if not was_waiting:
             job.state, job.ticket, job.due_at, job.crashes, job.ended_at = (
@@ -46,6 +52,14 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
         queues.start_now(RUN, str(job.id), job.ticket)
         return f"job {job_id} was waiting and is due now"
     return f"job {job_id} is queued again"
+
+
+def _hold_inputs(session: Session, job: Job) -> None:
+    """Against retention, which holds a series while it looks at its jobs; before the job's row, as everybody does."""
+    priors = select(Prior.series_instance_uid).where(Prior.job == job.id)
+    mine = or_(Series.series_instance_uid == job.series_instance_uid, Series.series_instance_uid.in_(priors))
+    for uid in sorted(session.scalars(select(Series.series_instance_uid).where(mine))):
+        lock(session, Series, uid)
 
 
 def cancel_job(db: Database, job_id: int, *, actor: str, now: datetime) -> str:

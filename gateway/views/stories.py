@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from gateway.db import Database, lock
 from gateway.errors import ConfigError
 from gateway.rows.candidates import Candidate
-from gateway.rows.searches import Prior, PriorSearch
+from gateway.rows.searches import Prior, PriorInstance, PriorSearch, PriorState
 from gateway.rows.tables import (
     Delivery,
     Instance,
@@ -121,10 +121,19 @@ def known(session: Session, table: Any, key: object, *, to_change: bool = False)
 
 def gone(session: Session, job: Job) -> int:
     """How many of the instances that the job works on retention took."""
-    taken = select(func.count()).select_from(JobInstance).join(
-        Instance, (Instance.sop_instance_uid == JobInstance.sop_instance_uid) & (Instance.sha256 == JobInstance.sha256)
-    )  # fmt: skip
-    return session.scalar(taken.where(JobInstance.job == job.id, Instance.gone_at.is_not(None))) or 0
+    return _gone(session, JobInstance, JobInstance.job == job.id)
+
+
+def gone_of_priors(session: Session, job: Job) -> int:
+    """The same of those that it gets beside them."""
+    mine = select(Prior.id).where(Prior.job == job.id, Prior.state == PriorState.HERE)
+    return _gone(session, PriorInstance, PriorInstance.prior.in_(mine))
+
+
+def _gone(session: Session, inputs: type[JobInstance | PriorInstance], mine: ColumnElement[bool]) -> int:
+    same = (Instance.sop_instance_uid == inputs.sop_instance_uid) & (Instance.sha256 == inputs.sha256)
+    taken = select(func.count()).select_from(inputs).join(Instance, same)
+    return session.scalar(taken.where(mine, Instance.gone_at.is_not(None))) or 0
 
 
 def _jobs_of(series_instance_uid: str) -> Any:

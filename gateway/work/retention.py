@@ -34,6 +34,9 @@ from gateway.work.returned import hold_files
 _SERIES, _OUTPUTS, _TOGETHER = 50, 500, 200
 _FRESH = timedelta(minutes=10)
 """What happened so lately is left alone, however full the disk is: somebody may be at work on it."""
+_OF_JOB = Job.series_instance_uid == Series.series_instance_uid
+_OF_PRIOR = (Prior.series_instance_uid == Series.series_instance_uid) & (Prior.job == Job.id)
+"""The job works on the series; it gets it as a prior."""
 _SETTLED = (DeliveryState.PROVED, DeliveryState.CANCELLED)
 
 _logger = structlog.get_logger()
@@ -68,10 +71,14 @@ def take(series_instance_uid: str, now: datetime, *, why: str, unproving: Collec
 
 
 def _relieve(now: datetime, wanted: int, unproving: Collection[str], store: Store, db: Database) -> None:
-    """The oldest first until there is room, before their days; what failed waits for its days: a person may want it again."""
+    """The oldest first until there is room, before their days; what failed, and its priors, wait for theirs.
+
+    A person may want it again.
+    """
     why = "the disk is nearly full"
-    failed = exists().where(Job.series_instance_uid == Series.series_instance_uid, Job.state == JobState.FAILED)
-    may_go = _series_that_may_go(now - _FRESH, unproving).where(~failed)
+    failed = exists().where(_OF_JOB, Job.state == JobState.FAILED)
+    lent = exists().where(_OF_PRIOR, Job.state == JobState.FAILED)
+    may_go = _series_that_may_go(now - _FRESH, unproving).where(~failed, ~lent)
     for uid in _first(db, may_go.limit(_SERIES)):
         if store.free_bytes() >= wanted:
             return
@@ -86,19 +93,15 @@ def _relieve(now: datetime, wanted: int, unproving: Collection[str], store: Stor
 
 
 def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[str]:
-    of_job = Job.series_instance_uid == Series.series_instance_uid
-    busy = exists().where(of_job, or_(Job.state.in_((JobState.QUEUED, JobState.RUNNING)), Job.ended_at >= before))
+    at_work = or_(Job.state.in_((JobState.QUEUED, JobState.RUNNING)), Job.ended_at >= before)
+    busy, lent = exists().where(_OF_JOB, at_work), exists().where(_OF_PRIOR, at_work)
     weighed = exists().where(
         Candidate.series_instance_uid == Series.series_instance_uid, Candidate.state == CandidateState.WAITING
     )
-    lent = exists().where(
-        Prior.series_instance_uid == Series.series_instance_uid, Prior.job == Job.id,
-        Job.state.in_((JobState.QUEUED, JobState.RUNNING)),
-    )  # fmt: skip
     has_files = exists().where(Instance.series_instance_uid == Series.series_instance_uid, Instance.gone_at.is_(None))
     ended = or_(Delivery.state.in_(_SETTLED), (Delivery.state == DeliveryState.SENT) & Delivery.peer.in_(list(unproving)))
     late = or_(Delivery.proved_at >= before, Delivery.sent_at >= before)
-    owed = exists().where(of_job, Delivery.job == Job.id, or_(~ended, late))
+    owed = exists().where(_OF_JOB, Delivery.job == Job.id, or_(~ended, late))
     return (
         select(Series.series_instance_uid)
         .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)))

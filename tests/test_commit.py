@@ -226,7 +226,7 @@ def test_an_instance_that_the_disk_has_damaged_or_lost_is_not_committed(running:
 
     assert wait_told(world, scanner, transaction) == (2, dict(zip(uids, (0x0110, 0x0110, 0), strict=True)))
     with world.database() as db:
-        world.wait_until(lambda: max(event.outcome for event in acts(db, "commitment.reported")) == 8)
+        world.wait_until(lambda: max((event.outcome for event in acts(db, "commitment.reported")), default=0) == 8)
 
 
 def test_an_instance_under_another_sop_class_is_a_conflict(running: tuple[World, Scanner]) -> None:

@@ -89,6 +89,16 @@ def test_frames_are_those_that_highdicom_makes(instances, count):
     assert problems([made], encoding=job) == []
 
 
+def test_labels_lie_on_a_source_whose_directions_have_few_digits():
+    instances = ct_series(9, 512, 512, ImageOrientationPatient=[0.999, 0.035, 0, -0.035, 0.999, 0.001])
+    for number, one in enumerate(instances):
+        one.ImagePositionPatient = [0, -0.001 * number, 0.999 * number]
+
+    job = job_of(instances)
+
+    assert problems([job.dataset(job.outputs[0])], encoding=job) == []
+
+
 def test_one_segment_with_a_gap_is_no_volume():
     def gap(shape: tuple[int, ...], _: int) -> np.ndarray:
         labels = np.zeros(shape, np.uint8)

@@ -3,6 +3,7 @@
 from copy import deepcopy
 from io import BytesIO
 
+import highdicom as hd
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
@@ -237,6 +238,24 @@ def test_labels_off_the_grid_of_the_source_are_refused(labels_of, expected):
     job = encoding(source, (Segmentation(labels_of(source, lungs(source)), SEGMENTS, "LUNGS", "Lungs"),))
 
     with pytest.raises(BadOutput, match=expected):
+        job.dataset(job.outputs[0])
+
+
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda grid: grid.permute_spatial_axes([0, 2, 1]),
+        lambda grid: grid[:, 1:].pad_to_spatial_shape(grid.spatial_shape),
+        lambda grid: hd.Volume(grid.array, grid.affine @ np.diag([1, 0.5, 0.5, 1]), "PATIENT"),
+        lambda grid: hd.Volume(grid.array, grid.affine + np.eye(4, k=3) * grid.spacing[2] / 2, "PATIENT"),
+    ],
+    ids=["transposed", "cropped and padded", "scaled", "shifted by half a pixel"],
+)
+def test_labels_off_the_pixels_of_the_source_are_refused(moved):
+    source = headers(ct_series(spacing_mm=5))
+    job = encoding(source, (Segmentation(moved(volume(source, lungs(source))), SEGMENTS, "LUNGS", "Lungs"),))
+
+    with pytest.raises(BadOutput, match="pixels of the source"):
         job.dataset(job.outputs[0])
 
 

@@ -18,6 +18,9 @@ from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
 from gateway.outputs.multiframe import fill
 
+_OFF_PIXELS = 0.1
+"""How far the far edge of a plane may lie from that of its source, in pixels: half of one is a mistake often made."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -91,6 +94,9 @@ class Segmentation:
         positions = np.array([instance.ImagePositionPatient for instance in source], dtype=float)
         if np.abs(origins - positions).max() > labels.spacing[0] / 2:
             raise BadOutput("expected labels on the planes of the source instances, in their order")
+        plane = labels.affine[:3, [3, 1, 2]] * (1, *labels.spatial_shape[1:])
+        if np.abs(plane - _plane(source[0])).max() > _OFF_PIXELS * min(labels.spacing[1:]):
+            raise BadOutput("expected labels on the pixels of the source instances: rows, columns and spacing as there")
 
     def _segment(self, number: int, encoding: Encoding) -> hd.seg.SegmentDescription:
         segment = self.segments[number - 1]
@@ -138,6 +144,20 @@ def frame_segments(made: Dataset) -> list[int]:
     frames = made.PerFrameFunctionalGroupsSequence
     groups = [shared] * len(frames) if "SegmentIdentificationSequence" in shared else frames
     return [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
+
+
+def _plane(source: Dataset) -> np.ndarray:
+    """(3, 3) float64, mm in LPS: in columns the first pixel, the way down all rows, and the way along all columns.
+
+    The plane of the first slice is that of all: later ones may be aside by as much as the geometry gate lets them.
+    """
+    along, down = np.array(source.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    along = along / np.linalg.norm(along)
+    down = down - (along @ down) * along  # as volume.py has it: at right angles, however few digits there are
+    down = down / np.linalg.norm(down)
+    between_rows, between_columns = map(float, source.PixelSpacing)
+    position = np.array(source.ImagePositionPatient, dtype=float)
+    return np.column_stack((position, down * between_rows * source.Rows, along * between_columns * source.Columns))
 
 
 def _single(source: Dataset) -> Dataset:

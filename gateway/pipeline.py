@@ -76,7 +76,8 @@ class Study:
 
     `volume` is (slices, rows, columns) float32 (int16 where the pipeline needs whole numbers) after the modality LUT,
     Hounsfield units for CT; its affine is mm in LPS (PS3.3 C.7.6.2). `source` are the headers of the slices, in the
-    volume's order, without pixels; each frame of an enhanced object has one of its own (enhanced.py).
+    volume's order, without pixels; each frame of an enhanced object has one of its own (enhanced.py). They are the pipeline's
+    copies: what it changes in them changes no result.
     """
 
     volume: hd.Volume

@@ -5,7 +5,7 @@ again before that makes the same UIDs, because they come from the job key.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
+from gateway.dicom.header import Copies
 from gateway.dicom.part10 import part10
 from gateway.dicom.uids import job_key
 from gateway.engine import RUN, Queues, backoff, model_lane, rank
@@ -146,7 +147,8 @@ def _work(
     study, notes = load(inputs, pipeline.needs, store)
     study, told = beside(study, earlier, pipeline.needs, store)
     started_at = clock()
-    outputs = tuple(pipeline.run(study, models.infer(pipeline.model)))
+    theirs = replace(study, source=Copies(study.source))  # whose result it is comes from ours
+    outputs = tuple(pipeline.run(theirs, models.infer(pipeline.model)))
     inferred_at = clock()
     crash_point("run.inferred")
     key = job_key(
@@ -154,7 +156,7 @@ def _work(
         weights=identity.weights, inputs=[*inputs, *(pair for one in earlier for pair in one.inputs)],
     )  # fmt: skip
     encoding = Encoding(study.source, outputs, algorithm, equipment, key, started_at, job.partial)
-    del study
+    del study, theirs
     objects = [(dataset, part10(dataset)) for dataset in map(encoding.dataset, outputs)]
     problems = conformance.problems([dataset for dataset, _ in objects], encoding=encoding)
     if problems:

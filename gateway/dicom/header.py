@@ -5,8 +5,9 @@ What a sender got wrong is emptied, cut or dropped, on a copy, and told by keywo
 
 import re
 from collections.abc import Hashable, Iterable, Sequence
-from copy import copy
+from copy import copy, deepcopy
 from datetime import date
+from typing import overload
 
 from pydicom import DataElement, Dataset
 from pydicom.charset import python_encoding
@@ -42,6 +43,29 @@ _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 Elements = dict[BaseTag, DataElement | RawDataElement]
 Known = dict[Hashable, tuple[DataElement | None, str]]
 """What became of an element with these bytes: most are the same in all instances of a series."""
+
+
+class Copies(Sequence[Dataset]):
+    """Each of `headers` as a copy, made when somebody looks at it: whatever becomes of that, `headers` stay as they are."""
+
+    def __init__(self, headers: Sequence[Dataset]) -> None:
+        self._headers = headers
+        self._made: dict[int, Dataset] = {}
+
+    def __len__(self) -> int:
+        return len(self._headers)
+
+    @overload
+    def __getitem__(self, index: int) -> Dataset: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Dataset]: ...
+    def __getitem__(self, index: int | slice) -> Dataset | Sequence[Dataset]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(len(self))[index]]
+        place = range(len(self))[index]
+        if place not in self._made:
+            self._made[place] = deepcopy(self._headers[place])
+        return self._made[place]
 
 
 def clean_series(headers: Iterable[Dataset]) -> tuple[tuple[Dataset, ...], tuple[str, ...]]:

@@ -1,0 +1,82 @@
+"""One job of one pipeline: what that gets, what becomes of what it yields, and why there is nothing of it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from sqlalchemy import select
+
+from gateway.decisions.completeness import Policy
+from gateway.decisions.rules import load
+from gateway.outputs import Equipment, Output
+from gateway.pipeline import Infer, Needs, Pipeline, Study
+from gateway.rows.tables import Job, OutputInstance
+from gateway.run import run
+from gateway.settle import settle
+from tests.door_fixture import Place, scanner
+from tests.results_fixture import NOTHING_FOUND
+from tests.synthetic import ct_series
+
+EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
+RULES = "rules:\n  - {name: all CT, when: {all: [{attribute: Modality, is: CT}]}, pipeline: p, send_to: [pacs]}\n"
+
+
+@pytest.fixture
+def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
+    place = Place(database_url, tmp_path)
+    yield place
+    place.close()
+
+
+class Models:
+    version, weights = "1", "ab" * 32
+
+    def identity(self, _model: str) -> "Models":
+        return self
+
+    def infer(self, _model: str):
+        return lambda arrays: {"labels": (arrays["volume"] > -500).astype(np.uint8)}
+
+
+def done(place: Place, series: list[Dataset], what: Callable[[Study, Infer], Iterable[Output]]) -> tuple[Job, list[Dataset]]:
+    """The job of a pipeline that does `what` on `series`, ended, and its results as they are stored."""
+    origin, pipelines = scanner(), {"p": Pipeline("1", "m", Needs("CT"), what)}
+    for ds in series:
+        place.bring(ds, origin)
+    place.door.end(origin)
+    place.file()
+    place.now += timedelta(seconds=30)
+    settle(
+        series[0].SeriesInstanceUID, place.now, policy=Policy(10, 3600), pipelines=pipelines, equipment=EQUIPMENT,
+        rules=load(RULES, pipelines=("p",), peers=("pacs",)), store=place.store, db=place.db, queues=place.queues,
+    )  # fmt: skip
+    with place.db() as session:
+        job = session.scalars(select(Job.id)).one()
+    run(
+        job, clock=lambda: place.now, pipelines=pipelines, models=Models(), equipment=EQUIPMENT, store=place.store, db=place.db,
+        queues=place.queues,
+    )  # fmt: skip
+    with place.db() as session:
+        files = [place.store.path(one).read_bytes() for one in session.scalars(select(OutputInstance.sha256))]
+        return session.get_one(Job, job), [dcmread(BytesIO(file)) for file in files]
+
+
+def test_a_pipeline_that_changes_the_headers_changes_no_result(place: Place) -> None:
+    def meddle(study: Study, _infer: Infer) -> Iterable[Output]:
+        for header in study.source:
+            header.PatientID, header.StudyInstanceUID, header.AccessionNumber = "OTHER", "1.2.3", "OTHER"
+            header.ImagePositionPatient[2] = 0
+        assert {one.PatientID for one in study.source[:2]} == {study.source[-1].PatientID} == {"OTHER"}
+        yield NOTHING_FOUND
+
+    series = ct_series(4)
+
+    job, (report,) = done(place, series, meddle)
+
+    assert job.state == "done"
+    for keyword in ("PatientID", "StudyInstanceUID", "AccessionNumber"):
+        assert report[keyword].value == series[0][keyword].value

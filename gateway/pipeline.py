@@ -88,7 +88,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """`run(study, infer)` yields outputs; `infer` sends named arrays to the Triton model `model` and returns named arrays."""
+    """`run(study, infer)` yields outputs, at least one; `infer` sends named arrays to the Triton model `model`, returns such."""
 
     version: str
     model: str

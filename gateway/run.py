@@ -149,6 +149,8 @@ def _work(
     started_at = clock()
     theirs = replace(study, source=Copies(study.source))  # whose result it is comes from ours
     outputs = tuple(pipeline.run(theirs, models.infer(pipeline.model)))
+    if not outputs:
+        raise BadOutput("expected at least one output: where there is nothing to show, yield a report that says so")
     inferred_at = clock()
     crash_point("run.inferred")
     key = job_key(

@@ -6,7 +6,7 @@ again before that makes the same UIDs, because they come from the job key.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Protocol
 
 from pydicom import Dataset
@@ -72,10 +72,12 @@ def run(
     db: Database,
     queues: Queues,
     begun: dict[int, int],
+    zone: tzinfo = UTC,
 ) -> None:
     """Do one attempt of a job and write down how it ended: done, to be tried again, or failed with its reason.
 
     `begun` are the attempts of this process, by job: one that it begins again, because the database was away, was no crash.
+    `zone` is the one of the results' times where the source names none.
     """
     job = _start(job_id, clock(), db, begun)
     if job is None:
@@ -87,7 +89,7 @@ def run(
             found = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
             inputs = [(uid, sha256) for uid, sha256 in session.execute(found)]
             earlier = _earlier(session, job.id)
-        result = _work(job, inputs, earlier, pipelines[job.pipeline], models, equipment, store, clock)
+        result = _work(job, inputs, earlier, pipelines[job.pipeline], models, equipment, store, clock, zone)
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
@@ -139,6 +141,7 @@ def _work(
     equipment: Equipment,
     store: Store,
     clock: Clock,
+    zone: tzinfo,
 ) -> _Result:
     identity = models.identity(pipeline.model)
     algorithm = Algorithm(
@@ -146,7 +149,7 @@ def _work(
     )
     study, notes = load(inputs, pipeline.needs, store)
     study, told = beside(study, earlier, pipeline.needs, store)
-    started_at = clock()
+    started_at = clock().astimezone(zone)
     theirs = replace(study, source=Copies(study.source))  # whose result it is comes from ours
     outputs = tuple(pipeline.run(theirs, models.infer(pipeline.model)))
     if not outputs:

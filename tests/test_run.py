@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -42,7 +43,9 @@ class Models:
         return lambda arrays: {"labels": (arrays["volume"] > -500).astype(np.uint8)}
 
 
-def done(place: Place, series: list[Dataset], what: Callable[[Study, Infer], Iterable[Output]]) -> tuple[Job, list[Dataset]]:
+def done(
+    place: Place, series: list[Dataset], what: Callable[[Study, Infer], Iterable[Output]], **settings: object
+) -> tuple[Job, list[Dataset]]:
     """The job of a pipeline that does `what` on `series`, ended, and its results as they are stored."""
     origin, pipelines = scanner(), {"p": Pipeline("1", "m", Needs("CT"), what)}
     for ds in series:
@@ -58,7 +61,7 @@ def done(place: Place, series: list[Dataset], what: Callable[[Study, Infer], Ite
         job = session.scalars(select(Job.id)).one()
     run(
         job, clock=lambda: place.now, pipelines=pipelines, models=Models(), equipment=EQUIPMENT, store=place.store, db=place.db,
-        queues=place.queues,
+        queues=place.queues, **settings,
     )  # fmt: skip
     with place.db() as session:
         files = [place.store.path(one).read_bytes() for one in session.scalars(select(OutputInstance.sha256))]
@@ -87,3 +90,13 @@ def test_a_pipeline_that_yields_nothing_fails_and_says_what_was_expected(place: 
 
     assert (job.state, job.code, results) == ("failed", "OUTPUT", [])
     assert job.reason == "expected at least one output: where there is nothing to show, yield a report that says so"
+
+
+def test_a_result_tells_the_time_of_the_hospital_where_the_images_name_no_zone(place: Place) -> None:
+    place.now = place.now.replace(hour=22, minute=30)
+
+    _, (report,) = done(
+        place, ct_series(4, TimezoneOffsetFromUTC=None), lambda _study, _infer: [NOTHING_FOUND], zone=ZoneInfo("Asia/Tokyo")
+    )
+
+    assert (str(report.ContentDate), str(report.ContentTime), str(report.SeriesDate)) == ("20260103", "073030", "20260103")

@@ -31,7 +31,7 @@ class GatewaySection(Section):
     pipelines: tuple[Path, ...] = ()
     """Folders with pipelines of your own, beside the built-in ones."""
     time_zone: TimeZone = "UTC"
-    """In which the time windows of rules are meant: "Europe/Berlin"."""
+    """In which the time windows of rules are meant, and results tell times whose source names no zone: "Europe/Berlin"."""
 
 
 class DimseSection(Section):

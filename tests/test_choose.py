@@ -71,6 +71,34 @@ def test_acquisition_numbers_within_one_volume_do_not_split_it():
     assert len(parts(series)) == 1
 
 
+def acquisitions(offset_mm: float, **overrides: object) -> list[Dataset]:
+    """Two of four slices every 2.5 mm, the second as much higher; another breath."""
+    series = several({"AcquisitionNumber": 1, **overrides}, {"AcquisitionNumber": 2, **overrides})
+    for ds in series:
+        if ds.AcquisitionNumber == 2:
+            ds.ImagePositionPatient = [*ds.ImagePositionPatient[:2], ds.ImagePositionPatient[2] + offset_mm]
+    return series
+
+
+def test_ct_acquisitions_that_lie_between_each_others_slices_are_volumes_of_their_own():
+    series = acquisitions(1.25)
+
+    assert names(series) == {"AcquisitionNumber 1", "AcquisitionNumber 2"}
+    with pytest.raises(Unsuitable, match="expected one volume in the series; there are 2") as refused:
+        choose(series, ONLY, pixels_of)
+    assert refused.value.code == "VOLUMES"
+    assert {ds.AcquisitionNumber for ds in choose(series, {"AcquisitionNumber": 2}, pixels_of).headers} == {2}
+
+
+@pytest.mark.parametrize(
+    "series",
+    [acquisitions(10), acquisitions(1.25, Modality="MR")],
+    ids=["they continue one another", "magnetic resonance"],
+)
+def test_acquisitions_of_one_volume_stay_together(series):
+    assert len(parts(series)) == 1
+
+
 def test_images_that_nothing_tells_apart_stay_together_and_are_refused():
     series = several({}, {})
     for ds in series:

@@ -1,14 +1,15 @@
 """The volumes of a series of images or frames: phases, echoes, b-values and time points apart, before any geometry.
 
 What must be one thing in a volume always sets images apart (_ALWAYS, and their planes); what may differ from slice to slice
-does so only where positions repeat (_PHASES). Nothing is guessed: images that nothing sets apart stay together, and the geometry
-gate says so.
+does so only where positions repeat (_PHASES), and CT acquisitions that lie between each other's slices. Nothing is guessed:
+images that nothing sets apart stay together, and the geometry gate says so.
 """
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -119,7 +120,7 @@ def _repeats(images: Sequence[Dataset]) -> int:
 def _phases(images: list[Dataset]) -> list[tuple[list[Dataset], dict[str, str]]]:
     repeats = _repeats(images)
     if repeats == 1:
-        return [(images, {})]
+        return _acquisitions(images) or [(images, {})]
     for keyword in _PHASES:
         groups = _grouped(images, each(images, (keyword,), partial(texts, keyword=keyword)))
         if 1 < len(groups) <= repeats and max(map(_repeats, groups.values())) < repeats:
@@ -129,6 +130,25 @@ def _phases(images: list[Dataset]) -> list[tuple[list[Dataset], dict[str, str]]]
                 for phase, name in _phases(group)
             ]
     return _by_number(images, repeats) or [(images, {})]
+
+
+def _acquisitions(images: list[Dataset]) -> list[tuple[list[Dataset], dict[str, str]]]:
+    """CT acquisitions that lie between each other's slices, at other breaths; those that continue one another are one volume.
+
+    MR interleaves the slices of one volume.
+    """
+    groups = _grouped(images, each(images, ("AcquisitionNumber",), partial(texts, keyword="AcquisitionNumber")))
+    if len(groups) < 2 or texts(images[0], "Modality") != ("CT",) or min(map(len, groups.values())) < 2:
+        return []
+    plane = numbers(images[0], "ImageOrientationPatient")
+    if len(plane) != 6 or not all(positions(images)):
+        return []
+    normal = np.cross(plane[:3], plane[3:])
+    heights = [np.array(positions(group)) @ normal for group in groups.values()]
+    spans = sorted((one.min(), one.max()) for one in heights)
+    if all(below[1] < above[0] for below, above in pairwise(spans)):
+        return []
+    return [(group, {"AcquisitionNumber": "\\".join(number) or "none"}) for number, group in groups.items()]
 
 
 def _by_number(images: list[Dataset], repeats: int) -> list[tuple[list[Dataset], dict[str, str]]]:

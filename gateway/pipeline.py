@@ -43,7 +43,8 @@ class Priors:
 class Needs:
     """What the series must be, checked before the model is asked, and how its values are handed over.
 
-    `whole_numbers`: the volume comes as int16, rounded, instead of float32: what CT models take, in half the memory.
+    `whole_numbers`: the volume comes as int16, rounded, instead of float32: what CT models take, in half the memory. Hounsfield
+    units beyond are held within; another modality's values, such as Bq/ml of a PET, are refused where int16 does not hold them.
     `volume`: which it wants of a series that holds several (phases, echoes, b-values, time points): "only" refuses such a series,
     "largest" takes the largest regular one, {"EchoTime": 20} the one with these values.
     `one_of_study`: of the series of a study that rules want for it, it gets the best (rank.py) when the study is complete;

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dicom.lookup import AIR_HU, Lookup
+from gateway.errors import Unsuitable
 from gateway.imaging.volume import arrange, volume
 from gateway.pipeline import Needs
 from gateway.store import Store
@@ -49,6 +50,17 @@ def test_voxels_are_hounsfield_units_and_padding_is_air(tmp_path: Path, wants: d
     assert (study.volume.array[:, 0, :7] == AIR_HU).all()
     last = np.frombuffer(series[-1].PixelData, "<i2").reshape(64, 64)[1:].astype(int) - 1024
     assert (study.volume.array[0, 1:] == last).all()
+
+
+def test_values_of_another_modality_that_whole_numbers_do_not_hold_are_refused() -> None:
+    stack = arrange(ct_series(3, Modality="PT", RescaleSlope=20, RescaleType=None))
+    planes = [np.frombuffer(one.PixelData, "<i2").reshape(64, 64) for one in stack.headers]
+
+    with pytest.raises(Unsuitable, match="expected values of -32768 to 32767: the pipeline takes whole numbers") as refused:
+        volume(stack, [*planes[:-1], planes[-1] + 2000], whole_numbers=True)
+
+    assert refused.value.code == "IMAGE"
+    assert volume(stack, planes, whole_numbers=True).array.dtype == np.int16
 
 
 @given(

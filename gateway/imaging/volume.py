@@ -91,15 +91,16 @@ def check_identity(headers: Sequence[Dataset]) -> None:
 def volume(stack: Stack, pixels: Iterable[np.ndarray], *, whole_numbers: bool = False) -> hd.Volume:
     """(slices, rows, columns) after the modality LUT, Hounsfield units for CT; affine in mm, LPS.
 
-    float32, or with `whole_numbers` int16: half the memory, rounded and held within the range of the type. `pixels` are the
-    stored values of `stack.headers`, in that order; only one slice of them is held at a time. lookup.lookup says what
-    becomes of padding. Raises Unsuitable("DECODE") where slices are missing or of another size.
+    float32, or with `whole_numbers` int16: half the memory, rounded. Hounsfield units beyond it are held within its range: they
+    are metal, and no tissue; what other modalities measure is refused there. `pixels` are the stored values of
+    `stack.headers`, in that order; only one slice of them is held at a time. lookup.lookup says what becomes of padding.
+    Raises Unsuitable: DECODE where slices are missing or of another size, IMAGE where int16 does not hold them.
     """
     first = stack.headers[0]
     shape = (whole(first, "Rows"), whole(first, "Columns"))
     array = np.empty((len(stack.headers), *shape), np.int16 if whole_numbers else np.float32)
     buffer = np.empty(shape, np.float32)  # one for all slices: new memory for each would take longer than the arithmetic
-    frames = iter(pixels)
+    frames, is_ct = iter(pixels), texts(first, "Modality") == ("CT",)
     for plane, modality_lut in zip(array, stack.lookups, strict=True):
         stored = next(frames, None)
         if stored is None or stored.shape != shape:
@@ -108,7 +109,10 @@ def volume(stack: Stack, pixels: Iterable[np.ndarray], *, whole_numbers: bool = 
             continue
         modality_lut.apply(stored, out=buffer if whole_numbers else plane)
         if whole_numbers:
-            plane[...] = np.clip(np.rint(buffer, out=buffer), _INT16.min, _INT16.max, out=buffer)
+            rounded = np.rint(buffer, out=buffer)
+            if not is_ct and (rounded.min() < _INT16.min or rounded.max() > _INT16.max):
+                raise Unsuitable("IMAGE", f"expected values of {_INT16.min} to {_INT16.max}: the pipeline takes whole numbers")
+            plane[...] = np.clip(rounded, _INT16.min, _INT16.max, out=buffer)
     return hd.Volume.from_attributes(
         array=array,
         image_position=stack.image_position,

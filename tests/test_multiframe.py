@@ -140,6 +140,17 @@ def test_slices_have_the_distance_that_was_measured_whatever_their_header_says()
     )
 
 
+@pytest.mark.parametrize("thickness", [None, ""])
+def test_slices_of_unknown_thickness_are_as_thick_as_they_are_apart(thickness):
+    job = job_of(ct_series(6, 16, 16, 1.1, SliceThickness=thickness))
+
+    made = job.dataset(job.outputs[0])
+
+    assert made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness == pytest.approx(1.1)
+    assert problems([made], encoding=job) == []
+    assert all(not one.get("SliceThickness") for one in job.source)
+
+
 @pytest.mark.parametrize("name", ["Müller^Jörg=山田^太郎", "CANARY"])
 def test_a_file_is_what_pydicom_writes(name):
     job = lung_job(7, 17, 13, PatientName=name)

@@ -12,6 +12,7 @@ from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import CTImageStorage
+from pydicom.valuerep import format_number_as_ds
 
 from gateway.dicom.enhanced import frame_number
 from gateway.errors import BadOutput
@@ -59,7 +60,7 @@ class Segmentation:
             hd.seg.Segmentation,
             encoding=encoding,
             output=self,
-            images=[_single(encoding.source[0])],
+            images=[_single(encoding.source[0], self.labels.spacing[0])],
             pixel_array=one_voxel,  # the frames are ours
             segmentation_type="BINARY",
             segment_descriptions=[self._segment(number, encoding) for number in range(1, len(self.segments) + 1)],
@@ -135,7 +136,7 @@ def segment_voxels(made: Dataset) -> Counter[int]:
 
 def voxel_mm3(made: Dataset) -> float:
     measures = made.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
-    return math.prod(map(float, measures.PixelSpacing)) * float(measures.get("SpacingBetweenSlices", measures.SliceThickness))
+    return math.prod(map(float, measures.PixelSpacing)) * float(measures.get("SpacingBetweenSlices") or measures.SliceThickness)
 
 
 def frame_segments(made: Dataset) -> list[int]:
@@ -160,10 +161,12 @@ def _plane(source: Dataset) -> np.ndarray:
     return np.column_stack((position, down * between_rows * source.Rows, along * between_columns * source.Columns))
 
 
-def _single(source: Dataset) -> Dataset:
-    """As a classic instance, also where it is one frame of many."""
+def _single(source: Dataset, spacing_mm: float) -> Dataset:
+    """As a classic instance, also where it is one frame of many; where it tells no thickness, as thick as slices are apart."""
     single = Dataset()
     single.update(source)
+    if not single.get("SliceThickness"):
+        single["SliceThickness"] = DataElement("SliceThickness", "DS", format_number_as_ds(spacing_mm))
     if frame_number(source) is not None:
         single["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
     return single

@@ -1,6 +1,7 @@
 """Results: what SEG and SR hold, that they repeat, and that the gate sees what is wrong with them."""
 
 from copy import deepcopy
+from dataclasses import replace
 from io import BytesIO
 
 import highdicom as hd
@@ -238,6 +239,25 @@ def test_labels_off_the_grid_of_the_source_are_refused(labels_of, expected):
     job = encoding(source, (Segmentation(labels_of(source, lungs(source)), SEGMENTS, "LUNGS", "Lungs"),))
 
     with pytest.raises(BadOutput, match=expected):
+        job.dataset(job.outputs[0])
+
+
+@pytest.mark.parametrize("label", ["Lungs", "LUNGS\\LEFT", "", "LEFT AND RIGHT LUNG"])
+def test_a_segmentation_label_that_is_no_code_string_is_refused_in_words(label):
+    source = headers(ct_series())
+    job = encoding(source, (Segmentation(volume(source, lungs(source)), SEGMENTS, label, "Lungs"),))
+
+    with pytest.raises(BadOutput, match="1 to 16 capitals"):
+        job.dataset(job.outputs[0])
+
+
+@pytest.mark.parametrize("label", ["Left\\lung", "", "x" * 65])
+def test_a_segment_label_that_validators_refuse_is_refused_in_words(label):
+    source = headers(ct_series())
+    segments = (replace(SEGMENTS[0], label=label), SEGMENTS[1])
+    job = encoding(source, (Segmentation(volume(source, lungs(source)), segments, "LUNGS", "Lungs"),))
+
+    with pytest.raises(BadOutput, match="1 to 64 characters"):
         job.dataset(job.outputs[0])
 
 

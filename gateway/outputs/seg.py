@@ -1,6 +1,7 @@
 """Segmentation, BINARY (PS3.3 A.51, C.8.20): which voxels of the source are which structure."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from copy import deepcopy
@@ -22,10 +23,13 @@ from gateway.outputs.multiframe import fill
 _OFF_PIXELS = 0.1
 """How far the far edge of a plane may lie from that of its source, in pixels: half of one is a mistake often made."""
 
+_CONTENT_LABEL = re.compile("[A-Z0-9 _]{1,16}")
+_SEGMENT_LABEL = re.compile(r"[^\\]{1,64}")
+
 
 @dataclass(frozen=True)
 class Segment:
-    """One structure. `category` is of CID 7150, `type` of CID 7151, `colour` is sRGB, 0 to 255."""
+    """One structure. `label` is an LO: at most 64 characters. `category` is of CID 7150, `type` of CID 7151, `colour` sRGB."""
 
     label: str
     category: Code
@@ -53,7 +57,8 @@ class Segmentation:
         Raises BadOutput where no voxel is labelled (the pipeline should yield a report that says so: viewers hang on a
         SEG without frames), or where `labels` are not on the grid of `encoding.source`.
         """
-        self._check(encoding)
+        self._check_names()
+        self._check_labels(encoding)
         one_voxel = np.zeros((1, *self.labels.array.shape[1:]), np.uint8)
         one_voxel[0, 0, 0] = 1
         made = modules.make(
@@ -81,7 +86,13 @@ class Segmentation:
         """Tracking ID and Tracking UID of segment `number` (from 1), the same here and in a report on it."""
         return f"{self.label} {self.segments[number - 1].label}", encoding.uid(self, f"segment {number}")
 
-    def _check(self, encoding: Encoding) -> None:
+    def _check_names(self) -> None:
+        if not _CONTENT_LABEL.fullmatch(self.label):
+            raise BadOutput("expected a label of a segmentation of 1 to 16 capitals, digits, spaces and underscores")
+        if not all(_SEGMENT_LABEL.fullmatch(segment.label) for segment in self.segments):
+            raise BadOutput("expected labels of segments of 1 to 64 characters, no backslash")
+
+    def _check_labels(self, encoding: Encoding) -> None:
         labels, source = self.labels, encoding.source
         if labels.array.dtype != np.uint8:
             raise BadOutput("expected labels of type uint8")

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code
 
 from gateway.errors import BadOutput
 from gateway.outputs.seg import Segmentation, segment_voxels
-from gateway.outputs.sr import Group, Measurement, MeasurementReport
+from gateway.outputs.sr import PRESENT, Group, Measurement, MeasurementReport
 from gateway.work.conformance import problems
 from tests.results_fixture import (
     CT,
@@ -29,6 +30,8 @@ from tests.results_fixture import (
     volume,
 )
 from tests.synthetic import ct_series, part10
+
+FRACTURE = Code("72704001", "SCT", "Fracture")
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +317,32 @@ def test_nothing_found_is_said():
     (evaluation,) = items(job.dataset(NOTHING_FOUND), LUNG.value)
 
     assert evaluation.ConceptCodeSequence[0].CodeMeaning == "Absent"
+
+
+@pytest.mark.parametrize("segments", [(1,), (1, 2)])
+@pytest.mark.parametrize(("gone", "expected"), [((), "Present"), ((1, 2), "Absent")], ids=["voxels", "no voxels"])
+def test_a_group_without_measurements_says_whether_its_segments_are_there(segments, gone, expected):
+    source = headers(ct_series())
+    labels = lungs(source)
+    labels[np.isin(labels, gone)] = 3
+    segmentation = Segmentation(volume(source, labels), (*SEGMENTS, replace(SEGMENTS[0], label="Other")), "LUNGS", "Lungs")
+    report = MeasurementReport(segmentation, (Group("Lungs", segments, LUNG),), CT, "Lungs")
+    job = encoding(source, (segmentation, report))
+
+    (evaluation,) = items(job.dataset(report), LUNG.value)
+
+    assert evaluation.ConceptCodeSequence[0].CodeMeaning == expected
+    assert problems(encoded(job), encoding=job) == []
+
+
+def test_a_classification_says_what_the_pipeline_says():
+    report = MeasurementReport(None, (Group("Fracture", (), FRACTURE, evaluation=PRESENT),), CT, "Fracture")
+    job = encoding(headers(ct_series()), (report,))
+
+    (evaluation,) = items(job.dataset(report), FRACTURE.value)
+
+    assert (evaluation.ValueType, evaluation.ConceptCodeSequence[0].CodeMeaning) == ("CODE", "Present")
+    assert problems(encoded(job), encoding=job) == []
 
 
 def test_request_of_the_source_is_carried():

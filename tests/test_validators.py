@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
 from gateway.outputs.seg import Segmentation
+from gateway.outputs.sr import PRESENT, Group, MeasurementReport
 from gateway.work.conformance import problems
 from tests.results_fixture import (
+    CT,
+    LUNG,
     NOTHING_FOUND,
     SEGMENTS,
     encoded,
@@ -63,6 +66,17 @@ def test_dciodvfy_accepts_the_segmentation(files):
 def test_dciodvfy_accepts_the_report(files, nothing_found):
     assert dciodvfy(files[1]) == []
     assert dciodvfy(nothing_found) == []
+
+
+@pytest.mark.slow
+def test_validators_accept_what_is_there_without_a_measurement(folder, job):
+    segmentation, _ = job.outputs
+    groups = (Group("Left", (1,), LUNG), Group("Both", (1, 2), LUNG), Group("Fracture", (), LUNG, evaluation=PRESENT))
+    report = MeasurementReport(segmentation, groups, CT, "Lungs")
+
+    _, file = written(folder, encoded(encoding(job.source, (segmentation, report))), "evaluated")
+
+    assert (dciodvfy(file), pixelmed_sr(file)) == ([], [])
 
 
 def test_dciodvfy_accepts_the_synthetic_source(files):

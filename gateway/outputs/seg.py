@@ -29,7 +29,7 @@ _SEGMENT_LABEL = re.compile(r"[^\\]{1,64}")
 
 @dataclass(frozen=True)
 class Segment:
-    """One structure. `label` is an LO: at most 64 characters. `category` is of CID 7150, `type` of CID 7151, `colour` sRGB."""
+    """One structure. `label` has up to 64 characters, `category` is of CID 7150, `type` of CID 7151, `colour` sRGB, 0 to 255."""
 
     label: str
     category: Code

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import highdicom as hd
+import numpy as np
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -19,7 +20,7 @@ from gateway.outputs.seg import Segmentation
 
 # Concepts that no public scheme has; every report that uses one declares the scheme (PS3.3 C.12.1.1.3).
 PRIVATE_SCHEME = "99CAIGW"
-ABSENT = Code("272519000", "SCT", "Absent")
+PRESENT, ABSENT = Code("52101004", "SCT", "Present"), Code("272519000", "SCT", "Absent")
 REQUEST = (
     "AccessionNumber",
     "PlacerOrderNumberImagingServiceRequest",
@@ -48,8 +49,10 @@ class Group:
     """What was measured on `segments`, numbers from 1 of the report's segmentation.
 
     One segment makes a TID 1411 group that shares the segment's tracking identifiers. Several make a TID 1501 group whose
-    source is those segments, because TID 1411 allows a single one. None makes a TID 1501 group on the whole series; without
-    measurements it states that `finding` is absent.
+    source is those segments, because TID 1411 allows a single one. None makes a TID 1501 group on the whole series.
+
+    `evaluation` is what it states of `finding` in words: PRESENT, ABSENT, or another code. Without one, and without measurements,
+    it states PRESENT where its segments have voxels, and else ABSENT: a classification that finds something has to say so.
     """
 
     label: str
@@ -58,6 +61,7 @@ class Group:
     finding_site: Code | None = None
     laterality: Code | None = None
     measurements: tuple[Measurement, ...] = ()
+    evaluation: Code | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,11 +120,13 @@ class MeasurementReport:
         return [scheme] if PRIVATE_SCHEME in used else None
 
     def _group(self, group: Group, segmentation: Dataset | None, encoding: Encoding) -> _GroupItem:
+        evaluation = self._evaluation(group)
         arguments: dict[str, Any] = {
             "finding_type": group.finding,
             "finding_sites": None if group.finding_site is None else [hd.sr.FindingSite(group.finding_site, group.laterality)],
             "algorithm_id": _algorithm(encoding),
             "measurements": [_measurement(measurement) for measurement in group.measurements],
+            "qualitative_evaluations": None if evaluation is None else [hd.sr.QualitativeEvaluation(group.finding, evaluation)],
         }
         if self.segmentation is not None and segmentation is not None and len(group.segments) == 1:
             (number,) = group.segments
@@ -132,12 +138,17 @@ class MeasurementReport:
             )
         whole = hd.sr.MeasurementsAndQualitativeEvaluations(
             hd.sr.TrackingIdentifier(encoding.uid(self, f"group {group.label}"), group.label),
-            qualitative_evaluations=None if group.measurements else [hd.sr.QualitativeEvaluation(group.finding, ABSENT)],
             **arguments,
         )
         if segmentation is not None and group.segments:
             whole[0].ContentSequence.append(_segments(group.segments, segmentation))
         return whole
+
+    def _evaluation(self, group: Group) -> Code | None:
+        if group.evaluation is not None or group.measurements:
+            return group.evaluation
+        there = self.segmentation is not None and np.isin(self.segmentation.labels.array, group.segments).any()
+        return PRESENT if there else ABSENT
 
 
 def _observer(encoding: Encoding) -> hd.sr.ObservationContext:

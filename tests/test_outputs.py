@@ -457,5 +457,14 @@ def test_gate_notices(mutation, job, seg, sr):
     assert not any("CANARY" in problem or "OTHER" in problem for problem in found)
 
 
+@pytest.mark.parametrize("value", ["10624951000119103", "urn:oid:1.2.3"])
+def test_gate_reads_codes_of_any_length(value):
+    measured = Measurement(Code(value, "SCT", "Long"), 1.0, MILLILITRE)
+    report = MeasurementReport(None, (Group("x", (), LUNG, measurements=(measured,)),), CT, "Lungs")
+    job = encoding(headers(ct_series()), (report,))
+
+    assert problems(encoded(job), encoding=job) == []
+
+
 def test_gate_wants_an_object_for_each_output(job, seg):
     assert problems([seg], encoding=job) == ["expected one object for each output"]

@@ -277,7 +277,9 @@ def _text(data_set: Dataset, keyword: str) -> str:
 
 
 def _code(data_set: Dataset, keyword: str) -> str:
-    return str(data_set[keyword][0].CodeValue)
+    """Of more than 16 characters, or a URN, it has another attribute (PS3.3 8.8)."""
+    code = data_set[keyword][0]
+    return str(code.get("CodeValue") or code.get("LongCodeValue") or code.URNCodeValue)
 
 
 def _name(item: Dataset) -> str:

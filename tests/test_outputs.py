@@ -311,6 +311,17 @@ def test_private_coding_scheme_is_declared_where_it_is_used(sr):
     assert "CodingSchemeIdentificationSequence" not in silent
 
 
+def test_private_schemes_of_findings_and_segments_are_declared():
+    own, source = Code("BONE", "99LAB", "Our bone"), headers(ct_series())
+    segmentation = Segmentation(volume(source, lungs(source)), (replace(SEGMENTS[0], type=own), SEGMENTS[1]), "LUNGS", "Lungs")
+    report = MeasurementReport(segmentation, (Group("x", (1,), own),), CT, "Lungs")
+
+    made = encoded(encoding(source, (segmentation, report)))
+
+    for one in made:
+        assert [item.CodingSchemeDesignator for item in one.CodingSchemeIdentificationSequence] == ["99LAB"]
+
+
 def test_nothing_found_is_said():
     job = encoding(headers(ct_series()), (NOTHING_FOUND,))
 
@@ -457,7 +468,7 @@ def test_gate_notices(mutation, job, seg, sr):
     assert not any("CANARY" in problem or "OTHER" in problem for problem in found)
 
 
-@pytest.mark.parametrize("value", ["10624951000119103", "urn:oid:1.2.3"])
+@pytest.mark.parametrize("value", ["10624951000119103", "urn:oid:1.2.840.10008.2.16.4"])
 def test_gate_reads_codes_of_any_length(value):
     measured = Measurement(Code(value, "SCT", "Long"), 1.0, MILLILITRE)
     report = MeasurementReport(None, (Group("x", (), LUNG, measurements=(measured,)),), CT, "Lungs")

@@ -9,6 +9,8 @@ from pydicom import Dataset
 
 from gateway.dicom.uids import derived_uid
 
+PRIVATE_SCHEME = "99CAIGW"
+"""Of concepts that no public scheme has."""
 NOT_FOR_DIAGNOSIS, INCOMPLETE = "Not for diagnosis", "INCOMPLETE SERIES"
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import highdicom as hd
+from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import DataElement, Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.sr.codedict import codes
@@ -17,7 +18,7 @@ from pydicom.uid import UID
 
 from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from gateway.errors import BadOutput
-from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, Equipment, Output
+from gateway.outputs import NOT_FOR_DIAGNOSIS, PRIVATE_SCHEME, Encoding, Equipment, Output
 
 # Viewers open the series of the lowest number first, and that has to stay the scanner's.
 FIRST_SERIES_NUMBER = 9000
@@ -106,11 +107,23 @@ def _finish(made: Dataset, encoding: Encoding) -> Dataset:
             finished[keyword] = deepcopy(source[keyword])
     for keyword in DROPPED:
         finished.pop(keyword, None)
+    if schemes := _private_schemes(made):
+        finished.CodingSchemeIdentificationSequence = schemes
     finished.InstanceCreationDate, finished.InstanceCreationTime = finished.ContentDate, finished.ContentTime
     acquisition = [item for item in made.ContributingEquipmentSequence if _purpose(item) == codes.DCM.AcquisitionEquipment.value]
     gateway = _contribution(encoding.equipment, codes.DCM.SynthesizingEquipment, "Gateway that ran the algorithm")
     finished.ContributingEquipmentSequence = [*acquisition, algorithm_equipment(encoding), gateway]
     return finished
+
+
+def _private_schemes(made: Dataset) -> list[Dataset]:
+    """Of the codes in it, which nobody else explains (PS3.3 C.12.1.1.3; private designators begin with 99, PS3.16 8.2)."""
+    used = {str(element.value) for element in made.iterall() if element.keyword == "CodingSchemeDesignator"}
+    return [
+        CodingSchemeIdentificationItem(scheme, name="Clinical AI gateway" if scheme == PRIVATE_SCHEME else None)
+        for scheme in sorted(used)
+        if scheme.startswith("99")
+    ]
 
 
 def _purpose(item: Dataset) -> str:

@@ -9,17 +9,16 @@ from typing import Any
 
 import highdicom as hd
 import numpy as np
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from gateway import outputs
 from gateway.errors import BadOutput
 from gateway.outputs import INCOMPLETE, NOT_FOR_DIAGNOSIS, Encoding, modules
 from gateway.outputs.seg import Segmentation
 
-# Concepts that no public scheme has; every report that uses one declares the scheme (PS3.3 C.12.1.1.3).
-PRIVATE_SCHEME = "99CAIGW"
+PRIVATE_SCHEME = outputs.PRIVATE_SCHEME  # where pipelines look for it
 PRESENT, ABSENT = Code("52101004", "SCT", "Present"), Code("272519000", "SCT", "Absent")
 REQUEST = (
     "AccessionNumber",
@@ -99,7 +98,6 @@ class MeasurementReport:
             is_final=False,
             is_verified=False,
             requested_procedures=_requests(encoding),
-            coding_schemes=self._private_schemes(),
             series_description=modules.series_description(self.description),
         )
 
@@ -112,12 +110,6 @@ class MeasurementReport:
                 raise BadOutput("expected each group's segments among the segmentation's")
             if any(not math.isfinite(measurement.value) for measurement in group.measurements):
                 raise BadOutput("expected finite measurements: leave out what could not be measured")
-
-    def _private_schemes(self) -> list[CodingSchemeIdentificationItem] | None:
-        measurements = [measurement for group in self.groups for measurement in group.measurements]
-        used = {code.scheme_designator for m in measurements for code in (m.name, m.derivation, m.method) if code is not None}
-        scheme = CodingSchemeIdentificationItem(PRIVATE_SCHEME, name="Clinical AI gateway")
-        return [scheme] if PRIVATE_SCHEME in used else None
 
     def _group(self, group: Group, segmentation: Dataset | None, encoding: Encoding) -> _GroupItem:
         evaluation = self._evaluation(group)

@@ -8,6 +8,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
 from gateway.dicom.header import clean
 from gateway.errors import Unsuitable
@@ -68,6 +69,29 @@ def test_name_in_any_character_set_is_kept(name):
 
     assert str(read.PatientName) == NAMES[name]
     assert read.SpecificCharacterSet == "ISO_IR 192"
+
+
+@pytest.mark.parametrize(
+    ("syntax", "method"),
+    [(JPEGBaseline8Bit, "ISO_10918_1"), (JPEGExtended12Bit, "ISO_10918_1"), (JPEGLSNearLossless, "ISO_14495_1")],
+)
+def test_images_of_a_lossy_transfer_syntax_are_lossy_whatever_they_leave_out(syntax, method):
+    lossy = header("ISO_IR 192")
+    lossy.file_meta.TransferSyntaxUID = syntax
+
+    cleaned, notes = clean(lossy)
+
+    assert (cleaned.LossyImageCompression, cleaned.LossyImageCompressionMethod) == ("01", method)
+    assert notes == ("LossyImageCompression: absent, added as the transfer syntax has it",)
+
+
+def test_what_images_say_of_their_compression_is_kept():
+    kept = header("ISO_IR 192")
+    kept.file_meta.TransferSyntaxUID, kept.LossyImageCompression = JPEGLSNearLossless, "00"  # it may have lost nothing
+
+    cleaned, notes = clean(kept)
+
+    assert (cleaned.LossyImageCompression, notes) == ("00", ())
 
 
 @pytest.mark.parametrize("name", ["chrFrenMulti", "chrSQEncoding", "chrSQEncoding1"])

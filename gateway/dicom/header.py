@@ -14,6 +14,7 @@ from pydicom.charset import python_encoding
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 from pydicom.valuerep import PersonName
 
 from gateway.errors import Unsuitable
@@ -30,6 +31,8 @@ TYPE_2 = (
     "AccessionNumber",
     "ReferringPhysicianName",
 )
+# Transfer syntaxes that lose something, and the Lossy Image Compression Method of each (PS3.3 C.7.6.1.1.5.1).
+_LOSSY = {JPEGBaseline8Bit: "ISO_10918_1", JPEGExtended12Bit: "ISO_10918_1", JPEGLSNearLossless: "ISO_14495_1"}
 # A result with one of these emptied could land on the wrong patient; elsewhere an unreadable text is only a loss.
 IDENTITY = frozenset({"PatientName", "PatientID", "IssuerOfPatientID", "AccessionNumber", "StudyID"})
 LONGEST = {"LO": 64, "SH": 16}
@@ -88,6 +91,10 @@ def clean(header: Dataset, known: Known | None = None) -> tuple[Dataset, tuple[s
         if keyword not in cleaned:
             setattr(cleaned, keyword, "")
             notes.append(f"{keyword}: absent, added empty")
+    method = _LOSSY.get(getattr(header, "file_meta", {}).get("TransferSyntaxUID", ""))
+    if method and not cleaned.get("LossyImageCompression"):
+        cleaned.LossyImageCompression, cleaned.LossyImageCompressionMethod = "01", method
+        notes.append("LossyImageCompression: absent, added as the transfer syntax has it")
     return cleaned, tuple(notes)
 
 

@@ -151,7 +151,7 @@ def _work(
     study, told = beside(study, earlier, pipeline.needs, store)
     started_at = clock().astimezone(zone)
     theirs = replace(study, source=Copies(study.source))  # whose result it is comes from ours
-    outputs = tuple(pipeline.run(theirs, models.infer(pipeline.model)))
+    outputs = tuple(pipeline.run(theirs, models.infer(pipeline.model)) or ())  # without a `yield` it is None
     if not outputs:
         raise BadOutput("expected at least one output: where there is nothing to show, yield a report that says so")
     inferred_at = clock()

@@ -85,8 +85,9 @@ def test_a_pipeline_that_changes_the_headers_changes_no_result(place: Place) -> 
         assert report[keyword].value == series[0][keyword].value
 
 
-def test_a_pipeline_that_yields_nothing_fails_and_says_what_was_expected(place: Place) -> None:
-    job, results = done(place, ct_series(4), lambda _study, _infer: ())
+@pytest.mark.parametrize("nothing", [(), None])
+def test_a_pipeline_that_yields_nothing_fails_and_says_what_was_expected(place: Place, nothing: Iterable[Output] | None) -> None:
+    job, results = done(place, ct_series(4), lambda _study, _infer: nothing)
 
     assert (job.state, job.code, results) == ("failed", "OUTPUT", [])
     assert job.reason == "expected at least one output: where there is nothing to show, yield a report that says so"

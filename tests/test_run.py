@@ -61,7 +61,7 @@ def done(
         job = session.scalars(select(Job.id)).one()
     run(
         job, clock=lambda: place.now, pipelines=pipelines, models=Models(), equipment=EQUIPMENT, store=place.store, db=place.db,
-        queues=place.queues, **settings,
+        queues=place.queues, begun={}, **settings,
     )  # fmt: skip
     with place.db() as session:
         files = [place.store.path(one).read_bytes() for one in session.scalars(select(OutputInstance.sha256))]

@@ -30,7 +30,7 @@ from gateway.peers import Peer, Proof, Sent, Sought
 from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
 from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.work.delivery import AT_MOST, OPEN, Pace, again, drop, end, enqueue_proof, follow, tell
+from gateway.work.delivery import AT_MOST, OPEN, Pace, again, drop, end, enqueue_proof, follow, tell, tell_late
 
 _LONGEST_ASKED = timedelta(hours=4)
 _OLDEST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -172,7 +172,7 @@ def _ended_badly(delivery: Delivery, error: DeliveryError, now: datetime, db: Da
             if again(session, delivery, now, queues, delay=delay, **values):
                 tell(session, Act.DELIVERY_RETRIED, delivery, now, outcome=audit.MINOR, reason=str(error))
                 if is_late:
-                    _tell_late(session, delivery, now)
+                    tell_late(session, delivery, now, delivery.created_at)
             return
         is_held = isinstance(error, _Held)
         state = DeliveryState.HELD if is_held else DeliveryState.FAILED
@@ -186,9 +186,3 @@ def _asked_for(error: DeliveryError) -> timedelta:
     """What the peer asked us to wait (Retry-After), within reason."""
     after = error.after if isinstance(error, Unreachable) else None
     return min(after or timedelta(0), _LONGEST_ASKED)
-
-
-def _tell_late(session: Session, delivery: Delivery, now: datetime) -> None:
-    hours = round((now - delivery.created_at).total_seconds() / 3600, 1)
-    _logger.warning("delivery.late", delivery=delivery.id, peer=delivery.peer, hours=hours)
-    tell(session, Act.DELIVERY_LATE, delivery, now, outcome=audit.MINOR, hours=hours)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
@@ -24,11 +24,13 @@ from gateway.errors import DeliveryError, Unreachable
 from gateway.peers import Peer, Proof, Sought
 from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
 from gateway.store import Store
-from gateway.work.delivery import AT_MOST, Pace, again, drop, end, enqueue_proof, tell
+from gateway.work.delivery import AT_MOST, UNPROVED, Pace, again, drop, end, enqueue_proof, tell, tell_late
 
 _LOOK, _LOOK_AT_MOST = timedelta(seconds=0.5), timedelta(seconds=10)
 _INDEXED = timedelta(seconds=30)
 """An archive may answer 0x0000 before its index knows the instance: not found for so long, it counts as lost."""
+_YET = "not proved yet: "
+_AT_ONCE = 1000
 
 _logger = structlog.get_logger()
 
@@ -66,9 +68,7 @@ def prove(
         )  # fmt: skip
         is_there = peer.holds(sought)
     except DeliveryError as error:
-        _look_again(
-            delivery, clock(), db, queues, pace.wait(delivery.looks + 1), reason=f"not proved yet: {error}", asked_at=None
-        )
+        _look_again(delivery, clock(), db, queues, pace.wait(delivery.looks + 1), reason=f"{_YET}{error}", asked_at=None)
         return
     crash_point("prove.looked")
     if is_there:
@@ -76,7 +76,7 @@ def prove(
             _proved(session, delivery, clock(), peer.proof)
     elif clock() - (delivery.asked_at or clock()) < _INDEXED:
         delay, since = backoff(delivery.looks + 1, first=_LOOK, at_most=_LOOK_AT_MOST), delivery.asked_at or clock()
-        _look_again(delivery, clock(), db, queues, delay, reason="not proved yet: the peer does not find it", asked_at=since)
+        _look_again(delivery, clock(), db, queues, delay, reason=f"{_YET}the peer does not find it", asked_at=since)
     else:
         with db.begin() as session:
             _lost(session, delivery, clock(), queues, pace, why="the peer said that it took it, and does not find it")
@@ -87,8 +87,20 @@ def prove_failed(delivery_id: int, error: Exception, now: datetime, *, db: Datab
     """What nobody expected: looked for again, and the row says why."""
     with db() as session:
         delivery = session.get_one(Delivery, delivery_id)
-    reason = f"not proved yet: unexpected {type(error).__name__}; the log has where it was raised"
+    reason = f"{_YET}unexpected {type(error).__name__}; the log has where it was raised"
     _look_again(delivery, now, db, queues, retry, reason=reason)
+
+
+def tell_unproved(now: datetime, *, late: timedelta, db: Database) -> None:
+    """Those that were sent so long ago and are not proved, each once: also where nobody may look, or a report is waited for."""
+    is_new = or_(Delivery.late_at.is_(None), Delivery.late_at < Delivery.sent_at)
+    with db.begin() as session:
+        mine = select(Delivery.id).where(UNPROVED, Delivery.sent_at <= now - late, is_new).order_by(Delivery.id).limit(_AT_ONCE)
+        for key in session.scalars(mine).all():
+            delivery = lock(session, Delivery, key)
+            if delivery.state == DeliveryState.SENT and delivery.sent_at is not None and delivery.sent_at <= now - late:
+                delivery.late_at = now
+                tell_late(session, delivery, now, delivery.sent_at, reason=delivery.reason.removeprefix(_YET))
 
 
 def told(session: Session, outcome: Outcome, ae_title: str, now: datetime, *, queues: Queues, pace: Pace) -> None:
@@ -116,7 +128,7 @@ def _ask(delivery: Delivery, output: OutputInstance, peer: Peer, now: datetime, 
     A new Transaction UID every time: what an earlier one brings late changes nothing.
     """
     transaction = secret_uid()  # who reports proves by it that he was asked
-    reason = "not proved yet: the peer was asked to commit, and has not reported"
+    reason = f"{_YET}the peer was asked to commit, and has not reported"
     with db.begin() as session:
         attempt = ticket(delivery.looks + 1, now)
         values = {"transaction_uid": transaction, "asked_at": now, "due_at": now + pace.report, "ticket": attempt}
@@ -134,7 +146,7 @@ def _not_committed(session: Session, delivery: Delivery, why: int, now: datetime
         _lost(session, delivery, now, queues, pace, why="the peer took it, and says that it does not have it (0x0112)")
         return
     attempt, delay = ticket(delivery.looks + 1, now), pace.wait(delivery.looks)
-    reason = f"not proved yet: the peer does not commit to keep it (0x{why:04X})"
+    reason = f"{_YET}the peer does not commit to keep it (0x{why:04X})"
     if end(session, delivery, ticket=attempt, due_at=now + delay, transaction_uid="", reason=reason):
         delivery.ticket = attempt
         enqueue_proof(session, delivery, queues, delay)

@@ -29,9 +29,9 @@ from gateway.engine import (
     ticket,
 )
 from gateway.rows.searches import PriorSearch, SearchState, is_open
-from gateway.rows.tables import Commitment, CommitmentState, Delivery, DeliveryState, Instance, Job, JobState, Series, SeriesState
+from gateway.rows.tables import Commitment, CommitmentState, Delivery, Instance, Job, JobState, Series, SeriesState
 from gateway.rows.workitems import Workitem
-from gateway.work.delivery import OPEN, enqueue, enqueue_proof, follow
+from gateway.work.delivery import OPEN, UNPROVED, enqueue, enqueue_proof, follow
 from gateway.work.nominate import late_studies, look_again
 
 PERIOD = timedelta(seconds=60)
@@ -113,9 +113,7 @@ def _deliveries(session: Session, now: datetime, queues: Queues) -> int:
 
 
 def _proofs(session: Session, now: datetime, queues: Queues) -> int:
-    """What was sent to a peer that proves nothing has no ticket: nothing is looked for."""
-    sent = (Delivery.state == DeliveryState.SENT) & (Delivery.ticket != "") & (Delivery.due_at < now - _OVERDUE)
-    lost = _lost(session, Delivery, sent, PROVE, queues)
+    lost = _lost(session, Delivery, UNPROVED & (Delivery.due_at < now - _OVERDUE), PROVE, queues)
     for delivery in lost:
         delivery.due_at, delivery.ticket = now, ticket(delivery.attempts, now)
         enqueue_proof(session, delivery, queues, timedelta(0))

@@ -179,7 +179,7 @@ def test_a_delivery_that_waits_starts_now(db, queues) -> None:
 
 @pytest.mark.parametrize("state", ["sending", "sent", "proved"])
 def test_a_delivery_on_its_way_or_arrived_is_neither_retried_nor_cancelled(db, queues, state: str) -> None:
-    delivery = a_delivery(db, a_job(db, state="done"), state=state)
+    delivery = a_delivery(db, a_job(db, state="done"), state=state, ticket="")  # of a peer that proves nothing, where it is sent
 
     with pytest.raises(ConfigError, match=f"is {state}"):
         admin.retry_delivery(db, queues, delivery, actor="ann", now=LATER)

@@ -24,11 +24,12 @@ from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.outputs import Equipment
 from gateway.outputs.rejection import note_uid
 from gateway.peers import Proof, Sent, Sought
-from gateway.prove import prove, told
+from gateway.prove import prove, tell_unproved, told
 from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance
 from gateway.store import Store
 from gateway.sweep import sweep
 from gateway.views import lists, stories, wanted
+from gateway.views.overview import overview
 from gateway.work.delivery import Pace, again, make
 from tests.rows_fixture import NOW, SERIES, STUDY, a_job, a_series
 from tests.synthetic import ct_series, part10
@@ -649,6 +650,84 @@ def test_a_peer_that_cannot_commit_now_is_asked_again(committing: Lane) -> None:
 
     assert len(committing.peer.asked) == 2
     assert committing.peer.received == ["2.25.1"]
+
+
+def look_whether_late(lane: Lane, hours: float) -> None:
+    lane.clock.at += timedelta(hours=hours)
+    tell_unproved(lane.clock(), late=lane.pace.late, db=lane.db)
+
+
+def test_what_was_sent_and_is_never_proved_is_told_once_it_is_late_and_in_the_overview(lane: Lane) -> None:
+    lane.peer.is_mute = True
+    lane.add("2.25.1")
+    for _ in range(3):
+        lane.step()
+    look_whether_late(lane, 3)
+    assert (lane.acts().count("delivery.late"), overview(lane.db, lane.clock()).unproved) == (0, [])
+
+    look_whether_late(lane, 1.1)
+    look_whether_late(lane, 1)
+
+    (late,) = (event for event in events.latest(lane.db, limit=1000) if event.act == "delivery.late")
+    assert (late.detail["reason"], late.outcome) == ("no connection", audit.MINOR)
+    told = overview(lane.db, lane.clock())
+    assert [(one.peer, one.waiting, one.reason) for one in told.unproved] == [("pacs", 1, "not proved yet: no connection")]
+    assert told.needs_a_person
+    lane.peer.is_mute = False
+    lane.run()
+    assert not overview(lane.db, lane.clock()).unproved
+
+
+def test_a_commitment_that_is_not_reported_is_late_before_it_is_asked_for_again(committing: Lane) -> None:
+    committing.add("2.25.1")
+    committing.step()
+    committing.step()
+
+    look_whether_late(committing, 4.1)
+
+    assert len(committing.peer.asked) == 1
+    assert overview(committing.db, committing.clock()).unproved[0].reason.endswith("was asked to commit, and has not reported")
+
+
+def test_what_was_late_to_be_sent_is_not_late_to_be_proved(lane: Lane) -> None:
+    lane.peer.away_until = NOW + timedelta(hours=6)
+    delivery = lane.add("2.25.1")
+    while lane.row(delivery).state != DeliveryState.SENT:
+        lane.step()
+    assert lane.acts().count("delivery.late") == 1
+
+    look_whether_late(lane, 0)
+
+    assert (lane.acts().count("delivery.late"), overview(lane.db, lane.clock()).unproved) == (1, [])
+    lane.peer.is_mute = True
+    look_whether_late(lane, 4.1)
+    assert lane.acts().count("delivery.late") == 2
+
+
+def test_a_peer_that_proves_nothing_is_not_late(lane: Lane) -> None:
+    lane.peer.proof = Proof.NONE
+    lane.add("2.25.1")
+    lane.step()
+
+    look_whether_late(lane, 5)
+
+    assert "delivery.late" not in lane.acts()
+
+
+def test_a_person_may_end_the_looking_for_what_was_sent_and_the_row_says_that_it_is_not_proved(lane: Lane) -> None:
+    lane.peer.is_mute = True
+    delivery = lane.add("2.25.1")
+    lane.step()
+
+    said = admin.cancel_delivery(lane.db, lane.queues, delivery, actor="ann", now=lane.clock())
+    lane.peer.is_mute = False
+    lane.run()
+
+    fate = "it was sent, it is not proved, and nobody looks for it any more"
+    assert said == f"delivery {delivery} is cancelled: {fate}"
+    row = lane.row(delivery)
+    assert (row.state, row.reason, row.proved_at) == (DeliveryState.CANCELLED, f"cancelled by ann: {fate}", None)
+    assert row.sent_at is not None
 
 
 def test_what_is_already_ended_or_unknown_is_left_alone(lane: Lane) -> None:

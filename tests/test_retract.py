@@ -194,6 +194,16 @@ def test_where_the_answer_was_lost_the_peer_may_have_it_and_gets_the_note(result
     assert results.states(note_uid(results.seg)) == {"pacs": "queued"}
 
 
+def test_where_a_person_gave_up_looking_for_a_proof_the_peer_may_have_it_and_gets_the_note(results: Results) -> None:
+    results.went(results.seg, pacs="sent")
+    delivery = results.deliveries(results.seg)["pacs"].id
+    admin.cancel_delivery(results.db, results.queues, delivery, actor="ann", now=NOW)
+
+    results.retract(sop_instance_uid=results.seg)
+
+    assert results.states(note_uid(results.seg)) == {"pacs": "queued"}
+
+
 def test_the_note_follows_a_result_that_is_just_being_sent(results: Results) -> None:
     results.went(results.seg, pacs="sending")
 

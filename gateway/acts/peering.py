@@ -22,6 +22,7 @@ from gateway.peers import Peer, is_text, probe, secrets
 from gateway.roster import FILE, HIDDEN, Entry, Roster
 from gateway.rows.contacts import Contact, Probe
 from gateway.rows.tables import Commitment, CommitmentState, Delivery, DeliveryState, Job, JobState
+from gateway.work.delivery import UNPROVED
 
 _AWAITED = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.HELD)
 _WRONG = (DeliveryState.QUEUED, DeliveryState.SENDING, DeliveryState.HELD, DeliveryState.FAILED)
@@ -174,8 +175,7 @@ def _check_files(name: str, table: Mapping[str, Any], changed: Collection[str], 
 def _needs(session: Session, name: str) -> list[str]:
     """What has not come to its end and wants this peer."""
     mine = Delivery.peer == name
-    sent = (Delivery.state == DeliveryState.SENT) & (Delivery.ticket != "")
-    waiting = select(func.count()).select_from(Delivery).where(mine, Delivery.state.in_(_AWAITED) | sent)
+    waiting = select(func.count()).select_from(Delivery).where(mine, Delivery.state.in_(_AWAITED) | UNPROVED)
     reports = select(func.count()).select_from(Commitment)
     reports = reports.where(Commitment.peer == name, Commitment.state == CommitmentState.CHECKED)
     unfinished = select(Job.send_to).where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
@@ -189,8 +189,7 @@ def _needs(session: Session, name: str) -> list[str]:
 
 def _line(session: Session, entry: Entry) -> PeerLine:
     mine = Delivery.peer == entry.name
-    sent = (Delivery.state == DeliveryState.SENT) & (Delivery.ticket != "")
-    counted = select(Delivery.state, func.count()).where(mine, Delivery.state.in_(_WRONG) | sent).group_by(Delivery.state)
+    counted = select(Delivery.state, func.count()).where(mine, Delivery.state.in_(_WRONG) | UNPROVED).group_by(Delivery.state)
     succeeded = select(func.coalesce(Delivery.proved_at, Delivery.sent_at)).where(mine, Delivery.sent_at.is_not(None))
     wrong = select(Delivery).where(mine, Delivery.reason != "", Delivery.state.in_(_WRONG))
     counts: dict[str, int] = dict(session.execute(counted).all())

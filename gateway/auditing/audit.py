@@ -60,7 +60,7 @@ class Act(StrEnum):
     DELIVERY_PROVED = "delivery.proved"  # 110104, outcome 0
     DELIVERY_LOST = "delivery.lost"  # 110113, outcome 8: the peer took it and does not have it; it is sent again
     DELIVERY_HELD = "delivery.held"  # 110113, outcome 4: whose it is has changed; a person decides
-    DELIVERY_LATE = "delivery.late"  # 110113, outcome 4: tried for a long time without success, and tried on
+    DELIVERY_LATE = "delivery.late"  # 110113, outcome 4: tried, or looked for, for a long time without success, and on
     DELIVERY_RETRIED = "delivery.retried"  # 110104, outcome 4
     DELIVERY_FAILED = "delivery.failed"  # 110104, outcome 8
     DELIVERY_CANCELLED = "delivery.cancelled"

@@ -127,5 +127,5 @@ def deliveries_resend(
 
 @deliveries.command("cancel")
 def deliveries_cancel(delivery: int, config: ConfigOption = None) -> None:
-    """Give a delivery up."""
+    """Give a delivery up: it is not sent any more, or where it was sent not looked for."""
     at_workdesk(config, lambda desk: desk.deliveries_cancel(delivery))

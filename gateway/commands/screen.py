@@ -138,6 +138,8 @@ class Screen:
         self.line(f"{story.output.modality}, {story.output.size / 1e6:.2f} MB, of job {story.delivery.job}")
         if story.delivery.state in _ADVICE:
             self.line(_ADVICE[story.delivery.state].format(story.delivery.id))
+        if story.delivery.state == DeliveryState.SENT and story.delivery.ticket:
+            self.line(f"It is looked for; `gateway deliveries cancel {story.delivery.id}` gives that up.")
         self.events(story.events)
 
     def events(self, events: Iterable[AuditEvent]) -> None:

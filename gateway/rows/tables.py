@@ -244,7 +244,7 @@ class Delivery(Table):
     created_at: Mapped[datetime]
     due_at: Mapped[datetime]
     late_at: Mapped[datetime | None]
-    """When somebody was told that it takes long."""
+    """When somebody was told that it takes long: after `sent_at`, to be proved."""
     sent_at: Mapped[datetime | None]
     looks: Mapped[int] = mapped_column(default=0)
     """How often a proof was looked for since it was sent."""

@@ -71,14 +71,18 @@ def _says(words: str) -> Words:
     return lambda detail: f"{words}: {reason}" if (reason := _reason(detail)) else words
 
 
+def _late(detail: Mapping[str, Any]) -> str:
+    """One that was sent says what the last look for it found."""
+    hours = f"after {detail.get('hours')} hours"
+    return f"sent, and not proved {hours}: {reason}" if (reason := _reason(detail)) else f"not delivered {hours}; it is tried on"
+
+
 _ACTS: Mapping[str, tuple[Kind, int, Words]] = MappingProxyType(
     {
         Act.JOB_FAILED: (Kind.JOB_FAILED, 0, _says("it failed")),
         Act.DELIVERY_FAILED: (Kind.DELIVERY_FAILED, 0, _says("the peer does not take a result")),
         Act.DELIVERY_HELD: (Kind.DELIVERY_HELD, 0, _says("held until a person decides")),
-        Act.DELIVERY_LATE: (
-            Kind.DELIVERY_LATE, 0, lambda detail: f"not delivered after {detail.get('hours')} hours; it is tried on",
-        ),
+        Act.DELIVERY_LATE: (Kind.DELIVERY_LATE, 0, _late),
         Act.DELIVERY_LOST: (Kind.DELIVERY_LOST, 0, _says("the peer took a result and does not have it; it is sent again")),
         Act.COMMITMENT_FAILED: (Kind.COMMITMENT_FAILED, 0, _says("a storage commitment could not be reported")),
         Act.SERIES_COMPLETE: (Kind.SERIES_HELD, MINOR, _says("a series waits for a person")),

@@ -14,6 +14,7 @@ from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, Series, 
 from gateway.rows.trail import AuditEvent, AuditSink
 from gateway.telling.collector import SINK
 from gateway.views.wanted import unmatched
+from gateway.work.delivery import UNPROVED
 
 HOURS = 24
 COUNTED = 10_000
@@ -36,7 +37,7 @@ class Hour:
 
 @dataclass(frozen=True)
 class Away:
-    """A peer that did not take what it was sent; `waiting` deliveries for it are tried again."""
+    """A peer that did not take what it was sent, or did not prove it; `waiting` deliveries are tried again, or looked for."""
 
     peer: str
     waiting: int
@@ -64,14 +65,15 @@ class Overview:
     held_series: int
     unmatched: int
     away: Sequence[Away]
+    unproved: Sequence[Away]
     door: str
     collector: str
 
     @property
     def needs_a_person(self) -> bool:
         return bool(
-            self.failed_jobs or self.failed_deliveries or self.held_deliveries or self.held_series or self.away or self.door
-            or self.collector
+            self.failed_jobs or self.failed_deliveries or self.held_deliveries or self.held_series or self.away
+            or self.unproved or self.door or self.collector
         )  # fmt: skip
 
 
@@ -89,7 +91,8 @@ def overview(db: Database, now: datetime) -> Overview:
             held_deliveries=_count(session, Delivery.state == DeliveryState.HELD),
             held_series=_count(session, Series.state.in_(_HELD)),
             unmatched=_count(session, Series.last_received_at >= now - _DAY, unmatched()),
-            away=_away(session),
+            away=_away(session, (Delivery.state == DeliveryState.QUEUED) & (Delivery.attempts > 0)),
+            unproved=_away(session, UNPROVED & (Delivery.late_at >= Delivery.sent_at)),
             door=_door(session),
             collector=session.scalar(select(AuditSink.reason).where(AuditSink.name == SINK)) or "",
         )
@@ -121,11 +124,9 @@ def _by_hour(session: Session, column: Any, since: datetime) -> dict[str, int]:
     return dict(session.execute(select(hour, func.count()).where(column >= since).group_by(hour)).all())
 
 
-def _away(session: Session) -> list[Away]:
-    """Of the deliveries that have waited longest, those that were tried and did not arrive."""
-    tried = select(Delivery.peer, Delivery.created_at, Delivery.reason).where(
-        Delivery.state == DeliveryState.QUEUED, Delivery.attempts > 0
-    )
+def _away(session: Session, condition: ColumnElement[bool]) -> list[Away]:
+    """By peer, of the deliveries that have waited longest."""
+    tried = select(Delivery.peer, Delivery.created_at, Delivery.reason).where(condition)
     away: dict[str, Away] = {}
     for peer, since, reason in session.execute(tried.order_by(Delivery.id).limit(COUNTED)):
         first = away.get(peer, Away(peer, 0, since, reason))

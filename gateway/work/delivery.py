@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
@@ -24,6 +25,10 @@ from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, OutputIn
 OPEN = (DeliveryState.QUEUED, DeliveryState.SENDING)
 AT_MOST = 3
 """A peer may say no so often, or lose it, before a person has to look."""
+UNPROVED = (Delivery.state == DeliveryState.SENT) & (Delivery.ticket != "")
+"""What was sent to a peer that proves nothing has no ticket: nothing is looked for."""
+
+_logger = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,13 @@ def tell(
         session, act, at=now, actor=actor, outcome=outcome, study=output.study_instance_uid, series=output.series_instance_uid,
         instance=output.sop_instance_uid, job=delivery.job, peer=delivery.peer, **detail,
     )  # fmt: skip
+
+
+def tell_late(session: Session, delivery: Delivery, now: datetime, since: datetime, **detail: Any) -> None:
+    """In the log, and in the trail, which alarms people."""
+    hours = round((now - since).total_seconds() / 3600, 1)
+    _logger.warning("delivery.late", delivery=delivery.id, peer=delivery.peer, hours=hours, **detail)
+    tell(session, Act.DELIVERY_LATE, delivery, now, outcome=audit.MINOR, hours=hours, **detail)
 
 
 def _open(peer: str, study_instance_uid: str) -> Any:

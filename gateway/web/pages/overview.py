@@ -93,6 +93,10 @@ def _concerns(told: Overview) -> Iterator[Concern]:
         waiting = "1 delivery waits and is" if away.waiting == 1 else f"{away.waiting} deliveries wait and are"
         where = f"/deliveries?peer={quote(away.peer)}&state=queued"
         yield Concern(f"{away.peer} does not take results: {away.reason}", where, f"{waiting} tried again.")
+    for unproved in told.unproved:
+        where, count = f"/deliveries?peer={quote(unproved.peer)}&state=sent", unproved.waiting
+        what = f"{unproved.peer} took {count} result{'' if count == 1 else 's'} long ago, {unproved.reason}"
+        yield Concern(what, where, "It is looked for on: mend the cause, let the peer prove in another way, or cancel.")
     if told.collector:
         advice = "Nothing is lost: events wait and follow."
         yield Concern(f"The audit collector is away: {told.collector}", "/audit?act=collector.down", advice)

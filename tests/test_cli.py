@@ -131,6 +131,19 @@ def test_nobody_but_who_runs_it_and_a_group_can_read_what_a_gateway_makes(tmp_pa
     assert made == {"var": 0o750, "gateway.db": 0o640}
 
 
+def test_a_pipeline_is_ordered_to_a_peer_that_a_person_added_also_where_rules_name_it(gateway, tmp_path: Path, db) -> None:
+    a_series(db)
+    (tmp_path / "late").mkdir()
+    assert gateway(f"peers add late folder path={tmp_path / 'late'}").code == 0
+    (tmp_path / "rules.yaml").write_text(
+        "rules: [{name: CT, when: {all: [{attribute: Modality, is: CT}]}, pipeline: ct_lung, send_to: [late]}]\n"
+    )
+
+    ran = gateway(f"jobs order {SERIES} ct_lung --to late")
+
+    assert (ran.code, ran.out, ran.err) == (0, "job 1 is queued\n", "")
+
+
 def test_who_acts_is_who_runs_the_command_whatever_the_environment_says(tmp_path: Path) -> None:
     environment = dict.fromkeys(("LOGNAME", "USER", "LNAME", "USERNAME"), "boss")
     assert _subprocess("db upgrade", tmp_path).code == 0

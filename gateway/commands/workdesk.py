@@ -48,12 +48,13 @@ class WorkDesk(Desk):
         self._act(lambda queues: release_job(self._db, queues, job, **self._by))
 
     def jobs_order(self, series_instance_uid: str, pipeline: str, to: list[str], priority: str) -> None:
-        ready = plan(self._config)
+        peers = self._roster()
+        pipelines = plan(self._config, added=peers, with_rules=False).pipelines
 
         def ask(queues: Queues) -> str:
             made = order(
-                self._db, queues, series_instance_uid, pipeline=pipeline, pipelines=ready.pipelines, send_to=to,
-                peers=ready.peers, priority=priority, **self._by,
+                self._db, queues, series_instance_uid, pipeline=pipeline, pipelines=pipelines, send_to=to, peers=peers,
+                priority=priority, **self._by,
             )  # fmt: skip
             return str(made)
 

@@ -127,6 +127,15 @@ class Roster(Mapping[str, Peer]):
         entry = self._entries.get(name)
         return entry is not None and entry.is_active
 
+    def obstacle(self, name: str) -> str:
+        """Why nothing goes to it now, as one says it of a peer; empty where something may."""
+        entry = self._entries.get(name)
+        if entry is None:
+            return "is not there any more"
+        if entry.peer is None:
+            return f"cannot be used: {'; '.join(entry.problems)}"
+        return "" if entry.is_active else "is disabled"
+
     def adopt(self, config: Config) -> None:
         """The peers of this configuration from now on, and those that were added: no peer is missed in between."""
         with self._lock:

@@ -12,6 +12,7 @@ from gateway.db import open_database
 from gateway.engine import DELIVER, RUN, Queues, workflow_id
 from gateway.errors import ConfigError
 from gateway.views import lists, stories
+from gateway.views.overview import overview
 from gateway.views.wanted import Wanted
 from tests.rows_fixture import NOW, OUTPUT, SERIES, SOURCE, STUDY, a_delivery, a_job, a_series
 
@@ -153,6 +154,17 @@ def test_a_waiting_job_can_be_cancelled_and_no_other(db) -> None:
     assert last_act(db) == ("job.cancelled", "ann")
     with pytest.raises(ConfigError, match="expected one that waits"):
         admin.cancel_job(db, job, actor="ann", now=LATER)
+
+
+def test_a_failed_job_can_be_cancelled_and_says_why_it_had_failed(db) -> None:
+    job = a_job(db, state="failed", ended_at=NOW, reason="no slices")
+
+    assert admin.cancel_job(db, job, actor="ann", now=LATER) == f"job {job} is cancelled"
+
+    row = stories.show_job(db, job).job
+    assert (row.state, row.ended_at, row.reason) == ("cancelled", NOW, "cancelled by ann; it had failed: no slices")
+    assert last_act(db) == ("job.cancelled", "ann")
+    assert overview(db, LATER).failed_jobs == 0
 
 
 @pytest.mark.parametrize("state", ["failed", "held", "cancelled"])

@@ -114,6 +114,8 @@ def test_what_a_program_does_is_done_and_told_with_its_persons_name(console: Con
     assert rest.post(f"/jobs/{job}/retry").json() == {"told": [f"job {job} is queued again"]}
     assert rest.post(f"/jobs/{job}/cancel").status_code == 200
     assert rest.post(f"/jobs/{job}/cancel").status_code == 409
+    failed = a_job(console.db, input_key="f" * 64, state="failed")
+    assert rest.post(f"/jobs/{failed}/cancel").json() == {"told": [f"job {failed} is cancelled"]}
     assert rest.post(f"/deliveries/{delivery}/retry").status_code == 200
     assert rest.post("/results/resend", json={"job": job, "to": "nowhere"}).status_code == 409
     assert rest.post("/results/retract", json={"job": job, "reason": "boredom"}).status_code == 409

@@ -234,6 +234,33 @@ def test_a_peer_that_something_still_goes_to_is_not_removed(db, roster: Roster) 
     assert "late" not in a_roster(db)
 
 
+def test_a_retry_says_that_it_waits_for_a_peer_that_is_disabled_or_not_there_and_no_longer_why_it_failed(
+    db, database_url: str, roster: Roster
+) -> None:
+    queues = Queues(database_url)
+    add_peer(db, roster, LATE, **ANN)
+    a_series(db)
+    job = a_job(db, state="done")
+    delivery = a_delivery(db, job, peer="late", state="failed", reason="the peer does not take it")
+    gone = a_delivery(db, job, peer="gone", state="failed", reason="the peer does not take it")
+
+    def retry(delivery: int) -> tuple[str, str]:
+        said = admin.retry_delivery(db, queues, delivery, obstacle=roster.obstacle, **ANN)
+        with db() as session:
+            return said, session.get_one(Delivery, delivery).reason
+
+    disable_peer(db, roster, "late", disabled=True, **ANN)
+    waits = "waits: peer late is disabled"
+    assert retry(delivery) == retry(delivery) == (f"delivery {delivery} {waits}", waits)
+    assert retry(gone)[0] == f"delivery {gone} waits: peer gone is not there any more"
+    disable_peer(db, roster, "late", disabled=False, **ANN)
+    with db.begin() as session:
+        row = session.get_one(Delivery, delivery)
+        row.state, row.attempts = "failed", 1
+    assert retry(delivery) == (f"delivery {delivery} is queued again", "")
+    queues.close()
+
+
 def test_a_peer_is_listed_with_its_last_success_what_waits_and_what_went_wrong(db, roster: Roster) -> None:
     a_series(db)
     job = a_job(db)

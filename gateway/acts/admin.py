@@ -1,5 +1,6 @@
 """What a person may do to jobs and deliveries. Every act is audited with who did it; those of more than rows are beside this."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy import or_, select
@@ -63,18 +64,30 @@ def _hold_inputs(session: Session, job: Job) -> None:
 
 
 def cancel_job(db: Database, job_id: int, *, actor: str, now: datetime) -> str:
-    """A job that has not started never will; one that runs ends by itself."""
+    """One that has not started never will, one that failed is done with; one that runs ends by itself."""
     with db.begin() as session:
         job = known(session, Job, job_id, to_change=True)
-        if job.state != JobState.QUEUED:
-            raise ConfigError([f"job {job_id} is {job.state}: expected one that waits"])
-        job.state, job.ended_at, job.reason = JobState.CANCELLED, now, f"cancelled by {actor}"
+        if job.state not in (JobState.QUEUED, JobState.FAILED):
+            raise ConfigError([f"job {job_id} is {job.state}: expected one that waits or failed"])
+        before = f"; it had failed: {job.reason}" if job.state == JobState.FAILED else ""
+        job.state, job.ended_at, job.reason = JobState.CANCELLED, job.ended_at or now, f"cancelled by {actor}{before}"
         audit.record(session, Act.JOB_CANCELLED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
     return f"job {job_id} is cancelled"
 
 
-def retry_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: str, now: datetime) -> str:
-    """Failed deliveries are queued again, waiting ones start now: the same bytes under the same UID."""
+def retry_delivery(
+    db: Database,
+    queues: Queues,
+    delivery_id: int,
+    *,
+    obstacle: Callable[[str], str] = lambda _peer: "",
+    actor: str,
+    now: datetime,
+) -> str:
+    """Failed deliveries are queued again, waiting ones start now: the same bytes under the same UID.
+
+    `obstacle` says why nothing goes to a peer now (roster.py): then it waits until that has passed, and says so.
+    """
     with db.begin() as session:
         delivery = known(session, Delivery, delivery_id, to_change=True)
         if delivery.state in (DeliveryState.SENDING, DeliveryState.SENT, DeliveryState.PROVED):
@@ -87,9 +100,13 @@ def retry_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: str
             raise ConfigError([f"delivery {delivery_id} waits for one of its study that goes first: retry or cancel that one"])
         if not was_waiting:
             delivery.state, delivery.ticket, delivery.due_at = DeliveryState.QUEUED, ticket(delivery.attempts, now), now
-            delivery.refusals = 0
+            delivery.refusals, delivery.reason = 0, ""
             rows.enqueue(session, delivery, queues)
+        if why := obstacle(delivery.peer):
+            delivery.reason = f"waits: peer {delivery.peer} {why}"
         rows.tell(session, Act.DELIVERY_RETRIED, delivery, now, actor=actor)
+    if why:
+        return f"delivery {delivery_id} {delivery.reason}"
     if was_waiting:
         queues.start_now(DELIVER, str(delivery.id), delivery.ticket)
         return f"delivery {delivery_id} was waiting and is due now"

@@ -90,7 +90,7 @@ def jobs_retry(job: int, config: ConfigOption = None) -> None:
 
 @jobs.command("cancel")
 def jobs_cancel(job: int, config: ConfigOption = None) -> None:
-    """Take a waiting job off the queue."""
+    """Take a waiting job off the queue, or be done with a failed one."""
     at_workdesk(config, lambda desk: desk.jobs_cancel(job))
 
 

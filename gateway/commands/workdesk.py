@@ -67,7 +67,8 @@ class WorkDesk(Desk):
         self._act(lambda _: admin.cancel_job(self._db, job, **self._by))
 
     def deliveries_retry(self, delivery: int) -> None:
-        self._act(lambda queues: admin.retry_delivery(self._db, queues, delivery, **self._by))
+        peers = self._roster()
+        self._act(lambda queues: admin.retry_delivery(self._db, queues, delivery, obstacle=peers.obstacle, **self._by))
 
     def deliveries_cancel(self, delivery: int) -> None:
         self._act(lambda queues: admin.cancel_delivery(self._db, queues, delivery, **self._by))

@@ -3,7 +3,8 @@
 State diagrams (a row only ever moves along these arrows):
 
     series     receiving -> complete | held | failed -> receiving (a late instance, revision + 1; or a person says it is complete)
-    job        queued -> running -> done | failed; running -> queued (try again); queued -> cancelled; failed -> queued (a person)
+    job        queued -> running -> done | failed; running -> queued (try again); queued | failed -> cancelled;
+               failed -> queued (a person)
     delivery   queued -> sending -> sent -> proved; sending -> queued (try again) | failed; sent -> queued (the peer has it not);
                queued -> held (whose it is has changed); any but proved -> cancelled; held | failed -> queued (a person)
     commitment asked -> checked -> reported | failed; asked | checked -> waiting; any -> asked (asked again; its peer came)

@@ -53,7 +53,9 @@ def show_one_now(request: Request, _person: Viewer, here: Here, news: News, deli
 
 @router.post("/deliveries/{delivery}/retry")
 def retry(request: Request, person: Operator, here: Here, delivery: Key) -> Response:
-    said = admin.retry_delivery(here.db, here.queues, delivery, actor=person.name, now=here.clock())
+    said = admin.retry_delivery(
+        here.db, here.queues, delivery, obstacle=here.roster.obstacle, actor=person.name, now=here.clock()
+    )
     return _told(request, delivery, said)
 
 

@@ -82,9 +82,15 @@ def _concerns(told: Overview) -> Iterator[Concern]:
             "/series?state=held",
             "Complete it, or wait for the rest.",
         ),
-        (told.failed_jobs, "job failed", "jobs failed", "/jobs?state=failed", "The reason stands there; mend it and retry."),
+        (told.failed_jobs, "job failed", "jobs failed", "/jobs?state=failed", "Its reason stands there: retry or cancel."),
         (told.held_deliveries, "delivery is held", "deliveries are held", "/deliveries?state=held", "Decide whether it is sent."),
-        (told.failed_deliveries, "delivery failed", "deliveries failed", "/deliveries?state=failed", "Mend the cause and retry."),
+        (
+            told.failed_deliveries,
+            "delivery failed",
+            "deliveries failed",
+            "/deliveries?state=failed",
+            "Mend it and retry, or cancel.",
+        ),
     )
     for count, one, many, where, advice in counted:
         if count:

@@ -91,7 +91,9 @@ def show_delivery(_person: Viewer, here: Here, delivery: Key) -> DeliveryStory:
 @router.post("/deliveries/{delivery}/retry")
 def retry_delivery(person: Operator, here: Here, delivery: Key) -> Done:
     """The same bytes under the same UID."""
-    return done(admin.retry_delivery(here.db, here.queues, delivery, actor=person.name, now=here.clock()))
+    return done(
+        admin.retry_delivery(here.db, here.queues, delivery, obstacle=here.roster.obstacle, actor=person.name, now=here.clock())
+    )
 
 
 @router.post("/deliveries/{delivery}/cancel")

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from gateway import migrations
 from gateway.auditing import audit
@@ -13,8 +13,10 @@ from gateway.errors import ConfigError
 from gateway.rows.columns import fold
 from gateway.rows.tables import Association, Delivery, Instance, Job, OutputInstance, RuleOutcome, Series, Study
 from gateway.rows.trail import AuditSink
+from gateway.telling.alarms import Alarm, compare
+from gateway.telling.happening import Kind
 from gateway.views import lists, wanted
-from gateway.views.overview import overview
+from gateway.views.overview import Overview, overview, took
 from gateway.views.wanted import Wanted, is_cut
 
 NOW = datetime(2026, 1, 2, 10, 30, tzinfo=UTC)
@@ -127,10 +129,57 @@ def test_the_overview_counts_what_goes_through_what_waits_and_what_needs_a_perso
 
     assert (told.receiving, told.jobs, told.deliveries) == (1, {"queued": 0, "running": 0}, {"queued": 1, "sending": 0})
     assert (told.failed_jobs, told.failed_deliveries, told.held_deliveries, told.held_series, told.unmatched) == (1, 0, 1, 0, 1)
-    assert [(one.peer, one.waiting, one.reason) for one in told.away] == [("archive", 1, "no connection")]
+    assert away(told) == [("archive", 1, "no connection")]
     assert (told.oldest_job, told.oldest_delivery) == (None, NOW - timedelta(hours=1))
     assert [(hour.series, hour.jobs, hour.deliveries) for hour in told.hours[-4:]] == [(1, 0, 0), (1, 0, 0), (1, 0, 0), (1, 2, 1)]
     assert (told.door, told.collector, told.needs_a_person) == ("", "", True)
+
+
+def away(told: Overview) -> list[tuple[str, int, str]]:
+    return [(one.peer, one.waiting, one.reason) for one in told.away]
+
+
+def test_a_peer_is_away_while_it_is_tried_again_and_what_waits_behind_is_counted(db) -> None:
+    with db.begin() as session:
+        session.add(OutputInstance(sop_instance_uid=uid(4, 2), job=1, study_instance_uid=uid(1, 1), series_instance_uid=uid(5, 2), sop_class_uid="1.2", modality="SR", sha256="9" * 64, size=1, created_at=NOW))  # fmt: skip
+        session.flush()
+        session.add(Delivery(sop_instance_uid=uid(4, 2), job=1, study_instance_uid=uid(1, 1), peer="archive", ticket="", created_at=NOW, due_at=NOW))  # fmt: skip
+        session.execute(update(Delivery).where(Delivery.peer == "archive", Delivery.attempts > 0).values(state="sending"))
+
+    assert away(overview(db, NOW)) == [("archive", 2, "no connection")]
+
+
+def test_a_peer_that_nothing_goes_to_is_away_with_what_waits_for_it(db) -> None:
+    with db.begin() as session:
+        session.execute(update(Delivery).where(Delivery.peer == "archive").values(attempts=0, reason=""))
+    assert away(overview(db, NOW)) == []
+
+    assert away(overview(db, NOW, obstacle=lambda peer: f"{peer} is disabled")) == [("archive", 1, "archive is disabled")]
+
+
+def test_only_a_peer_that_was_sent_something_has_taken_results(db) -> None:
+    with db.begin() as session:
+        session.execute(update(Delivery).where(Delivery.peer == "pacs").values(sent_at=NOW))
+
+    assert took(db, ["pacs", "archive", "other"]) == {"pacs"}
+
+
+@pytest.mark.parametrize("why", ["refused", "failed", "gone"])
+def test_a_series_that_the_rules_could_not_decide_on_needs_a_person(db, why: str) -> None:
+    with db.begin() as session:
+        session.execute(update(Series).where(Series.series_instance_uid == uid(2, 3)).values(held=why))
+
+    told = overview(db, NOW)
+
+    assert (told.undecided, told.needs_a_person) == (1, True)
+    assert found(db, lists.series, state="not decided") == [3]
+
+
+def test_the_overview_tells_of_alarms_that_are_on(db) -> None:
+    with db.begin() as session:
+        compare(session, [Alarm(Kind.MODEL_AWAY, "nosuch", NOW, "model nosuch does not answer")], NOW, kinds=[Kind.MODEL_AWAY])
+
+    assert [(one.kind, one.reason) for one in overview(db, NOW).alarms] == [("model away", "model nosuch does not answer")]
 
 
 def test_the_overview_tells_of_a_closed_door_and_of_a_collector_that_is_down(db) -> None:

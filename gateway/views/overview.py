@@ -1,6 +1,6 @@
 """Everything at a glance: how much goes through, what waits, and what needs a person. Bounded, however much there is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,16 +11,15 @@ from sqlalchemy.orm import Session
 from gateway.auditing.audit import Act
 from gateway.db import Database
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
-from gateway.rows.trail import AuditEvent, AuditSink
+from gateway.rows.trail import AuditEvent, AuditSink, OpenAlarm
 from gateway.telling.collector import SINK
-from gateway.views.wanted import unmatched
-from gateway.work.delivery import UNPROVED
+from gateway.views.wanted import undecided, unmatched
+from gateway.work.delivery import OPEN, UNPROVED
 
 HOURS = 24
 COUNTED = 10_000
 """Rows of one kind are counted up to here: what is counted is this many, or more."""
 _WAITING_JOBS = (JobState.QUEUED, JobState.RUNNING)
-_WAITING_DELIVERIES = (DeliveryState.QUEUED, DeliveryState.SENDING)
 _HELD = tuple(state for state in SeriesState if state not in {SeriesState.RECEIVING, SeriesState.COMPLETE})
 _DAY = timedelta(days=1)
 
@@ -49,7 +48,8 @@ class Away:
 class Overview:
     """`receiving`, `jobs`, `deliveries`: how many are in each state that does not last. Then what needs a person.
 
-    `unmatched` are series of the last day that no rule wanted; `door` and `collector` say why senders are refused and why the
+    `undecided` are series that rules in force could not decide on, `alarms` those that are on; `unmatched` are series of the last
+    day that no rule wanted; `door` and `collector` say why senders are refused and why the
     audit trail is not told elsewhere, and are empty while all is well.
     """
 
@@ -63,36 +63,41 @@ class Overview:
     failed_deliveries: int
     held_deliveries: int
     held_series: int
+    undecided: int
     unmatched: int
     away: Sequence[Away]
     unproved: Sequence[Away]
+    alarms: Sequence[OpenAlarm]
     door: str
     collector: str
 
     @property
     def needs_a_person(self) -> bool:
         return bool(
-            self.failed_jobs or self.failed_deliveries or self.held_deliveries or self.held_series or self.away
-            or self.unproved or self.door or self.collector
+            self.failed_jobs or self.failed_deliveries or self.held_deliveries or self.held_series or self.undecided
+            or self.away or self.unproved or self.alarms or self.door or self.collector
         )  # fmt: skip
 
 
-def overview(db: Database, now: datetime) -> Overview:
+def overview(db: Database, now: datetime, *, obstacle: Callable[[str], str] = lambda _peer: "") -> Overview:
+    """`obstacle` says why nothing goes to a peer now (roster.py)."""
     with db() as session:
         return Overview(
             hours=_hours(session, now),
             receiving=_count(session, Series.state == SeriesState.RECEIVING),
             jobs={str(state): _count(session, Job.state == state) for state in _WAITING_JOBS},
-            deliveries={str(state): _count(session, Delivery.state == state) for state in _WAITING_DELIVERIES},
+            deliveries={str(state): _count(session, Delivery.state == state) for state in OPEN},
             oldest_job=_oldest(session, Job, JobState.QUEUED),
             oldest_delivery=_oldest(session, Delivery, DeliveryState.QUEUED),
             failed_jobs=_count(session, Job.state == JobState.FAILED),
             failed_deliveries=_count(session, Delivery.state == DeliveryState.FAILED),
             held_deliveries=_count(session, Delivery.state == DeliveryState.HELD),
             held_series=_count(session, Series.state.in_(_HELD)),
+            undecided=_count(session, undecided()),
             unmatched=_count(session, Series.last_received_at >= now - _DAY, unmatched()),
-            away=_away(session, (Delivery.state == DeliveryState.QUEUED) & (Delivery.attempts > 0)),
+            away=_away(session, Delivery.state.in_(OPEN), obstacle),
             unproved=_away(session, UNPROVED & (Delivery.late_at >= Delivery.sent_at)),
+            alarms=session.scalars(select(OpenAlarm).order_by(OpenAlarm.kind, OpenAlarm.subject)).all(),
             door=_door(session),
             collector=session.scalar(select(AuditSink.reason).where(AuditSink.name == SINK)) or "",
         )
@@ -124,14 +129,21 @@ def _by_hour(session: Session, column: Any, since: datetime) -> dict[str, int]:
     return dict(session.execute(select(hour, func.count()).where(column >= since).group_by(hour)).all())
 
 
-def _away(session: Session, condition: ColumnElement[bool]) -> list[Away]:
-    """By peer, of the deliveries that have waited longest."""
+def _away(session: Session, condition: ColumnElement[bool], obstacle: Callable[[str], str] = lambda _peer: "") -> list[Away]:
+    """By peer, of the deliveries that have waited longest; one with a reason was tried, also while it is tried again."""
     tried = select(Delivery.peer, Delivery.created_at, Delivery.reason).where(condition)
     away: dict[str, Away] = {}
     for peer, since, reason in session.execute(tried.order_by(Delivery.id).limit(COUNTED)):
-        first = away.get(peer, Away(peer, 0, since, reason))
-        away[peer] = Away(peer, first.waiting + 1, first.since, reason)
-    return list(away.values())
+        first = away.get(peer) or Away(peer, 0, since, obstacle(peer))
+        away[peer] = Away(peer, first.waiting + 1, first.since, first.reason or reason)
+    return [one for one in away.values() if one.reason]
+
+
+def took(db: Database, peers: Collection[str]) -> set[str]:
+    """Those of them that ever took a result."""
+    sent = Delivery.sent_at.is_not(None)
+    with db() as session:
+        return {one for one in peers if session.scalar(select(Delivery.id).where(Delivery.peer == one, sent).limit(1))}
 
 
 def _door(session: Session) -> str:

@@ -65,8 +65,13 @@ def _failed() -> ColumnElement[bool]:
     return Series.series_instance_uid.in_(jobs.union(select(Job.series_instance_uid).where(Job.id.in_(stuck))))
 
 
+def undecided() -> ColumnElement[bool]:
+    """A complete series that waits for a person: a rule that cannot be followed wanted it, or nobody could look (Held)."""
+    return Series.held.in_(("refused", "failed", "gone"))
+
+
 UNFINISHED = tuple(state for state in SeriesState if state is not SeriesState.COMPLETE)
-CONSEQUENCES = {"no rule matched": unmatched, "something failed": _failed}
+CONSEQUENCES = {"no rule matched": unmatched, "something failed": _failed, "not decided": undecided}
 """What a list of series can be narrowed to beside their states."""
 
 

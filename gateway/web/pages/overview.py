@@ -1,7 +1,7 @@
 """Overview: what goes through, what waits, and what needs a person."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -11,17 +11,19 @@ from fastapi.responses import Response
 
 from gateway.acts import rulebook
 from gateway.errors import ModelUnavailable
-from gateway.views.overview import COUNTED, Overview, overview
+from gateway.telling.happening import Kind
+from gateway.views.overview import COUNTED, Overview, overview, took
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.render import page
-from gateway.web.site import Here
+from gateway.web.site import Here, Site
 from gateway.web.who import Viewer
 
 NAVIGATION = Navigation("Overview", "/", 0)
 router = APIRouter()
 
 _SHORT_BYTES = 5 * 1024**3
+_OF_ALARMS: Mapping[str, str] = {Kind.MODEL_AWAY: "/models", Kind.DISK_LOW: "/#machine"}
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,12 @@ def _values(here: Here) -> dict[str, Any]:
 
 def _find_out(here: Here) -> dict[str, Any]:
     now = here.clock()
-    told = overview(here.db, now)
+    told = overview(here.db, now, obstacle=here.roster.obstacle)
     disk = shutil.disk_usage(here.config.store_folder)
     models, models_problem = _models(here)
-    concerns = [*_concerns(told), *_of_the_machine(here, disk.free, models)]
+    concerns = [*_concerns(told, here), *_of_the_machine(here, disk.free, models, {one.kind for one in told.alarms})]
     return {
-        "glance": told, "now": now, "counted": COUNTED, "disk": disk, "concerns": concerns, "peers": here.peers,
+        "glance": told, "now": now, "counted": COUNTED, "disk": disk, "concerns": concerns, "peers": list(_peers(told, here)),
         "models": models, "models_problem": models_problem, "has_rules": rulebook.active(here.db) is not None,
         "highest": max([1, *(max(one.series, one.deliveries) for one in told.hours)]),
     }  # fmt: skip
@@ -71,7 +73,19 @@ def _models(here: Here) -> tuple[dict[str, bool], str]:
     return {name: seen.get(name, False) for name in needed}, ""
 
 
-def _concerns(told: Overview) -> Iterator[Concern]:
+def _peers(told: Overview, here: Site) -> Iterator[tuple[str, str, str]]:
+    """Each with the badge that says whether it takes results, and its words."""
+    away, have = {one.peer for one in told.away}, took(here.db, here.roster.names)
+    for entry in here.roster.entries:
+        if not entry.is_active:
+            yield entry.name, "cancelled", entry.state
+        elif entry.name in away:
+            yield entry.name, "away", "away"
+        else:
+            yield entry.name, *(("ready", "takes results") if entry.name in have else ("cancelled", "took none yet"))
+
+
+def _concerns(told: Overview, here: Site) -> Iterator[Concern]:
     if told.door:
         yield Concern(f"Senders are told to come again: {told.door}", "/audit?act=door.closed", "It opens by itself.")
     counted = (
@@ -81,6 +95,13 @@ def _concerns(told: Overview) -> Iterator[Concern]:
             "series are held",
             "/series?state=held",
             "Complete it, or wait for the rest.",
+        ),
+        (
+            told.undecided,
+            "series is not decided on",
+            "series are not decided on",
+            "/series?state=not+decided",
+            "The reason stands there; mend the rules, then release.",
         ),
         (told.failed_jobs, "job failed", "jobs failed", "/jobs?state=failed", "Its reason stands there: retry or cancel."),
         (told.held_deliveries, "delivery is held", "deliveries are held", "/deliveries?state=held", "Decide whether it is sent."),
@@ -96,21 +117,26 @@ def _concerns(told: Overview) -> Iterator[Concern]:
         if count:
             yield Concern(f"{count}{'+' if count >= COUNTED else ''} {one if count == 1 else many}", where, advice)
     for away in told.away:
-        waiting = "1 delivery waits and is" if away.waiting == 1 else f"{away.waiting} deliveries wait and are"
-        where = f"/deliveries?peer={quote(away.peer)}&state=queued"
-        yield Concern(f"{away.peer} does not take results: {away.reason}", where, f"{waiting} tried again.")
+        waiting, tried = ("1 delivery waits", "is") if away.waiting == 1 else (f"{away.waiting} deliveries wait", "are")
+        where, obstacle = f"/deliveries?peer={quote(away.peer)}&state=queued", here.roster.obstacle(away.peer)
+        what = f"{away.peer} {obstacle}" if obstacle else f"{away.peer} does not take results: {away.reason}"
+        yield Concern(what, where, f"{waiting}." if obstacle else f"{waiting} and {tried} tried again.")
     for unproved in told.unproved:
         where, count = f"/deliveries?peer={quote(unproved.peer)}&state=sent", unproved.waiting
         what = f"{unproved.peer} took {count} result{'' if count == 1 else 's'} long ago, {unproved.reason}"
         yield Concern(what, where, "It is looked for on: mend the cause, let the peer prove in another way, or cancel.")
+    for alarm in told.alarms:
+        where = _OF_ALARMS.get(alarm.kind, "/audit?act=alarm.raised")
+        yield Concern(f"{alarm.reason[:1].upper()}{alarm.reason[1:]}", where, "")
     if told.collector:
         advice = "Nothing is lost: events wait and follow."
         yield Concern(f"The audit collector is away: {told.collector}", "/audit?act=collector.down", advice)
 
 
-def _of_the_machine(here: Here, free: int, models: dict[str, bool]) -> Iterator[Concern]:
-    if free < max(_SHORT_BYTES, 2 * here.config.store.keep_free_bytes):
+def _of_the_machine(here: Site, free: int, models: dict[str, bool], told: Collection[str]) -> Iterator[Concern]:
+    """`told` are the kinds of alarms that are on."""
+    if Kind.DISK_LOW not in told and free < max(_SHORT_BYTES, 2 * here.config.store.keep_free_bytes):
         advice = "Make room, or let retention remove what is proved ([retention])."
         yield Concern("The store's disk is nearly full", "/#machine", advice)
-    if here.plan.pipelines and not any(models.values()) and here.is_working:
+    if Kind.MODEL_AWAY not in told and here.plan.pipelines and not any(models.values()) and here.is_working:
         yield Concern("No model answers", "/models", "Jobs wait meanwhile; the page of the models says why.")

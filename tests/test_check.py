@@ -1,14 +1,16 @@
 """`gateway check` tells everything that is wrong, and says ok of everything that is in order."""
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from gateway.acts import rulebook
 from gateway.auditing.seal import heads_file
 from gateway.commands.check import check_all
 from gateway.configuration.config import load
-from gateway.db import open_engine
+from gateway.db import open_database, open_engine
 from gateway.migrations import upgrade
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp
 from tests.ports import free_port
@@ -140,6 +142,70 @@ def test_a_watched_folder_that_is_not_there_is_told(checked, tmp_path: Path) -> 
     assert "[[folders]] inbx: there is no such folder" in wrong
 
 
+def test_a_peer_that_is_to_prove_by_query_and_cannot_be_asked_is_wrong(checked) -> None:
+    with running_scp(finds=False) as scp:
+        good, wrong = checked(dimse("pacs", scp.port), rules=None)
+        mended, _ = checked(dimse("pacs", scp.port) + 'proof = "none"\n', rules=None)
+
+    assert [text for text in wrong if text.startswith("peer pacs: ") and 'set proof = "commitment" or "none"' in text]
+    assert not any(text.startswith("peer pacs") for text in good)
+    assert any(text.startswith("peer pacs: answered C-ECHO") for text in mended)
+
+
+def test_a_store_that_cannot_be_made_or_has_no_room_is_told(checked, tmp_path: Path) -> None:
+    _, wrong = checked('[store]\nfolder = "/proc/gateway/store"\n', rules=None)
+    good, full = checked(f'[store]\nfolder = "big"\nkeep_free_bytes = {2**60}\n', rules=None)
+
+    assert any(text.startswith("[store] folder /proc/gateway/store: /proc cannot be written: ") for text in wrong)
+    assert "[store] folder big: can be written, will be made" in good
+    (room,) = (text for text in full if text.startswith("store big: "))
+    assert room.endswith("GiB are free, and [store] keep_free_bytes are 1073741824.0 GiB: senders are told to come again")
+
+
+def test_an_address_that_is_not_this_machines_and_a_port_that_two_want_are_told(checked) -> None:
+    _, wrong = checked('[dimse]\nhost = "192.0.2.1"\n[dicomweb]\nport = 8080\n', rules=None)
+    _, other = checked('[dimse]\nport = 8080\nhost = "0.0.0.0"\n', rules=None)
+    _, none = checked("[dimse]\nport = 0\n[web]\nport = 0\n", rules=None)
+
+    assert any(text.startswith("[dimse] host 192.0.2.1: nobody can listen there on this machine: ") for text in wrong)
+    assert "[web] port and [dicomweb] port are both 8080: expected one of its own for each" in wrong
+    assert "[dimse] port and [web] port are both 8080: expected one of its own for each" in other
+    assert not any("expected one of its own" in text or "nobody can listen" in text for text in none)
+
+
+@pytest.fixture
+def in_force(tmp_path: Path) -> None:
+    """RULES, in the database that gateway.toml has by default."""
+    (tmp_path / "var").mkdir(0o750)
+    engine = open_engine(f"sqlite:///{tmp_path / 'var' / 'gateway.db'}")
+    upgrade(engine)
+    engine.dispose()
+    db = open_database(f"sqlite:///{tmp_path / 'var' / 'gateway.db'}")
+    (tmp_path / "first.yaml").write_text(RULES)
+    rulebook.begin(db, tmp_path / "first.yaml", pipelines=["ct_lung"], peers=["pacs"], now=datetime.now(UTC))
+    db.kw["bind"].dispose()
+
+
+def test_rules_that_are_not_those_in_force_are_told(checked, in_force: None) -> None:
+    same, wrong = checked(dimse("pacs", free_port()))
+    _, other = checked(dimse("pacs", free_port()), rules=RULES.replace("is: CT", "is: MR"))
+
+    assert not any(text.startswith("rules") for text in wrong)
+    assert "rules.yaml: 1 rules: chest CT" in same
+    differs = "rules: version 1, which is in force, says something else than rules.yaml: `gateway rules plan` shows what"
+    assert [text for text in other if text.startswith("rules")] == [differs]
+
+
+def test_rules_in_force_that_cannot_be_followed_are_told_also_without_the_file(checked, in_force: None) -> None:
+    _, wrong = checked(dimse("other", free_port()), rules=None)
+    good, mended = checked(dimse("pacs", free_port()), rules=None)
+
+    (problem,) = (text for text in wrong if text.startswith("rules"))
+    assert problem.startswith("rules: version 1, which is in force: rule 'chest CT': ")
+    assert not any(text.startswith("rules") for text in mended)
+    assert "rules: version 1, which is in force: 1 rules" in good
+
+
 def test_without_rules_nothing_is_worked_on_and_that_is_told(checked) -> None:
     _, wrong = checked("", rules=None)
 
@@ -164,7 +230,9 @@ def test_real_peers_answer(checked, tmp_path: Path) -> None:
         running_orthanc(tmp_path / "orthanc", DicomAlwaysAllowEcho=True) as orthanc,
     ):
         web = f'[[peers]]\nname = "web"\nprotocol = "dicomweb"\nurl = "{orthanc.dicomweb}"\n'
-        good, wrong = checked(dimse("pacs", storescp) + dimse("orthanc", orthanc.dicom_port, "ORTHANC") + web)
+        good, wrong = checked(
+            dimse("pacs", storescp) + 'proof = "none"\n' + dimse("orthanc", orthanc.dicom_port, "ORTHANC") + web
+        )
 
     told = [text for text in good if text.startswith("peer ")]
     assert [text.split(":")[0] for text in told] == ["peer pacs", "peer orthanc", "peer web"]

@@ -2,27 +2,32 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import migrations
+from gateway.acts import rulebook
 from gateway.auditing.seal import heads_file
+from gateway.commands import ground
 from gateway.commands.reach import asked
 from gateway.configuration.config import understood
 from gateway.configuration.oversight import SyntheticSection
 from gateway.configuration.sections import SYNTHETIC, Config, GatewaySection, RulesSection
-from gateway.db import durability, open_database, open_engine
+from gateway.db import Database, durability, open_database, open_engine
+from gateway.decisions.rules import load_taken
+from gateway.dicom.uids import secret_uid
 from gateway.errors import ConfigError, GatewayError
 from gateway.inference.triton import Triton
 from gateway.inference.tritonserver import problems
 from gateway.migrations import Schema
 from gateway.peers import Peer, Proof
 from gateway.roster import Roster, known
+from gateway.rows.ruleset import RuleVersion
 from gateway.serving.plan import Plan, plan
 from gateway.work.restored import refuse_older
 
@@ -50,13 +55,13 @@ def check_all(path: Path | None) -> list[Finding]:
     if not keys:
         keys = [Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")]
     database = _database(config.database_url, served_unsafe=config.database.unsafe)
-    data_dir = config.gateway.data_dir
-    here = [*keys, _data_dir(data_dir), *_private(data_dir), *_folders(config), *database]
-    return [*here, *_trail(config, database), *_planned(config)]
+    here = [*keys, *(Finding(*one) for one in ground.found(config)), *database]
+    with _asked(config, database) as db:
+        return [*here, *_trail(config, db), *_planned(config, db)]
 
 
 def rules_in_words(ready: Plan) -> Finding:
-    """A gateway without rules keeps everything and does nothing: that is told as wrong."""
+    """Of the file. A gateway without rules keeps everything and does nothing: that is told as wrong."""
     file, rules = ready.config.rules.file, ready.rules.rules
     if not rules:
         missing = "has no rules" if file.exists() else "there is no such file"
@@ -64,46 +69,31 @@ def rules_in_words(ready: Plan) -> Finding:
     return Finding(good=True, text=f"{file}: {len(rules)} rules: {', '.join(rule.name for rule in rules)}")
 
 
-def _data_dir(folder: Path) -> Finding:
-    """The folder, or the nearest one above it where it would be made."""
-    near = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    if not near.is_dir():
-        return Finding(good=False, text=f"data_dir {folder}: {near} is no folder")
-    try:
-        with TemporaryFile(dir=near):
-            pass
-    except OSError as error:
-        return Finding(good=False, text=f"data_dir {folder}: {near} cannot be written: {error.strerror}")
-    return Finding(good=True, text=f"data_dir {folder}: can be written{'' if folder.exists() else ', will be made'}")
-
-
-def _private(folder: Path) -> Iterator[Finding]:
-    if folder.exists() and folder.stat().st_mode & 0o007:
-        what = f"images and passwords: chmod o-rwx {folder}"
-        yield Finding(good=False, text=f"data_dir {folder}: everybody on this machine may look into it, at {what}")
-
-
-def _folders(config: Config) -> Iterator[Finding]:
-    for folder in config.folders:
-        good = folder.path.is_dir()
-        yield Finding(good, f"[[folders]] {folder.path}: " + ("is watched" if good else "there is no such folder"))
-
-
-def _trail(config: Config, database: Sequence[Finding]) -> Iterator[Finding]:
-    """Whether `serve` would refuse it: said where the database can be asked."""
+@contextmanager
+def _asked(config: Config, database: Sequence[Finding]) -> Iterator[Database | None]:
+    """The database, where it is there and in order."""
     url = make_url(config.database_url)
     is_missing = url.get_backend_name() == "sqlite" and not Path(url.database or "").exists()  # to ask it would make it
-    if is_missing or not all(finding.good for finding in database) or not heads_file(config).exists():
+    if is_missing or not all(finding.good for finding in database):
+        yield None
         return
     db = open_database(config.database_url)
+    try:
+        yield db
+    finally:
+        db.kw["bind"].dispose()
+
+
+def _trail(config: Config, db: Database | None) -> Iterator[Finding]:
+    """Whether `serve` would refuse it."""
+    if db is None or not heads_file(config).exists():
+        return
     try:
         refuse_older(config, db=db)
     except ConfigError as error:
         yield from (Finding(good=False, text=problem) for problem in error.problems)
     except SQLAlchemyError:  # it has no tables, or older ones: told above
         return
-    finally:
-        db.kw["bind"].dispose()
 
 
 def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
@@ -113,8 +103,8 @@ def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
             file = Path(make_url(url).database or "")
             kind = f"SQLite in {file}"
             if not file.exists():
-                beside = _data_dir(file.parent)
-                return [Finding(beside.good, f"database: {kind}, will be made" if beside.good else f"database: {beside.text}")]
+                good, text = ground.writable("data_dir", file.parent)
+                return [Finding(good, f"database: {kind}, will be made" if good else f"database: {text}")]
         found, unsafe = migrations.state(engine), durability(engine)
     except ConfigError as error:
         return [Finding(good=False, text=str(error))]
@@ -124,7 +114,7 @@ def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
     return [state, *(Finding(served_unsafe, f"database: {kind}: {what}") for what in unsafe)]
 
 
-def _planned(config: Config) -> Iterator[Finding]:
+def _planned(config: Config, db: Database | None) -> Iterator[Finding]:
     roster = _roster(config)
     added = [entry for entry in roster.entries if entry.row is not None] if roster else []
     wrong, ready = _survey(config, [entry.name for entry in added])
@@ -133,7 +123,7 @@ def _planned(config: Config) -> Iterator[Finding]:
         return
     yield Finding(good=True, text=f"pipelines: {', '.join(ready.pipelines)}")
     if ready.config.rules == config.rules:
-        yield rules_in_words(ready)
+        yield from _rules(ready, [entry.name for entry in added], db)
     with ThreadPoolExecutor(8) as pool:
         named = [(name, peer) for name, peer in ready.peers.items() if name != SYNTHETIC]  # that one is made by `serve`
         yield from pool.map(_echo, named)
@@ -141,6 +131,30 @@ def _planned(config: Config) -> Iterator[Finding]:
         yield from pool.map(lambda ask: Finding(*ask()), asked(config, ready.addressees))
     yield from (Finding(good=False, text=problem) for entry in added for problem in entry.problems)
     yield from _models(ready)
+
+
+def _rules(ready: Plan, added: Sequence[str], db: Database | None) -> Iterator[Finding]:
+    """The file's, and those in force: from the first start on the database has them."""
+    file, present = ready.config.rules.file, _in_force(db)
+    if present is None or file.exists():
+        yield rules_in_words(ready)
+    if present is None:
+        return
+    version = f"rules: version {present.number}, which is in force"
+    if file.exists() and ready.rules.digest != present.digest:
+        yield Finding(good=False, text=f"{version}, says something else than {file}: `gateway rules plan` shows what")
+    names = {*(str(table.get("name")) for table in ready.config.peers), *added}
+    taken = load_taken(present.text, pipelines=ready.pipelines, peers=names, version=present.number).rules
+    yield from (Finding(good=False, text=f"{version}: rule {one.name!r}: {one.problem}") for one in taken if one.problem)
+    if not file.exists():
+        yield Finding(good=True, text=f"{version}: {len(taken)} rules")
+
+
+def _in_force(db: Database | None) -> RuleVersion | None:
+    try:
+        return None if db is None else rulebook.active(db)
+    except SQLAlchemyError:  # it has no tables, or older ones: told above
+        return None
 
 
 def _roster(config: Config) -> Roster | None:
@@ -176,7 +190,10 @@ def _echo(named: tuple[str, Peer]) -> Finding:
     name, peer = named
     try:
         proof = "nothing proves deliveries" if peer.proof is Proof.NONE else f"deliveries are proved by {peer.proof}"
-        return Finding(good=True, text=f"peer {name}: {peer.echo()}; {proof}")
+        answer = peer.echo()
+        if peer.proof is Proof.QUERY:
+            peer.patient_of(secret_uid())  # of no study: whether it can be asked
+        return Finding(good=True, text=f"peer {name}: {answer}; {proof}")
     except GatewayError as error:
         return Finding(good=False, text=f"peer {name}: {error}")
 

@@ -1,6 +1,7 @@
 """What the door of one ingest process promised, filed in its order until there is no more, whatever became of the process."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from gateway import log
 from gateway.doors.door import Door
 from gateway.doors.entry import Ended, Full, Kept, promise
 from gateway.doors.journal import entries, release, segments
+from gateway.errors import OutOfResources
 from gateway.machine.folders import claim
 from gateway.receive import Found
 
 _BATCH, _BATCH_BYTES = 500, 64 * 1024**2
+_TELL_SECONDS = 60.0
 
 _logger = structlog.get_logger()
 
@@ -49,6 +52,8 @@ class Filing:
         """Those over which instances came and which have not ended."""
         self.oldest: datetime | None = None
         """When that was promised which is to be filed now."""
+        self.told_at = -_TELL_SECONDS
+        """When it was last told that there is no room."""
 
     def file(self) -> bool:
         """File one batch; whether there was one."""
@@ -95,10 +100,19 @@ class Filing:
 
 
 @contextmanager
-def told(event: str) -> Iterator[None]:
-    """Boundary: database or disk are away; nothing is lost, they come back, and then it is done."""
+def told(event: str, filing: Filing | None = None) -> Iterator[None]:
+    """Boundary: database or disk are away; nothing is lost, they come back, and then it is done.
+
+    That there is no room is told once a minute of a `filing`, which is tried again all the time.
+    """
     try:
         yield
+    except OutOfResources as error:
+        now = time.monotonic()
+        if filing is None or now >= filing.told_at + _TELL_SECONDS:
+            _logger.error(event, reason=str(error))
+            if filing is not None:
+                filing.told_at = now
     except Exception as error:  # noqa: BLE001
         _logger.error(event, error=type(error).__name__, stack=log.stack_without_values(error))
 

@@ -4,6 +4,7 @@ A file is written under a temporary name, synced, renamed, and its folder synced
 cut. The name tells whether the bytes are still the ones that were written.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -102,7 +103,7 @@ class Store:
         except OSError as error:
             for path in temporary:
                 path.unlink(missing_ok=True)
-            raise OutOfResources("the store cannot be written") from error
+            raise OutOfResources(f"{self._root} cannot be written: {os.strerror(error.errno or errno.EIO).lower()}") from error
         return digests
 
     def path(self, sha256: str) -> Path:

@@ -1,15 +1,19 @@
 """Filing: whatever fails on the way, what a door promised is filed, and its folder goes once."""
 
+import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import filing
 from gateway.doors import journal
 from gateway.doors.entry import Ended, Full, Kept
 from gateway.filing import Books, Filing
 from gateway.receive import Found
+from gateway.store import Store
 from tests.door_fixture import Place, scanner
 from tests.synthetic import ct_series
 
@@ -54,6 +58,27 @@ def test_a_database_that_is_away_at_any_step_delays_the_end_of_a_folder_and_no_m
     assert len(failing.received) == 2
     assert failing.forgotten == [segment.stem]
     assert not place.folder.exists()
+    place.close()
+
+
+def test_that_there_is_no_room_is_told_in_a_sentence_with_the_folder_once_a_minute(tmp_path: Path, monkeypatch) -> None:
+    place = Place(f"sqlite:///{tmp_path / 'gateway.db'}", tmp_path)
+    place.bring(ct_series(1)[0], scanner())
+    gone = Store(tmp_path / "gone")
+    shutil.rmtree(tmp_path / "gone")
+    books = replace(Failing("").books(), receive=lambda found: gone.file(lies for lies, _ in found))
+    mine = Filing(place.folder, books)
+
+    with capture_logs() as logs:
+        for _ in range(3):
+            with filing.told("receive.failed", mine):
+                mine.file()
+        monkeypatch.setattr(filing, "_TELL_SECONDS", 0.0)
+        with filing.told("receive.failed", mine):
+            mine.file()
+
+    reason = f"{tmp_path / 'gone'} cannot be written: no such file or directory"
+    assert logs == [{"event": "receive.failed", "log_level": "error", "reason": reason}] * 2
     place.close()
 
 

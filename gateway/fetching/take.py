@@ -65,6 +65,6 @@ class Takes:
             pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="take"))
             going = pool.submit(go, door)
             while wait([going], _FILE_SECONDS).not_done:
-                with told("receive.failed"):
+                with told("receive.failed", filing):
                     filing.file()
             return going.result()

@@ -222,7 +222,7 @@ class Doorman:
 
     def _file_some(self, process: _Process) -> bool:
         """As much as is there, but not so much that others starve; whether everything is filed."""
-        with told("receive.failed"):
+        with told("receive.failed", process.filing):
             for _ in range(_BATCHES):
                 if not process.filing.file():
                     return True
@@ -230,7 +230,7 @@ class Doorman:
         return False
 
     def _bury(self, process: _Process) -> bool:
-        with told("receive.failed"):
+        with told("receive.failed", process.filing):
             process.filing.finish()
             process.alive.close()
             return True

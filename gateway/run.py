@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Protocol
 
+import structlog
 from pydicom import Dataset
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -34,6 +35,8 @@ CRASHES_AT_MOST = 3
 _RETRY_FIRST, _RETRY_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
 
 Clock = Callable[[], datetime]
+
+_logger = structlog.get_logger()
 
 
 class Models(Protocol):
@@ -239,6 +242,8 @@ def _write_output(
 
 
 def _audit(session: Session, act: Act, job: Job, now: datetime, *, outcome: int = 0, **detail: Any) -> None:
+    if act is Act.JOB_FAILED:
+        _logger.error(str(act), job=job.id, pipeline=job.pipeline, **detail)
     audit.record(
         session, act, at=now, outcome=outcome, series=job.series_instance_uid, job=job.id, pipeline=job.pipeline, **detail
     )

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import select, update
+from structlog.testing import capture_logs
 
 from gateway.auditing.audit import Act
 from gateway.configuration.config import parse
@@ -44,6 +45,17 @@ def look(db: Database, now: datetime, *silences: SilenceSection, **settings: obj
     look_out(
         now, settings=AlarmsSection(**settings), silences=silences, time_zone="UTC", free_bytes=PLENTY, keep_free_bytes=0, db=db
     )
+
+
+def test_an_alarm_that_is_raised_stands_in_the_log_once(db: Database) -> None:
+    a_job(db, created_at=NOW - timedelta(hours=2))
+
+    with capture_logs() as logs:
+        look(db, NOW, no_result_minutes=60)
+        look(db, NOW + timedelta(minutes=1), no_result_minutes=60)
+
+    (line,) = (one for one in logs if one["event"] == "alarm.raised")
+    assert (line["log_level"], line["reason"]) == ("warning", "no result for 60 minutes, and 1 jobs wait as long")
 
 
 def told(db: Database) -> list[tuple[str, str, str]]:

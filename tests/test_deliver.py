@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from structlog.testing import capture_logs
 
 from gateway import app
 from gateway.acts import admin
@@ -650,6 +651,37 @@ def test_a_peer_that_cannot_commit_now_is_asked_again(committing: Lane) -> None:
 
     assert len(committing.peer.asked) == 2
     assert committing.peer.received == ["2.25.1"]
+
+
+def logged(lane: Lane) -> list[tuple[object, ...]]:
+    """What the log says while it goes on until the end."""
+    with capture_logs() as logs:
+        lane.run()
+    return [(one["event"], one["log_level"], one["peer"], one["reason"]) for one in logs if one["event"] != "delivery.lost"]
+
+
+def test_a_delivery_that_fails_stands_in_the_log_once(lane: Lane) -> None:
+    lane.peer.answers = [Rejected(0xA900, "the peer does not take it")] * 3
+    lane.add("2.25.1")
+
+    assert logged(lane) == [("delivery.failed", "error", "pacs", "the peer does not take it")]
+
+
+def test_a_delivery_that_is_lost_for_good_stands_in_the_log(lane: Lane) -> None:
+    lane.peer.keeps = False
+    lane.add("2.25.1")
+
+    ((event, level, *_),) = logged(lane)
+    assert (event, level) == ("delivery.failed", "error")
+
+
+def test_a_delivery_that_is_held_stands_in_the_log_without_whose_it_is(lane: Lane) -> None:
+    lane.peer.patient_id = "SOMEBODY ELSE"
+    lane.add("2.25.1")
+
+    ((event, level, _, reason),) = logged(lane)
+    assert (event, level) == ("delivery.held", "warning")
+    assert "SOMEBODY" not in str(reason)
 
 
 def look_whether_late(lane: Lane, hours: float) -> None:

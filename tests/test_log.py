@@ -6,8 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import log
+from gateway.db import open_database
+from gateway.engine import Queues
+from gateway.run import run_failed
+from tests.rows_fixture import NOW, a_job, a_series
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,6 +36,22 @@ def test_an_event_is_one_line_of_json_with_time_and_level() -> None:
 
     assert event.pop("timestamp").endswith("Z")
     assert event == {"event": "instance.received", "level": "info", "series_instance_uid": "1.2", "instances": 3}
+
+
+def test_a_job_that_fails_stands_in_the_log_with_its_reason(database_url: str) -> None:
+    db, queues = open_database(database_url), Queues(database_url)
+    a_series(db)
+    job = a_job(db, state="running")
+
+    with capture_logs() as logs:
+        for _ in range(2):
+            run_failed(job, KeyError("CANARY"), NOW, db=db, queues=queues)
+
+    reason = "unexpected KeyError; the log has where it was raised"
+    line = {"event": "job.failed", "log_level": "error", "job": job, "pipeline": "bright", "code": "JOB", "reason": reason}
+    assert logs == [line]
+    queues.close()
+    db.kw["bind"].dispose()
 
 
 def test_keys_that_are_not_on_the_list_are_dropped() -> None:

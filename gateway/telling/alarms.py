@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
@@ -11,6 +12,8 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.db import insert_once
 from gateway.rows.trail import OpenAlarm
+
+_logger = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def compare(session: Session, present: Iterable[Alarm], now: datetime, *, kinds:
         if key not in known and insert_once(
             session, OpenAlarm, kind=alarm.kind, subject=alarm.subject, raised_at=now, since=alarm.since, reason=alarm.reason
         ):
+            _logger.warning(str(Act.ALARM_RAISED), reason=alarm.reason)
             audit.record(
                 session, Act.ALARM_RAISED, at=now, outcome=audit.MINOR, kind=alarm.kind, subject=alarm.subject,
                 reason=alarm.reason, since=alarm.since.isoformat(),

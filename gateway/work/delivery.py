@@ -27,6 +27,7 @@ AT_MOST = 3
 """A peer may say no so often, or lose it, before a person has to look."""
 UNPROVED = (Delivery.state == DeliveryState.SENT) & (Delivery.ticket != "")
 """What was sent to a peer that proves nothing has no ticket: nothing is looked for."""
+_LOGGED = (Act.DELIVERY_FAILED, Act.DELIVERY_HELD, Act.DELIVERY_LATE)
 
 _logger = structlog.get_logger()
 
@@ -150,7 +151,15 @@ def follow(session: Session, peer: str, study_instance_uid: str, now: datetime, 
 def tell(
     session: Session, act: Act, delivery: Delivery, now: datetime, *, outcome: int = 0, actor: str = "gateway", **detail: Any
 ) -> None:
-    """The audit event of a delivery."""
+    """The audit event of a delivery; what a person should know stands in the log too."""
+    if act in _LOGGED:
+        log = _logger.error if outcome == audit.SERIOUS else _logger.warning
+        log(
+            str(act),
+            delivery=delivery.id,
+            peer=delivery.peer,
+            **{key: value for key, value in detail.items() if value is not None},
+        )
     output = session.get_one(OutputInstance, delivery.sop_instance_uid)
     audit.record(
         session, act, at=now, actor=actor, outcome=outcome, study=output.study_instance_uid, series=output.series_instance_uid,
@@ -159,9 +168,7 @@ def tell(
 
 
 def tell_late(session: Session, delivery: Delivery, now: datetime, since: datetime, **detail: Any) -> None:
-    """In the log, and in the trail, which alarms people."""
     hours = round((now - since).total_seconds() / 3600, 1)
-    _logger.warning("delivery.late", delivery=delivery.id, peer=delivery.peer, hours=hours, **detail)
     tell(session, Act.DELIVERY_LATE, delivery, now, outcome=audit.MINOR, hours=hours, **detail)
 
 

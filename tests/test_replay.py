@@ -66,6 +66,18 @@ def test_every_attribute_is_kept_as_rules_read_it() -> None:
     assert dict(kept.facts) == facts_of(series)
 
 
+def test_overlays_and_curves_have_no_keyword_of_their_own_and_the_rest_is_kept() -> None:
+    series = ct_series(2)
+    for header in series:
+        header.add_new((0x6000, 0x0010), "US", 64)
+        header.add_new((0x5000, 0x0005), "US", 1)
+
+    kept = decoded(encoded(series, facts_of(series)))
+
+    assert kept.attributes(["Modality"]) == {"Modality": "CT"}
+    assert paths(series) == paths(ct_series(2))
+
+
 def code(value: str) -> Dataset:
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "99X", value
@@ -176,3 +188,11 @@ def test_a_folder_that_cannot_be_written_holds_up_nothing(tmp_path: Path) -> Non
     (tmp_path / "headers").write_text("a file where the folder should be")
 
     Keep(tmp_path / "headers").put("1.2", 1, ct_series(2), {})
+
+
+def test_headers_that_cannot_be_kept_hold_up_nothing(tmp_path: Path) -> None:
+    keep = Keep(tmp_path)
+
+    keep.put("1.2", 1, [Dataset({"no element": 1})], {})
+
+    assert keep.get("1.2", 1) is None

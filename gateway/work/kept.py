@@ -17,7 +17,7 @@ from uuid import uuid4
 
 import structlog
 from pydicom import Dataset
-from pydicom.datadict import dictionary_VR, keyword_for_tag
+from pydicom.datadict import dictionary_VR, keyword_dict, keyword_for_tag
 from pydicom.tag import BaseTag
 
 from gateway.decisions import facts
@@ -56,7 +56,7 @@ class Keep:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_bytes(encoded(headers, known))
             temporary.replace(path)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - it reads foreign bytes, and the series has its outcome already
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
             _logger.warning("headers.unkept", error=type(error).__name__, series_instance_uid=series_instance_uid)
@@ -146,7 +146,9 @@ def _is_known(header: Dataset, tag: BaseTag, path: str, seen: set[object]) -> bo
 
 
 def _keyword(tag: BaseTag) -> str:
-    return "" if tag.is_private else keyword_for_tag(tag)
+    """Empty where no rule can name it: the keyword of a repeating group (overlays, curves) stands for many tags."""
+    keyword = "" if tag.is_private else keyword_for_tag(tag)
+    return keyword if keyword in keyword_dict else ""
 
 
 def _written(value: object) -> str:

@@ -11,9 +11,11 @@ from pathlib import Path
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
+from pydicom.datadict import keyword_dict
 
-from gateway.decisions.choose import ONLY, Which
-from gateway.machine.plugins import load_each, load_file
+from gateway.decisions.choose import LARGEST, ONLY, Which
+from gateway.decisions.rank import SHARP, SOFT
+from gateway.machine.plugins import files, load_each, load_file
 from gateway.outputs import Output
 
 Arrays = Mapping[str, np.ndarray]
@@ -38,6 +40,9 @@ class Priors:
     wait_seconds: float = 600
     without: str = RUN
 
+    def __post_init__(self) -> None:
+        _expect(self.without in (RUN, HOLD), f'without: "{RUN}" or "{HOLD}"')
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -58,8 +63,14 @@ class Needs:
     whole_numbers: bool = False
     volume: Which = ONLY
     one_of_study: bool = False
-    kernel: str = "soft"
+    kernel: str = SOFT
     priors: Priors | None = None
+
+    def __post_init__(self) -> None:
+        _expect(isinstance(self.modality, str), 'modality: one text, such as "CT"')
+        is_one = isinstance(self.volume, Mapping) and self.volume.keys() <= keyword_dict.keys()
+        _expect(self.volume in (ONLY, LARGEST) or is_one, f'volume: "{ONLY}", "{LARGEST}", or values by DICOM keyword')
+        _expect(self.kernel in (SOFT, SHARP), f'kernel: "{SOFT}" or "{SHARP}"')
 
 
 @dataclass(frozen=True)
@@ -96,10 +107,27 @@ class Pipeline:
     needs: Needs
     run: Callable[[Study, Infer], Iterable[Output]]
 
+    def __post_init__(self) -> None:
+        for name in ("version", "model"):
+            _expect(isinstance(text := getattr(self, name), str) and text != "", f'{name}: a text, such as "1.0.0" or "lungs"')
+        _expect(isinstance(self.needs, Needs), "needs: Needs(...)")
+        _expect(callable(self.run), "run: a function of study and infer")
+
 
 def load_pipelines(folders: Iterable[Path]) -> dict[str, Pipeline]:
     """Every file of `folders` by its name; later folders may not repeat a name. Raises ConfigError with the file's path."""
     return load_each(folders, _offered, kind="pipeline", expected="PIPELINE = gateway.pipeline.Pipeline(...)")
+
+
+def names(folders: Iterable[Path]) -> list[str]:
+    """Of the pipelines of `folders`, whether they can be loaded or not."""
+    return [path.stem for path in files(folders)]
+
+
+def _expect(is_so: bool, what: str) -> None:  # noqa: FBT001 - read as a sentence
+    """Its author hears it when the file is loaded, not with the first patient."""
+    if not is_so:
+        raise ValueError(f"expected {what}")
 
 
 def _offered(path: Path) -> Pipeline | None:

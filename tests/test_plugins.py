@@ -136,6 +136,11 @@ def test_a_pipeline_file_and_a_model_folder_are_all_that_a_new_pipeline_takes(wo
         ("PIPELINE = 42", "expected PIPELINE = gateway.pipeline.Pipeline(...)"),
         ("import a_module_that_nobody_has", "cannot be loaded: ModuleNotFoundError"),
         ("def run(:", "cannot be loaded: SyntaxError"),
+        (PIPELINE.replace('version="0.1"', "version=1"), "cannot be loaded: ValueError: expected version: a text"),
+        (PIPELINE.replace('"CT"', '["CT", "MR"]'), "cannot be loaded: ValueError: expected modality: one text"),
+        (PIPELINE.replace('"CT"', '"CT", volume="biggest"'), "cannot be loaded: ValueError: expected volume: "),
+        (PIPELINE.replace('"CT"', '"CT", volume={"EchoTimes": 20}'), "cannot be loaded: ValueError: expected volume: "),
+        (PIPELINE.replace('"CT"', '"CT", kernel="hard"'), "cannot be loaded: ValueError: expected kernel: "),
     ],
 )
 def test_a_pipeline_file_that_is_none_stops_the_start_with_its_path(world: World, tmp_path: Path, text: str, said: str) -> None:
@@ -145,6 +150,15 @@ def test_a_pipeline_file_that_is_none_stops_the_start_with_its_path(world: World
 
     assert started.returncode == 1
     assert f"{path}: {said}" in started.stderr
+
+
+def test_a_folder_of_pipelines_that_is_not_there_stops_the_start(world: World, tmp_path: Path) -> None:
+    (tmp_path / "pipelines").rmdir()
+
+    started = world.run("serve")
+
+    assert started.returncode == 1
+    assert f"{tmp_path / 'pipelines'}: there is no such folder of pipelines" in started.stderr
 
 
 def test_a_pipeline_that_has_the_name_of_a_built_in_one_stops_the_start(world: World, tmp_path: Path) -> None:

@@ -12,11 +12,16 @@ from gateway.errors import ConfigError
 T = TypeVar("T")
 
 
+def files(folders: Iterable[Path]) -> list[Path]:
+    """Of each folder in turn; those that begin with an underscore are nobody's."""
+    return [path for folder in folders for path in sorted(folder.glob("[!_]*.py"))]
+
+
 def load_each(folders: Iterable[Path], take: Callable[[Path], T | None], *, kind: str, expected: str) -> dict[str, T]:
     """What `take` finds in every file, by its name; later folders may not repeat one. Raises ConfigError with the paths."""
-    offered: dict[str, T] = {}
-    problems = []
-    for path in (path for folder in folders for path in sorted(folder.glob("[!_]*.py"))):
+    folders, offered = tuple(folders), dict[str, T]()
+    problems = [f"{folder}: there is no such folder of {kind}s" for folder in folders if not folder.is_dir()]
+    for path in files(folders):
         try:
             found = take(path)
         except Exception as error:  # noqa: BLE001 - whatever foreign code raises, its path must be told

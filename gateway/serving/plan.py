@@ -15,6 +15,7 @@ from gateway.errors import ConfigError
 from gateway.machine.tls import ServerContext
 from gateway.peers import Peer, load_protocols, made
 from gateway.pipeline import Pipeline, load_pipelines
+from gateway.pipeline import names as names_of
 from gateway.serving import synthetic
 from gateway.telling.notices import Addressee, addressee, load_ways
 
@@ -48,7 +49,9 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
     has the ones that count (rulebook.py).
     """
     problems: list[str] = []
-    pipelines = _collected(problems, lambda: load_pipelines((_HOME / "pipelines", *config.gateway.pipelines))) or {}
+    folders = (_HOME / "pipelines", *config.gateway.pipelines)
+    pipelines = _collected(problems, lambda: load_pipelines(folders)) or {}
+    offered = tuple(pipelines or names_of(folders))  # a file that cannot be loaded does not make its rules wrong too
     protocols = _collected(problems, load_protocols) or {}
     peers = {}
     for table in config.peers:
@@ -61,8 +64,8 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
     problems += _web_problems(config.web)
     names = [*dict.fromkeys((*(str(table.get("name")) for table in config.peers), *added))]
     problems += _unknown_sources(config, names)
-    rehearsed = _collected(problems, partial(synthetic.rules, config, pipelines=pipelines, peers=names))
-    rules = _collected(problems, lambda: _rules(config.rules.file, pipelines, names)) if with_rules else RuleSet("", ())
+    rehearsed = _collected(problems, partial(synthetic.rules, config, pipelines=offered, peers=names))
+    rules = _collected(problems, lambda: _rules(config.rules.file, offered, names)) if with_rules else RuleSet("", ())
     if problems or rules is None:
         raise ConfigError(problems)
     return Plan(config, pipelines, peers, rules, addressees, rehearsed)

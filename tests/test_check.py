@@ -223,6 +223,65 @@ def test_a_pipeline_that_cannot_be_loaded_is_told_and_the_others_stay(checked, t
     assert "pipelines: ct_lung" in good
 
 
+def test_a_pipeline_that_cannot_be_loaded_does_not_make_its_rules_wrong(checked, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "broken.py").write_text("import nothing_of_this_name\n")
+    rules = RULES.replace(", is: CT", ", is: MR").replace("ct_lung", "broken") + RULES.removeprefix("rules:\n").replace(
+        "chest", "other"
+    )
+    peer = '[[peers]]\nname = "pacs"\nprotocol = "folder"\npath = "mine"\n'
+
+    _, wrong = checked('[gateway]\npipelines = ["mine"]\n' + peer, rules=rules)
+
+    assert [problem for problem in wrong if "rules.yaml" in problem] == []
+
+
+def test_folders_of_pipelines_and_models_that_are_not_there_are_told_and_the_others_count(checked) -> None:
+    good, wrong = checked('[gateway]\npipelines = ["my-pipelines"]\n[triton]\nmodels = ["my-models"]\n', rules=None)
+
+    assert "my-pipelines: there is no such folder of pipelines" in wrong
+    assert "[triton] models my-models: there is no such folder" in wrong
+    assert "model ct_lung: served" in good
+
+
+@pytest.mark.parametrize(
+    ("configuration", "code", "said"),
+    [
+        ('name: "bright"\nbackend: "python"\n', "1/model.py", ""),
+        ("", "1/model.py", ""),
+        ('backend: "onnxruntime"\n', "1/model.onnx", 'expected backend "python"'),
+        ('platform: "pytorch_libtorch"\n', "1/model.pt", 'expected backend "python"'),
+        ("", "1/model.onnx", 'expected backend "python"'),
+        ('platform: "ensemble"\n', "1/keep", ""),
+        ('backend: "python"\n', "model.py", "expected a folder of its version"),
+        ('name: "bone"\nbackend: "python"\ninput [{\n  name: "volume"\n}]', "1/model.py", "expected the name of its folder"),
+    ],
+)
+def test_a_model_that_the_embedded_triton_cannot_load_is_told(
+    checked, tmp_path: Path, configuration: str, code: str, said: str
+) -> None:
+    file = tmp_path / "mine" / "bright" / code
+    file.parent.mkdir(parents=True)
+    file.touch()
+    (tmp_path / "mine" / "bright" / "config.pbtxt").write_text(configuration)
+
+    good, wrong = checked(f'[gateway]\npipelines = ["{HERE / "pipelines"}"]\n[triton]\nmodels = ["mine"]\n', rules=None)
+
+    told = {text for text in wrong if text.startswith("model bright: ")}
+    assert ("model bright: served" in good) == (not said)
+    assert len(told) == bool(said)
+    assert all(said in text for text in told)
+
+
+def test_a_model_that_is_there_twice_is_told(checked, tmp_path: Path) -> None:
+    for name in ("mine", "theirs"):
+        (tmp_path / name / "bright" / "1").mkdir(parents=True)
+
+    _, wrong = checked(f'[gateway]\npipelines = ["{HERE / "pipelines"}"]\n[triton]\nmodels = ["mine", "theirs"]\n', rules=None)
+
+    assert "model bright: expected in one of the model folders: it is in 2" in wrong
+
+
 def test_real_peers_answer(checked, tmp_path: Path) -> None:
     (tmp_path / "storescp").mkdir()
     (tmp_path / "orthanc").mkdir()

@@ -185,6 +185,19 @@ class TritonPythonModel:
 """
 
 
+def test_a_folder_of_models_that_is_not_there_keeps_no_model_of_another_from_being_served(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "odd", CONFIGURATION, CODE)
+    server = start_triton([tmp_path / "my-models", tmp_path / "models"], tmp_path / "triton.log")
+    triton = Triton(server.url, timeout_seconds=20)
+    try:
+        served = triton.models()
+    finally:
+        triton.close()
+        server.stop()
+
+    assert served == {"odd": True}
+
+
 def test_a_model_whose_code_tells_its_inputs_and_outputs_is_served_and_others_are_not_asked(
     server: TritonServer, tmp_path: Path
 ) -> None:

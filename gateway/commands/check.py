@@ -22,6 +22,7 @@ from gateway.db import Database, durability, open_database, open_engine
 from gateway.decisions.rules import load_taken
 from gateway.dicom.uids import secret_uid
 from gateway.errors import ConfigError, GatewayError
+from gateway.inference.modelfolder import unloadable
 from gateway.inference.triton import Triton
 from gateway.inference.tritonserver import problems
 from gateway.migrations import Schema
@@ -205,17 +206,20 @@ def _models(ready: Plan) -> Iterator[Finding]:
         yield from map(partial(Finding, False), missing or ())  # noqa: FBT003 - good=False
         if not missing:
             yield Finding(good=True, text="NVIDIA Triton is installed")
-        served = {folder.name for repository in ready.model_folders for folder in repository.glob("*/")}
+        for folder in ready.model_folders:
+            if not folder.is_dir():
+                yield Finding(good=False, text=f"[triton] models {folder}: there is no such folder")
+        known = unloadable(ready.model_folders)
     else:
         place = f"Triton at {section.url}"
         triton = Triton(section.url, timeout_seconds=5)
         try:
-            served = {name for name, is_ready in triton.models().items() if is_ready}
+            known = {name: () for name, is_ready in triton.models().items() if is_ready}
         except GatewayError as error:
             yield Finding(good=False, text=f"{place}: {error}")
             return
         finally:
             triton.close()
     for name, pipeline in ready.pipelines.items():
-        good = pipeline.model in served
-        yield Finding(good, f"model {pipeline.model}: " + ("served" if good else f"missing in {place}; pipeline {name} needs it"))
+        wrong = known.get(pipeline.model, [f"missing in {place}; pipeline {name} needs it"])
+        yield from (Finding(not wrong, f"model {pipeline.model}: {text}") for text in wrong or ["served"])

@@ -88,6 +88,9 @@ class Models:
             self._triton = Triton(self._section.url, timeout_seconds=timeout, shared_memory=self._section.shared_memory)
         elif self._triton is None and server is not None:
             server.start(progress)
+            for folder in self._folders:
+                if not folder.is_dir():
+                    _logger.warning("triton.no_such_folder", path=str(folder))
             _logger.info("triton.started", url=server.url, pid=server.pid)
             self._triton = Triton(server.url, timeout_seconds=timeout, shared_memory=True, repositories=self._folders)
         elif self._triton is not None and server is not None and server.revive():

@@ -218,7 +218,7 @@ class TritonServer:
         grpc_port, http_port = (url.rpartition(":")[2] for url in (self.url, self.http_url))
         return [
             *("setpriv", "--pdeathsig", "KILL", "--", str(installation.root / "bin" / "tritonserver")),
-            *(f"--model-repository={path}" for path in self.repositories),
+            *(f"--model-repository={path}" for path in self.repositories if path.is_dir()),  # else it serves nothing
             f"--backend-directory={self._backends}",
             f"--backend-config=python,shm-region-prefix-name={self._regions}",
             *("--grpc-address=127.0.0.1", f"--grpc-port={grpc_port}", "--http-address=127.0.0.1", f"--http-port={http_port}"),

@@ -354,6 +354,12 @@ def test_a_document_that_is_no_rule_set_is_refused(text, expected):
     assert any(expected in problem for problem in problems(text))
 
 
+def test_a_condition_without_a_group_is_told_once():
+    text = "rules:\n  - {name: a, when: {attribute: Modality, is: CT}, pipeline: ct_lung, send_to: [pacs]}"
+
+    assert problems(text) == ("line 2, rule 'a': expected all, any or none, with conditions, or otherwise, after when",)
+
+
 def test_a_catastrophic_pattern_takes_linear_time():
     rule_set = with_conditions("{attribute: SeriesDescription, matches: '^(a+)+$'}")
     started = time.perf_counter()

@@ -150,7 +150,8 @@ class _Reader:
 
     def groups(self, node: yaml.Node | None, parent: yaml.Node) -> tuple[Condition, ...]:
         """Conditions that must all hold: the members of `all`; any and none as groups."""
-        parts = self.document.mapping(node, _GROUPS) if node else {}
+        has_any = any(key in _GROUPS for key, _, _ in self.document.pairs(node))
+        parts = self.document.mapping(node, _GROUPS) if node and has_any else {}
         if not parts:
             self.document.problem(node or parent, f"expected all, any or none, with conditions, or {OTHERWISE}, after when")
         conditions: list[Condition] = []

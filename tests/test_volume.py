@@ -11,7 +11,7 @@ from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
-from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGExtended12Bit, JPEGLSLossless, RLELossless
 
 from gateway.dicom.pixels import pixels
 from gateway.errors import Unsuitable
@@ -381,6 +381,17 @@ def test_big_endian_pixels_are_decoded():
     dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
 
     assert np.array_equal(pixels(dataset), expected)
+
+
+def test_jpeg_of_12_bits_is_refused_for_want_of_a_decoder_and_not_as_a_bad_file():
+    headers = series(2, BitsStored=12, HighBit=11, PixelRepresentation=0)
+    frame = b"\xff\xd8\xff\xc1\0\x0b\x0c\0\x20\0\x20\1\1\x11\0\xff\xd9"
+    for header in headers:
+        header.file_meta.TransferSyntaxUID = JPEGExtended12Bit
+        header.PixelData = encapsulate([frame])
+        header["PixelData"].VR = "OB"
+
+    assert refused(headers) == ("DECODE", "expected another transfer syntax: there is no decoder of JPEG Extended for 12 bits")
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, JPEGLSLossless])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydicom import Dataset
 from pydicom.encaps import get_frame
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEGExtended12Bit
 
 from gateway.dicom.lookup import padding
 from gateway.dicom.values import texts, whole
@@ -19,6 +19,7 @@ FORMAT = (
 LAYOUT = (*FORMAT, "PixelPaddingValue", "PixelPaddingRangeLimit")
 _HARMLESS_BYTES = 64 * 1024 * 1024
 _MAX_RATIO = 1000
+_EIGHT_BITS = 255
 _JPEG_NO_FRAME = frozenset((0xC4, 0xC8, 0xCC))
 
 
@@ -103,6 +104,10 @@ def _decoded(dataset: Dataset, known: Layout, *, encapsulated: bool) -> np.ndarr
     try:
         frame = dataset.pixel_array
     except Exception as error:  # a decoder reads foreign bytes: it may raise anything
+        if dataset.file_meta.TransferSyntaxUID == JPEGExtended12Bit and known.highest - known.lowest > _EIGHT_BITS:
+            raise Unsuitable(
+                "DECODE", "expected another transfer syntax: there is no decoder of JPEG Extended for 12 bits"
+            ) from error
         raise Unsuitable("DECODE", f"expected Pixel Data that decodes as its transfer syntax ({type(error).__name__})") from error
     if frame.shape != shape:
         raise Unsuitable("DECODE", f"expected one frame of {shape[0]} x {shape[1]}")

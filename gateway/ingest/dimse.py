@@ -43,7 +43,7 @@ from gateway.ingest._notices import COMMITMENT, PROCEDURE_STEP
 from gateway.ingest._wire import Wire
 from gateway.machine import tls
 
-# Those that the volume reader can decode; deflate is left out, a few bytes of it can fill the memory.
+# Those that the volume reader can decode (JPEG Extended of 8 bits only); deflate is left out, a few bytes of it fill the memory.
 TRANSFER_SYNTAXES: tuple[str, ...] = (
     ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless, JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless,
     JPEGLosslessSV1, JPEGLSLossless, JPEGLSNearLossless, JPEG2000Lossless, JPEG2000, HTJ2KLossless, HTJ2KLosslessRPCL, HTJ2K,

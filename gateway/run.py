@@ -28,7 +28,7 @@ from gateway.pipeline import Infer, Pipeline
 from gateway.rows.searches import Prior, PriorInstance, PriorState
 from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.store import Store, Stored
-from gateway.work import conformance, delivery, shadow
+from gateway.work import conformance, delivery, foreign, shadow
 from gateway.work.load import Earlier, Inputs, beside, load
 
 CRASHES_AT_MOST = 3
@@ -154,9 +154,7 @@ def _work(
     study, told = beside(study, earlier, pipeline.needs, store)
     started_at = clock().astimezone(zone)
     theirs = replace(study, source=Copies(study.source))  # whose result it is comes from ours
-    outputs = tuple(pipeline.run(theirs, models.infer(pipeline.model)) or ())  # without a `yield` it is None
-    if not outputs:
-        raise BadOutput("expected at least one output: where there is nothing to show, yield a report that says so")
+    outputs = foreign.outputs(pipeline, theirs, models.infer(pipeline.model))
     inferred_at = clock()
     crash_point("run.inferred")
     key = job_key(

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, JobError
+from gateway.outputs.seg import Segmentation
+from gateway.outputs.sr import MeasurementReport
 from gateway.peers import BUILT_IN, Peer, Sent, load_protocols, make_peer
+from gateway.pipeline import Needs, Pipeline, Study, load_pipelines
+from gateway.work.foreign import outputs
 from tests.synthetic import ct_series, part10
 from tests.triton_fixture import write_model
 from tests.world import World
@@ -127,6 +131,63 @@ def test_a_pipeline_file_and_a_model_folder_are_all_that_a_new_pipeline_takes(wo
     assert segmentation.Modality == "SEG"
     assert segmentation.SegmentSequence[0].SegmentLabel == "Bone"
     assert int(segmentation.pixel_array.sum()) == 2 * 10 * 10
+
+
+def test_a_pipeline_that_ends_its_process_fails_its_job_and_the_gateway_goes_on(
+    world: World, tmp_path: Path, triton: str
+) -> None:
+    written(tmp_path / "pipelines", "bone.py", PIPELINE.replace("    mask = infer", "    raise SystemExit(3)\n    mask = infer"))
+    write_model(tmp_path / "models", "threshold", MODEL_CONFIGURATION, MODEL)
+    line = PIPELINE.splitlines().index('    mask = infer({"hounsfield": study.volume.array.astype(np.float32)})["mask"]') + 1
+    series = ct_series(4)
+
+    world.start()
+    world.send(series)
+    (job,) = world.wait_ended(series).jobs
+
+    assert job.job.state == "failed"
+    assert job.job.reason == (
+        f"unexpected SystemExit in the pipeline's code (bone.py, line {line}); the log has where it was raised"
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise KeyboardInterrupt", r"unexpected KeyboardInterrupt in the pipeline's code \(bone.py, line 9\)"),
+        ("study.write[0] = 1", r"unexpected AttributeError in the pipeline's code \(bone.py, line 9\)"),
+        ("return None", "expected run to yield outputs, or to return several: it returned None"),
+        ("return [np.zeros(3)]", "expected outputs, such as Segmentation: run yielded a ndarray"),
+        ("return [report(segmentation())]", "expected the segmentation of a report to be yielded too"),
+        ("return [segmentation(), report(segmentation())]", "expected the segmentation of a report to be yielded too"),
+        ("raise Unsuitable('NOCONTRAST', 'expected a venous phase')", "expected a venous phase"),
+    ],
+)
+def test_what_a_pipeline_does_wrong_is_told_in_words(tmp_path: Path, body: str, said: str) -> None:
+    written(tmp_path, "bone.py", f"""\
+        import numpy as np
+        from gateway.errors import Unsuitable
+        from gateway.outputs.seg import Segmentation
+        from gateway.outputs.sr import MeasurementReport
+        from gateway.pipeline import Needs, Pipeline
+        segmentation = lambda: Segmentation(None, (), "BONE", "Bone")
+        report = lambda one: MeasurementReport(one, (), None, "Bone")
+        def run(study, infer):
+            {body}
+        PIPELINE = Pipeline("1", "bone", Needs("CT"), run)
+    """)  # fmt: skip
+    pipeline = load_pipelines([tmp_path])["bone"]
+
+    with pytest.raises(JobError, match=said):
+        outputs(pipeline, Study(None, ()), lambda arrays: arrays)
+
+
+def test_a_report_and_the_segmentation_that_it_names_are_taken_in_either_order() -> None:
+    segmentation = Segmentation(None, (), "BONE", "Bone")
+    report = MeasurementReport(segmentation, (), None, "Bone")
+    pipeline = Pipeline("1", "bone", Needs("CT"), lambda _study, _infer: (report, segmentation))
+
+    assert outputs(pipeline, Study(None, ()), lambda arrays: arrays) == (report, segmentation)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
+from gateway.configuration.sections import TritonSection
 from gateway.errors import BadModelOutput, ConfigError, JobError, ModelUnavailable
 from gateway.inference import sharedmemory
+from gateway.inference.models import Models
 from gateway.inference.triton import Triton
 from gateway.inference.tritonserver import TritonServer
 from tests.triton_fixture import ENVIRONMENT, start_triton, write_model
@@ -224,6 +226,42 @@ def test_a_model_that_is_not_served_is_tried_again(client: Triton, model: str) -
         client.infer(model)(arrays())
 
     assert not client.ready(model)
+
+
+def test_a_model_that_is_not_served_or_fails_is_told_with_the_log_of_the_embedded_triton(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "odd", CONFIGURATION, CODE)
+    write_model(tmp_path / "models", "broken", CONFIGURATION, "raise ImportError('no such library')")
+    log_file = tmp_path / "triton.log"
+    models = Models(TritonSection(environment=ENVIRONMENT), folders=[tmp_path / "models"], log_file=log_file)
+    try:
+        with pytest.raises(ModelUnavailable) as unserved:
+            models.infer("broken")(arrays())
+        with pytest.raises(BadModelOutput) as failed:
+            models.infer("odd")(arrays(3))
+    finally:
+        models.stop()
+
+    assert f"{log_file} says whether it could not be loaded" in str(unserved.value)
+    assert f"{log_file} says why" in str(failed.value)
+
+
+def test_arrays_that_the_model_does_not_take_are_told_with_what_came_and_what_was_expected(client: Triton) -> None:
+    sent = {"volume": np.zeros(SMALL, np.float32), "mode": np.zeros(1, np.int32)}
+    listed = {"volume": np.zeros(SMALL, np.int16), "mode": [0]}
+
+    with pytest.raises(
+        JobError, match=r"volume as int16 of shape \[-1, -1, -1\]; the pipeline sends float32 of shape \[3, 8, 9\]"
+    ):
+        client.infer("odd")(sent)
+    with pytest.raises(JobError, match="mode as an array of numpy; the pipeline sends a list"):
+        client.infer("odd")(listed)
+
+
+def test_an_answer_that_the_model_does_not_promise_is_told_with_what_came_and_what_was_expected(client: Triton) -> None:
+    with pytest.raises(BadModelOutput, match=r"output labels in the shape \[3, 8, 9\]; it came in \[2, 8, 9\]"):
+        client.infer("odd")(arrays(1))
+    with pytest.raises(BadModelOutput, match="output labels as UINT8; it came as INT8"):
+        client.infer("odd")(arrays(9))
 
 
 def test_a_version_that_is_gone_is_not_replaced_by_another(client: Triton) -> None:

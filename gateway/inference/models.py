@@ -22,7 +22,7 @@ class Models:
     """`infer` and `identity` by model name; raises ModelUnavailable while there is no Triton, and once stopped."""
 
     def __init__(self, section: TritonSection, *, folders: Sequence[Path], log_file: Path) -> None:
-        self._section, self._folders = section, tuple(folders)
+        self._section, self._folders, self._log_file = section, tuple(folders), log_file
         self._lock, self._stopping = threading.Lock(), threading.Event()
         self._triton: Triton | None = None
         self._server: TritonServer | None = None
@@ -92,7 +92,9 @@ class Models:
                 if not folder.is_dir():
                     _logger.warning("triton.no_such_folder", path=str(folder))
             _logger.info("triton.started", url=server.url, pid=server.pid)
-            self._triton = Triton(server.url, timeout_seconds=timeout, shared_memory=True, repositories=self._folders)
+            self._triton = Triton(
+                server.url, timeout_seconds=timeout, shared_memory=True, repositories=self._folders, log=str(self._log_file)
+            )
         elif self._triton is not None and server is not None and server.revive():
             _logger.warning("triton.revived", url=server.url, pid=server.pid)
             self._triton.reloaded()

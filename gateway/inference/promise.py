@@ -62,11 +62,18 @@ class Promise:
     def check_inputs(self, arrays: Arrays) -> None:
         """Raises JobError: the pipeline and the model's configuration do not belong together."""
         if arrays.keys() != self.inputs.keys():
-            raise JobError(f"the model takes {', '.join(sorted(self.inputs))}: expected exactly these from the pipeline")
+            raise JobError(
+                f"the model takes {_listed(self.inputs)}: expected exactly these from the pipeline, not {_listed(arrays)}"
+            )
         for name, tensor in self.inputs.items():
             array = arrays[name]
+            if not isinstance(array, np.ndarray):
+                raise JobError(f"the model takes {name} as an array of numpy; the pipeline sends a {type(array).__name__}")
             if array.dtype != tensor.dtype or not tensor.fits(array.shape) or not array.size:
-                raise JobError(f"the model takes {name} as {tensor.datatype} of shape {list(tensor.shape)}")
+                sent = f"{array.dtype} of shape {list(array.shape)}"
+                raise JobError(
+                    f"the model takes {name} as {tensor.dtype} of shape {list(tensor.shape)}; the pipeline sends {sent}"
+                )
         for tensor in self.outputs.values():
             if tensor.shape_of and tensor.shape_of not in arrays:
                 raise JobError(f"the model promises {tensor.name} in the shape of an input that it does not have")
@@ -74,18 +81,24 @@ class Promise:
     def output(self, name: str, datatype: str) -> Tensor:
         """The promise for one tensor of the answer. Raises BadModelOutput where there is none, or for another type."""
         tensor = self.outputs.get(name)
-        if tensor is None or tensor.datatype != datatype:
-            raise BadModelOutput("expected the outputs and data types of the model's configuration")
+        if tensor is None:
+            raise BadModelOutput(f"expected no other output than {_listed(self.outputs)}")
+        if tensor.datatype != datatype:
+            raise BadModelOutput(f"expected output {name} as {tensor.datatype}; it came as {datatype}")
         return tensor
 
     def check_outputs(self, arrays: Arrays, sent: Arrays) -> None:
         """Raises BadModelOutput unless every promised output is there, in its shape, and finite."""
         if arrays.keys() != self.outputs.keys():
-            raise BadModelOutput("expected every output of the model's configuration")
+            raise BadModelOutput(f"expected every output of the model's configuration: {_listed(self.outputs)}")
         for name, tensor in self.outputs.items():
             array = arrays[name]
             expected = sent[tensor.shape_of].shape if tensor.shape_of else tensor.shape
             if not tensor.fits(array.shape) or (tensor.shape_of and array.shape != expected):
-                raise BadModelOutput(f"expected output {name} in the shape {list(expected)}")
+                raise BadModelOutput(f"expected output {name} in the shape {list(expected)}; it came in {list(array.shape)}")
             if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
                 raise BadModelOutput(f"expected output {name} to hold finite numbers only")
+
+
+def _listed(arrays: Mapping[str, object]) -> str:
+    return ", ".join(sorted(arrays)) or "none"

@@ -36,7 +36,7 @@ _TRY_AGAIN = {
     grpc.StatusCode.DEADLINE_EXCEEDED: "Triton did not answer in time",
     grpc.StatusCode.CANCELLED: "Triton cancelled the request",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "Triton has no resources left",
-    grpc.StatusCode.NOT_FOUND: "Triton does not serve this model in this version",
+    grpc.StatusCode.NOT_FOUND: "Triton does not serve this model in this version; {log} says whether it could not be loaded",
 }
 
 
@@ -53,17 +53,18 @@ class Triton:
     """One server; safe to use from many threads.
 
     `repositories` are the folders that the server loads its models from, where this machine has them. `shared_memory` says that
-    the server runs on this machine and as this user.
+    the server runs on this machine and as this user. `log` is where its own words are.
     """
 
     def __init__(
-        self, url: str, *, timeout_seconds: float, shared_memory: bool = False, repositories: Sequence[Path] = ()
-    ) -> None:
+        self, url: str, *, timeout_seconds: float, shared_memory: bool = False, repositories: Sequence[Path] = (),
+        log: str = "the server's log",
+    ) -> None:  # fmt: skip
         self._channel = grpc.insecure_channel(url, options=_CHANNEL)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._timeout_seconds = timeout_seconds
         self._shared_memory = shared_memory
-        self._repositories = tuple(repositories)
+        self._repositories, self._log = tuple(repositories), log
         self._digests: dict[tuple[str, str], str] = {}
         if shared_memory:
             sharedmemory.forget_the_dead()
@@ -126,7 +127,7 @@ class Triton:
                     self._expect(call, tensor, arrays, stack)
                 if call.request.ByteSize() > _LARGEST_MESSAGE:
                     raise JobError("the arrays are larger than 2 GB: they need a Triton on this machine and shared memory")
-                answer = _call(self._stub.ModelInfer, call.request, self._timeout_seconds)
+                answer = _call(self._stub.ModelInfer, call.request, self._timeout_seconds, self._log)
                 return _answered(answer, promise, arrays, call.regions)
 
         return ask
@@ -196,7 +197,7 @@ class Triton:
         return hashlib.sha256(self._configuration(model, version).SerializeToString(deterministic=True)).hexdigest()
 
     def _ask(self, method: Callable[..., Any], request: Any) -> Any:
-        return _call(method, request, min(self._timeout_seconds, 30))
+        return _call(method, request, min(self._timeout_seconds, 30), self._log)
 
 
 @dataclass(frozen=True)
@@ -207,7 +208,7 @@ class _Call:
     regions: dict[str, sharedmemory.Region]
 
 
-def _call(method: Callable[..., Any], request: Any, timeout_seconds: float) -> Any:
+def _call(method: Callable[..., Any], request: Any, timeout_seconds: float, log: str) -> Any:
     """The one place where Triton's errors become ours. Its texts stay in its log: a model may put values into them."""
     try:
         return method(request, timeout=timeout_seconds)
@@ -216,10 +217,10 @@ def _call(method: Callable[..., Any], request: Any, timeout_seconds: float) -> A
     except ValueError as error:  # what gRPC raises once the channel was closed
         raise ModelUnavailable("expected a gateway that is not about to end") from error
     if code in _TRY_AGAIN:
-        raise ModelUnavailable(f"{_TRY_AGAIN[code]} ({code.name})")
+        raise ModelUnavailable(f"{_TRY_AGAIN[code].format(log=log)} ({code.name})")
     if text.startswith("Stub process"):  # the model's process ended (no memory, killed); Triton starts another
         raise ModelUnavailable(f"the model's process ended while it worked ({code.name})")
-    raise BadModelOutput(f"the model failed instead of answering; the server's log says why ({code.name})")
+    raise BadModelOutput(f"the model failed instead of answering; {log} says why ({code.name})")
 
 
 def _answered(answer: Any, promise: Promise, sent: Arrays, regions: dict[str, sharedmemory.Region]) -> Arrays:

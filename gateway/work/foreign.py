@@ -23,7 +23,7 @@ def outputs(pipeline: Pipeline, study: Study, infer: Infer) -> tuple[Output, ...
         raise
     except BaseException as error:
         kind = type(error).__name__
-        _logger.error("pipeline.failed", error=kind, stack=log.stack_without_values(error))
+        _logger.error("stage.failed", error=kind, stack=log.stack_without_values(error))
         raise JobError(f"unexpected {kind} in the pipeline's code{_place(error)}; the log has where it was raised") from error
     if made is None:
         raise BadOutput("expected run to yield outputs, or to return several: it returned None")

@@ -27,6 +27,8 @@ def outputs(pipeline: Pipeline, study: Study, infer: Infer) -> tuple[Output, ...
         raise JobError(f"unexpected {kind} in the pipeline's code{_place(error)}; the log has where it was raised") from error
     if made is None:
         raise BadOutput("expected run to yield outputs, or to return several: it returned None")
+    if not made:
+        raise BadOutput("expected at least one output: where there is nothing to show, yield a report that says so")
     for output in made:
         if not callable(getattr(output, "encode", None)):
             raise BadOutput(f"expected outputs, such as Segmentation: run yielded a {type(output).__name__}")

@@ -85,7 +85,9 @@ def test_a_pipeline_that_changes_the_headers_changes_no_result(place: Place) -> 
         assert report[keyword].value == series[0][keyword].value
 
 
-@pytest.mark.parametrize(("nothing", "expected"), [((), "expected at least one output: "), (None, "expected run to yield outputs")])
+@pytest.mark.parametrize(
+    ("nothing", "expected"), [((), "expected at least one output: "), (None, "expected run to yield outputs")]
+)
 def test_a_pipeline_that_yields_nothing_fails_and_says_what_was_expected(
     place: Place, nothing: Iterable[Output] | None, expected: str
 ) -> None:

@@ -147,6 +147,14 @@ class ModelUnavailable(JobError):
     retryable = True
 
 
+class ModelDied(ModelUnavailable):
+    """Its process ended while it worked: what it was given may be why."""
+
+
+class Crashed(JobError):
+    code = "CRASH"
+
+
 class NoRoom(JobError):
     code = "STORE"
     retryable = True

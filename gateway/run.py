@@ -22,7 +22,7 @@ from gateway.dicom.header import Copies
 from gateway.dicom.part10 import part10
 from gateway.dicom.uids import job_key
 from gateway.engine import RUN, Queues, backoff, model_lane, rank
-from gateway.errors import BadOutput, JobError, NoRoom, OutOfResources
+from gateway.errors import BadOutput, Crashed, JobError, ModelDied, NoRoom, OutOfResources
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Pipeline
 from gateway.rows.searches import Prior, PriorInstance, PriorState
@@ -32,6 +32,7 @@ from gateway.work import conformance, delivery, foreign, shadow
 from gateway.work.load import Earlier, Inputs, beside, load
 
 CRASHES_AT_MOST = 3
+_CRASHED = f"the process that worked on this job, the gateway's or its model's, ended {CRASHES_AT_MOST} times"
 _RETRY_FIRST, _RETRY_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
 
 Clock = Callable[[], datetime]
@@ -124,11 +125,11 @@ def _start(job_id: int, now: datetime, db: Database, begun: Mapping[int, int]) -
         if job.state not in (JobState.QUEUED, JobState.RUNNING):
             return None
         is_new = job.state == JobState.QUEUED
-        job.crashes = 0 if is_new else job.crashes + (begun.get(job_id) != job.attempts)
+        job.crashes += not is_new and begun.get(job_id) != job.attempts
         if job.crashes >= CRASHES_AT_MOST:
-            reason = f"the gateway's process ended {CRASHES_AT_MOST} times while it worked on this job"
-            job.state, job.code, job.reason, job.ended_at = JobState.FAILED, "CRASH", reason, now
-            _audit(session, Act.JOB_FAILED, job, now, outcome=audit.SERIOUS, code=job.code, reason=reason)
+            crashed = Crashed(_CRASHED)
+            job.state, job.code, job.reason, job.ended_at = JobState.FAILED, crashed.code, str(crashed), now
+            _audit(session, Act.JOB_FAILED, job, now, outcome=audit.SERIOUS, code=job.code, reason=job.reason)
             return None
         job.state, job.started_at, job.attempts = JobState.RUNNING, now, job.attempts + is_new
         _audit(session, Act.JOB_STARTED, job, now, attempt=job.attempts)
@@ -193,13 +194,16 @@ def _keep(store: Store, file: bytes) -> Stored:
 
 
 def _ended_badly(job: Job, error: JobError, now: datetime, db: Database, queues: Queues) -> None:
+    crashes = job.crashes + 1 if isinstance(error, ModelDied) else 0
+    if crashes >= CRASHES_AT_MOST:  # each time all jobs of all models had to wait
+        error = Crashed(_CRASHED)
     with db.begin() as session:
         if not error.retryable:
             if _end(session, job, state=JobState.FAILED, ended_at=now, code=error.code, reason=str(error)):
                 _audit(session, Act.JOB_FAILED, job, now, outcome=audit.SERIOUS, code=error.code, reason=str(error))
             return
         delay = backoff(job.attempts, first=_RETRY_FIRST, at_most=_RETRY_AT_MOST)
-        again = {"state": JobState.QUEUED, "due_at": now + delay, "ticket": str(job.attempts)}
+        again = {"state": JobState.QUEUED, "due_at": now + delay, "ticket": str(job.attempts), "crashes": crashes}
         if _end(session, job, code=error.code, reason=str(error), **again):
             queues.enqueue(
                 session, RUN, str(job.id), attempt=str(job.attempts), lane=model_lane(job.model, job.priority), delay=delay,
@@ -211,7 +215,7 @@ def _ended_badly(job: Job, error: JobError, now: datetime, db: Database, queues:
 def _end(session: Session, job: Job, **values: object) -> bool:
     """Compare-and-swap: only the attempt that still holds the job may end it."""
     mine = (Job.id == job.id) & (Job.state == JobState.RUNNING) & (Job.attempts == job.attempts)
-    ended = session.execute(update(Job).where(mine).values(crashes=0, **values))
+    ended = session.execute(update(Job).where(mine).values({"crashes": 0, **values}))
     return bool(ended.rowcount)  # type: ignore[attr-defined]
 
 

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rules import load
+from gateway.errors import ModelDied, ModelUnavailable
 from gateway.outputs import Equipment, Output
 from gateway.pipeline import Infer, Needs, Pipeline, Study
 from gateway.rows.tables import Job, OutputInstance
@@ -44,9 +45,9 @@ class Models:
 
 
 def done(
-    place: Place, series: list[Dataset], what: Callable[[Study, Infer], Iterable[Output]], **settings: object
+    place: Place, series: list[Dataset], what: Callable[[Study, Infer], Iterable[Output]], *, times: int = 1, **settings: object
 ) -> tuple[Job, list[Dataset]]:
-    """The job of a pipeline that does `what` on `series`, ended, and its results as they are stored."""
+    """The job of a pipeline that does `what` on `series`, after so many attempts, and its results as they are stored."""
     origin, pipelines = scanner(), {"p": Pipeline("1", "m", Needs("CT"), what)}
     for ds in series:
         place.bring(ds, origin)
@@ -59,10 +60,11 @@ def done(
     )  # fmt: skip
     with place.db() as session:
         job = session.scalars(select(Job.id)).one()
-    run(
-        job, clock=lambda: place.now, pipelines=pipelines, models=Models(), equipment=EQUIPMENT, store=place.store, db=place.db,
-        queues=place.queues, begun={}, **settings,
-    )  # fmt: skip
+    terms = {"models": Models(), "equipment": EQUIPMENT, "begun": {}} | settings
+    for _ in range(times):
+        run(
+            job, clock=lambda: place.now, pipelines=pipelines, store=place.store, db=place.db, queues=place.queues, **terms,
+        )  # fmt: skip
     with place.db() as session:
         files = [place.store.path(one).read_bytes() for one in session.scalars(select(OutputInstance.sha256))]
         return session.get_one(Job, job), [dcmread(BytesIO(file)) for file in files]
@@ -95,6 +97,39 @@ def test_a_pipeline_that_yields_nothing_fails_and_says_what_was_expected(
 
     assert (job.state, job.code, results) == ("failed", "OUTPUT", [])
     assert job.reason.startswith(expected)
+
+
+class Dying(Models):
+    """How it fails in each attempt."""
+
+    def __init__(self, *attempts: type[ModelUnavailable]) -> None:
+        self.attempts = list(attempts)
+
+    def infer(self, _model: str):
+        def ask(_arrays: object):
+            raise self.attempts.pop(0)("the model's process ended while it worked")
+
+        return ask
+
+
+@pytest.mark.parametrize(
+    ("attempts", "ended"),
+    [
+        ((ModelDied, ModelDied, ModelDied), ("failed", "CRASH", 0)),
+        ((ModelDied, ModelDied, ModelUnavailable), ("queued", "MODEL", 0)),
+        ((ModelDied, ModelUnavailable, ModelDied), ("queued", "MODEL", 1)),
+    ],
+)
+def test_what_ends_the_models_process_each_time_is_given_up_and_no_other_model_waits_for_it_again(
+    place: Place, attempts: tuple[type[ModelUnavailable], ...], ended: tuple[str, str, int]
+) -> None:
+    models = Dying(*attempts)
+
+    job, results = done(place, ct_series(4), lambda study, infer: [infer({"volume": study.volume.array})], models=models, times=3)
+
+    assert (job.state, job.code, job.crashes, results) == (*ended, [])
+    if job.state == "failed":
+        assert job.reason == "the process that worked on this job, the gateway's or its model's, ended 3 times"
 
 
 def test_a_result_tells_the_time_of_the_hospital_where_the_images_name_no_zone(place: Place) -> None:

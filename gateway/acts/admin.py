@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.db import Database, lock
-from gateway.engine import DELIVER, RUN, Queues, model_lane, rank, ticket
+from gateway.engine import DELIVER, RUN, Queues, ticket
 from gateway.errors import ConfigError
 from gateway.outputs.rejection import note_uid
 from gateway.rows import searches
@@ -24,6 +24,7 @@ from gateway.rows.tables import (
 )
 from gateway.views.stories import gone, gone_of_priors, known
 from gateway.work import delivery as rows
+from gateway.work import jobs
 
 
 def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
@@ -39,15 +40,7 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
             raise ConfigError([f"job {job_id}: retention took {taken} instances of its priors: send them again"])
         was_waiting = job.state == JobState.QUEUED and not searches.give_up(session, job.id, now)
         if not was_waiting:
-            job.state, job.ticket, job.due_at, job.crashes, job.ended_at = (
-                JobState.QUEUED,
-                ticket(job.attempts, now),
-                now,
-                0,
-                None,
-            )
-            lane = model_lane(job.model, job.priority)
-            queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=lane, rank=rank(job.priority, job.created_at))
+            jobs.again(session, job, now, queues)
         audit.record(session, Act.JOB_RETRIED, at=now, actor=actor, series=job.series_instance_uid, job=job.id)
     if was_waiting:  # the engine has its own connection: not before this transaction lets go of the row
         queues.start_now(RUN, str(job.id), job.ticket)

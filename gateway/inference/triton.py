@@ -18,7 +18,7 @@ import grpc  # type: ignore[import-untyped]
 import numpy as np
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from gateway.errors import BadModelOutput, JobError, ModelUnavailable
+from gateway.errors import BadModelOutput, JobError, ModelDied, ModelUnavailable
 from gateway.inference import sharedmemory
 from gateway.inference.promise import SHAPE_OF, Promise, Tensor
 from gateway.pipeline import Arrays, Infer
@@ -219,7 +219,7 @@ def _call(method: Callable[..., Any], request: Any, timeout_seconds: float, log:
     if code in _TRY_AGAIN:
         raise ModelUnavailable(f"{_TRY_AGAIN[code].format(log=log)} ({code.name})")
     if text.startswith("Stub process"):  # the model's process ended (no memory, killed); Triton starts another
-        raise ModelUnavailable(f"the model's process ended while it worked ({code.name})")
+        raise ModelDied(f"the model's process ended while it worked ({code.name})")
     raise BadModelOutput(f"the model failed instead of answering; {log} says why ({code.name})")
 
 

@@ -177,7 +177,7 @@ class Job(Table):
     state: Mapped[str] = mapped_column(default=JobState.QUEUED)
     attempts: Mapped[int] = mapped_column(default=0)
     crashes: Mapped[int] = mapped_column(default=0)
-    """How often the process that worked on the present attempt ended before it."""
+    """How often in a row the process that worked on it ended: the gateway's, in the present attempt, or its model's."""
     code: Mapped[str] = mapped_column(default="")
     reason: Mapped[str] = mapped_column(default="")
     notes: Mapped[list[Any]] = mapped_column(default=list)

@@ -82,6 +82,21 @@ def test_an_order_of_what_was_done_already_sends_the_results_to_the_peers_that_d
     assert str(third) == f"job {first.job} did that already"
 
 
+@pytest.mark.parametrize(("retracted", "gone_at"), [(True, None), (False, NOW)])
+def test_an_order_of_what_was_done_and_is_not_here_any_more_promises_nothing(place, retracted: bool, gone_at) -> None:
+    first = place()
+    with place.db.begin() as session:
+        session.execute(update(Job).values(state=JobState.DONE))
+        for uid, retracts in (("2.25.1", ""), *((("2.25.2", "2.25.1"),) if retracted else ())):
+            session.add(OutputInstance(sop_instance_uid=uid, job=first.job, study_instance_uid=STUDY, series_instance_uid=SERIES, sop_class_uid="1.2", modality="SR", sha256="5" * 64, size=1, created_at=NOW, retracts=retracts, gone_at=gone_at))  # fmt: skip
+
+    with pytest.raises(ConfigError, match="did that already, and its results are not here any more"):
+        place(send_to=["archive"])
+
+    with place.db() as session:
+        assert session.get_one(Job, first.job).send_to == ["pacs"]
+
+
 @pytest.mark.parametrize("state", [JobState.FAILED, JobState.CANCELLED])
 def test_an_order_of_what_failed_or_was_cancelled_is_done(place, state: str) -> None:
     first = place()

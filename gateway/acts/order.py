@@ -21,7 +21,7 @@ from gateway.errors import ConfigError
 from gateway.pipeline import Pipeline
 from gateway.rows.tables import Instance, Job, JobState, OutputInstance, Series, SeriesState
 from gateway.rows.verdicts import SeriesVerdict
-from gateway.work import jobs
+from gateway.work import delivery, jobs
 
 _FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
 
@@ -99,6 +99,9 @@ def place(
     jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues)
     job = _job(session, key)
     assert job is not None
+    if before is not None and job.state == JobState.DONE and not delivery.standing(session, job.id):
+        gone = "its results are not here any more, retention took them or they were retracted"
+        raise ConfigError([f"job {job.id} did that already, and {gone}: a new version of the pipeline makes new ones"])
     is_again = before is not None and job.state in (JobState.FAILED, JobState.CANCELLED)
     if is_again:
         jobs.again(session, job, now, queues)

@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from gateway.errors import BadOutput
-from gateway.outputs.seg import Segmentation, segment_voxels
+from gateway.outputs.seg import Segment, Segmentation, segment_voxels
 from gateway.outputs.sr import PRESENT, Group, Measurement, MeasurementReport
 from gateway.work.conformance import problems
 from tests.results_fixture import (
@@ -479,3 +479,21 @@ def test_gate_reads_codes_of_any_length(value):
 
 def test_gate_wants_an_object_for_each_output(job, seg):
     assert problems([seg], encoding=job) == ["expected one object for each output"]
+
+
+GROUP = Group("x", (), LUNG)
+MISTAKES = {
+    "no type": (lambda: Segment("Bone", LUNG, None, None, None, (1, 2, 3)), "segment 'Bone': expected codes"),
+    "colour": (lambda: Segment("Bone", LUNG, LUNG, None, None, (300, 0, 0)), "segment 'Bone': expected a colour"),
+    "unit": (lambda: Measurement(LUNG, 1.0, "ml"), "measurement: expected codes"),
+    "comma": (lambda: MeasurementReport(None, (GROUP), CT, "Lungs"), "one alone needs its comma"),
+    "procedure": (lambda: MeasurementReport(None, (GROUP,), "CT", "Lungs"), "report: expected codes"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_typical_mistake_is_told_where_it_is_written(mistake):
+    make, expected = MISTAKES[mistake]
+
+    with pytest.raises(BadOutput, match=expected):
+        make()

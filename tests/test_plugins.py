@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.sr.coding import Code
 
 from gateway.errors import ConfigError, JobError
 from gateway.outputs.seg import Segmentation
@@ -154,8 +155,8 @@ def test_a_pipeline_that_ends_its_process_fails_its_job_and_the_gateway_goes_on(
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("raise KeyboardInterrupt", r"unexpected KeyboardInterrupt in the pipeline's code \(bone.py, line 9\)"),
-        ("study.write[0] = 1", r"unexpected AttributeError in the pipeline's code \(bone.py, line 9\)"),
+        ("raise KeyboardInterrupt", r"unexpected KeyboardInterrupt in the pipeline's code \(bone.py, line 10\)"),
+        ("study.write[0] = 1", r"unexpected AttributeError in the pipeline's code \(bone.py, line 10\)"),
         ("return None", "expected run to yield outputs, or to return several: it returned None"),
         ("return [np.zeros(3)]", "expected outputs, such as Segmentation: run yielded a ndarray"),
         ("return [report(segmentation())]", "expected the segmentation of a report to be yielded too"),
@@ -166,12 +167,13 @@ def test_a_pipeline_that_ends_its_process_fails_its_job_and_the_gateway_goes_on(
 def test_what_a_pipeline_does_wrong_is_told_in_words(tmp_path: Path, body: str, said: str) -> None:
     written(tmp_path, "bone.py", f"""\
         import numpy as np
+        from pydicom.sr.coding import Code
         from gateway.errors import Unsuitable
         from gateway.outputs.seg import Segmentation
         from gateway.outputs.sr import MeasurementReport
         from gateway.pipeline import Needs, Pipeline
         segmentation = lambda: Segmentation(None, (), "BONE", "Bone")
-        report = lambda one: MeasurementReport(one, (), None, "Bone")
+        report = lambda one: MeasurementReport(one, (), Code("1", "99X", "x"), "Bone")
         def run(study, infer):
             {body}
         PIPELINE = Pipeline("1", "bone", Needs("CT"), run)
@@ -184,7 +186,7 @@ def test_what_a_pipeline_does_wrong_is_told_in_words(tmp_path: Path, body: str, 
 
 def test_a_report_and_the_segmentation_that_it_names_are_taken_in_either_order() -> None:
     segmentation = Segmentation(None, (), "BONE", "Bone")
-    report = MeasurementReport(segmentation, (), None, "Bone")
+    report = MeasurementReport(segmentation, (), Code("1", "99X", "x"), "Bone")
     pipeline = Pipeline("1", "bone", Needs("CT"), lambda _study, _infer: (report, segmentation))
 
     assert outputs(pipeline, Study(None, ()), lambda arrays: arrays) == (report, segmentation)

@@ -8,6 +8,7 @@ from typing import Protocol
 from pydicom import Dataset
 
 from gateway.dicom.uids import derived_uid
+from gateway.errors import BadOutput
 
 PRIVATE_SCHEME = "99CAIGW"
 """Of concepts that no public scheme has."""
@@ -88,3 +89,9 @@ class Encoding:
             if self.partial:
                 made.SeriesDescription = f"{INCOMPLETE} - {made.SeriesDescription}"[:64].rstrip()
         return made
+
+
+def check_codes(where: str, *found: object) -> None:
+    """Raise BadOutput where one is no code: an author hears of it where it is written, and not from what encodes it."""
+    if not all(hasattr(one, "scheme_designator") for one in found):
+        raise BadOutput(f"{where}: expected codes, such as codes.SCT.Lung or Code(value, scheme, meaning)")

@@ -17,7 +17,7 @@ from pydicom.valuerep import format_number_as_ds
 
 from gateway.dicom.enhanced import frame_number
 from gateway.errors import BadOutput
-from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
+from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, check_codes, modules
 from gateway.outputs.multiframe import fill
 
 _OFF_PIXELS = 0.1
@@ -37,6 +37,12 @@ class Segment:
     anatomic_region: Code | None
     laterality: Code | None
     colour: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        others = [one for one in (self.anatomic_region, self.laterality) if one is not None]
+        check_codes(f"segment {self.label!r}", self.category, self.type, *others)
+        if len(self.colour) != 3 or not all(type(one) is int and 0 <= one <= 255 for one in self.colour):
+            raise BadOutput(f"segment {self.label!r}: expected a colour of three whole numbers from 0 to 255")
 
 
 @dataclass(frozen=True, eq=False)

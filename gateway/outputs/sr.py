@@ -15,7 +15,7 @@ from pydicom.sr.coding import Code
 
 from gateway import outputs
 from gateway.errors import BadOutput
-from gateway.outputs import INCOMPLETE, NOT_FOR_DIAGNOSIS, Encoding, modules
+from gateway.outputs import INCOMPLETE, NOT_FOR_DIAGNOSIS, Encoding, check_codes, modules
 from gateway.outputs.seg import Segmentation
 
 PRIVATE_SCHEME = outputs.PRIVATE_SCHEME  # where pipelines look for it
@@ -41,6 +41,9 @@ class Measurement:
     unit: Code
     derivation: Code | None = None
     method: Code | None = None
+
+    def __post_init__(self) -> None:
+        check_codes("measurement", self.name, self.unit, *(one for one in (self.derivation, self.method) if one is not None))
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class MeasurementReport:
     procedure: Code
     description: str
     title: Code = codes.DCM.ImagingMeasurementReport
+
+    def __post_init__(self) -> None:
+        if isinstance(self.groups, Group) or not all(isinstance(group, Group) for group in self.groups):
+            raise BadOutput("report: expected groups as a tuple of Group; one alone needs its comma: (group,)")
+        check_codes("report", self.procedure, self.title)
 
     def encode(self, encoding: Encoding) -> Dataset:
         """One SR instance; its evidence are all source instances and the segmentation.

@@ -28,7 +28,7 @@ class Asked(BaseModel):
     act: str = Field(default="", max_length=40)
     actor: str = Field(default="", max_length=64)
     uid: str = Field(default="", max_length=64, pattern=r"^[0-9.]*$")
-    job: Annotated[int | None, BeforeValidator(lambda value: value or None), Field(ge=FROM, lt=BELOW)] = None
+    job: Annotated[Annotated[int, Field(ge=FROM, lt=BELOW)] | None, BeforeValidator(lambda value: value or None)] = None
     bad: bool = False
     before: int | None = Field(default=None, ge=1, lt=2**63)
 

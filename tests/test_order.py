@@ -82,6 +82,12 @@ def test_an_order_of_what_was_done_already_sends_the_results_to_the_peers_that_d
     assert str(third) == f"job {first.job} did that already"
 
 
+def test_an_order_that_names_no_peer_says_that_the_results_stay_here(place) -> None:
+    made = place(send_to=[])
+
+    assert str(made) == f"job {made.job} is queued; no peer was named, its results stay here"
+
+
 @pytest.mark.parametrize(("retracted", "gone_at"), [(True, None), (False, NOW)])
 def test_an_order_of_what_was_done_and_is_not_here_any_more_promises_nothing(place, retracted: bool, gone_at) -> None:
     first = place()

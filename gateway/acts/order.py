@@ -30,17 +30,18 @@ _FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
 class Ordered:
     """`is_new` is False where the job was there before; `also_to` are the peers that get its results besides those before.
 
-    `is_again`: it was there, and had failed or been cancelled.
+    `is_again`: it was there, and had failed or been cancelled. `goes_out`: its results go to a peer.
     """
 
     job: int
     is_new: bool
     also_to: Sequence[str] = ()
     is_again: bool = False
+    goes_out: bool = True
 
     def __str__(self) -> str:
         if self.is_new:
-            return f"job {self.job} is queued"
+            return f"job {self.job} is queued{'' if self.goes_out else '; no peer was named, its results stay here'}"
         also = f"; its results go to {', '.join(self.also_to)} too" if self.also_to else ""
         return f"job {self.job} is queued again{also}" if self.is_again else f"job {self.job} did that already{also}"
 
@@ -110,7 +111,7 @@ def place(
         session, Act.JOB_ORDERED, at=now, actor=actor, study=series.study_instance_uid, series=series_instance_uid,
         job=job.id, pipeline=pipeline, peers=list(send_to), priority=priority, is_new=before is None,
     )  # fmt: skip
-    return Ordered(job.id, before is None, also_to, is_again)
+    return Ordered(job.id, before is None, also_to, is_again, bool(job.send_to))
 
 
 def _orderable(session: Session, series_instance_uid: str) -> Series:

@@ -238,8 +238,15 @@ def test_orthanc_passes_the_echo(orthanc):
 
 
 def test_a_port_where_nobody_listens_is_tried_again(instances):
-    with pytest.raises(Unreachable, match="no connection"):
+    with pytest.raises(Unreachable, match="no connection: connection refused"):
         dicomweb(f"http://127.0.0.1:{free_port()}").send(instances[0])
+
+
+def test_why_there_is_no_connection_is_told(instances):
+    with running_http() as (url, _), pytest.raises(Unreachable, match=r"no connection: TLS failed \(\w+"):
+        dicomweb(url.replace("http:", "https:")).send(instances[0])
+    with pytest.raises(Unreachable, match="no connection: the host name is not known"):
+        dicomweb("http://no-such-host.invalid").send(instances[0])
 
 
 def test_no_library_logs_what_is_sent_or_the_credentials(instances, caplog):

@@ -16,6 +16,7 @@ import httpx2
 
 from gateway.errors import ConfigError, Unanswered, Unreachable
 from gateway.peers import SOCKET_OPTIONS, is_seconds, is_text, setting
+from gateway.peers._connection import words
 from gateway.peers._oauth import ClientCredentials
 
 JSON = "application/dicom+json"
@@ -63,6 +64,17 @@ def _first_line(path: str) -> str:
 
 def _is_token(value: object) -> bool:
     return is_text(value) and str(value).isascii()
+
+
+def _why(error: BaseException | None, timeout: float) -> str:
+    """What the system, or TLS, said where the connection could not be made."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "the certificate is not trusted"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({(error.reason or 'unknown').replace('_', ' ').lower()})"
+    return "unknown" if error is None else words(error, timeout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +153,7 @@ class Http:
             with client.stream(method, f"{self.url.rstrip('/')}/{path}", **request) as response:
                 yield response
         except httpx2.ConnectError as error:
-            untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
-            raise Unreachable("no connection: the certificate is not trusted" if untrusted else "no connection") from error
+            raise Unreachable(f"no connection: {_why(error, self.timeout_seconds)}") from error
         except httpx2.ConnectTimeout as error:
             raise Unreachable(f"no connection within {self.timeout_seconds:g} s") from error
         except httpx2.HTTPError as error:

@@ -79,13 +79,13 @@ def test_an_unknown_key_is_told_with_the_one_that_was_meant(problems, text: str,
     [
         ("[dimse]\nport = 'eleven'", "[dimse] port: input should be a valid integer"),
         ("[dimse]\nport = 70000", "[dimse] port: input should be less than or equal to 65535"),
-        ("dimse = 3", "[dimse]: input should be a valid dictionary or instance of DimseSection"),
+        ("dimse = 3", "[dimse]: expected a section with keys"),
         ("[log]\nlevel = 'loud'", "[log] level: input should be 'debug', 'info', 'warning' or 'error'"),
-        ("[triton]\nmodels = 'a'", "[triton] models: input should be a valid tuple"),
+        ("[triton]\nmodels = 'a'", "[triton] models: expected a list, in square brackets"),
         ("[triton]\nurl = 'http://gpu:8001'", '[triton] url: expected "embedded", or HOST:PORT'),
         ("[database]\nurl = 'mysql://h/d'", "[database] url: expected sqlite:///FILE or postgresql://"),
         ("[completeness]\nquiet_seconds = nan", "[completeness] quiet_seconds: input should be a finite number"),
-        ("peers = 'pacs'", "[peers]: input should be a valid tuple"),
+        ("peers = 'pacs'", "[peers]: expected a list, in square brackets"),
     ],
 )
 def test_a_wrong_value_is_told_with_section_and_key(problems, text: str, problem: str) -> None:
@@ -150,8 +150,8 @@ def test_environment_variables_override_the_file(loaded) -> None:
         ("GATEWAY_DIMSE__PROT", "1", "unknown key, did you mean 'port'?"),
         ("GATEWAY_DIMZE__PORT", "1", "unknown key, did you mean 'dimse'?"),
         ("GATEWAY_DIMSE__PORT", "", "input should be a valid integer"),
-        ("GATEWAY_DIMSE__CALLING_AE_TITLES", '["CT1"', "input should be a valid tuple"),
-        ("GATEWAY_PEERS__0__HOST", "x", "input should be a valid tuple"),
+        ("GATEWAY_DIMSE__CALLING_AE_TITLES", '["CT1"', "expected a list, in square brackets"),
+        ("GATEWAY_PEERS__0__HOST", "x", "expected a list, in square brackets"),
     ],
 )
 def test_a_wrong_environment_variable_is_told_by_its_own_name(problems, name: str, value: str, problem: str) -> None:

@@ -13,6 +13,9 @@ from gateway.configuration.sections import CallerSection, Config, FolderSection
 from gateway.configuration.settings import Settings, lowered, read
 from gateway.errors import ConfigError
 
+_WORDS = {"tuple_type": "expected a list, in square brackets", "model_type": "expected a section with keys"}
+"""For what pydantic says in Python's words."""
+
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Config:
     """Read `path` (None: defaults only); raise ConfigError with one sentence for each thing that is wrong."""
@@ -58,7 +61,7 @@ def _parsed(settings: Settings) -> Config:
 
 def _problem(found: Any, settings: Settings) -> str:
     place, asked = [str(part) for part in found["loc"]], lowered(found["msg"].removeprefix("Value error, "))
-    expected = _unknown(place) if found["type"] == "extra_forbidden" else asked
+    expected = _unknown(place) if found["type"] == "extra_forbidden" else _WORDS.get(found["type"], asked)
     # What a check of ours says of a whole section names the keys itself: no variable is to blame.
     return settings.problem(place, expected, by_variable=len(place) > 1 or found["type"] != "value_error")
 

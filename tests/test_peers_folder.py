@@ -53,7 +53,7 @@ def test_who_may_read_a_result_is_said_by_the_folder_it_goes_to(tmp_path, instan
 
     (written,) = share.rglob("*.dcm")
     assert written.stat().st_mode & 0o777 == mode & 0o666
-    assert {place.stat().st_mode & 0o777 for place in (written.parent, written.parent.parent)} == {mode & 0o777}
+    assert {place.stat().st_mode & 0o7777 for place in (written.parent, written.parent.parent)} == {mode}
 
 
 def test_other_bytes_under_the_same_uid_are_neither_replaced_nor_called_delivered(tmp_path, instances):

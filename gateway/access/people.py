@@ -126,11 +126,11 @@ def disable(db: Database, name: str, *, actor: str, now: datetime) -> str:
 
     def change(session: Session, account: Account) -> str:
         account.disabled_at = now
+        if account.role == Right.ADMINISTRATOR:
+            _check_somebody_is_left(session)
         _sign_out_everywhere(session, name)
         _revoke_all(session, account, actor, now)
         _tell(session, account, "disabled", actor, now)
-        if account.role == Right.ADMINISTRATOR:
-            _check_somebody_is_left(session)
         return f"{name} may not sign in any more"
 
     return _change(db, name, change, may_end=True)

@@ -142,14 +142,9 @@ def _refuse(db: Database, name: str, address: str, now: datetime, *, is_early: b
         if name and not is_early:
             _delay(session, name, now)
         audit.record(
-            session,
-            Act.PERSON_NOT_SIGNED_IN,
-            at=now,
-            actor=name or "unknown",
-            outcome=audit.MINOR,
-            address=address,
+            session, Act.PERSON_NOT_SIGNED_IN, at=now, actor=name or "unknown", outcome=audit.MINOR, address=address,
             reason=reason,
-        )
+        )  # fmt: skip
 
 
 def _delay(session: Session, name: str, now: datetime) -> None:

@@ -125,7 +125,7 @@ def retract(
 
 @app.command()
 def check(config: ConfigOption = None) -> None:
-    """Tell everything that is wrong with a configuration: keys, rules, peers, models, database, and whom it tells of things."""
+    """Tell everything that is wrong: keys, folders, ports, database, rules, peers, models, and whom it tells of things."""
     from gateway.commands.check import check_all
 
     findings = check_all(found(config))

@@ -5,7 +5,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -104,11 +104,11 @@ class Folder:
 
     def _write(self, source: BufferedReader, target: Path) -> Sent:
         root, study, series = Path(self.path), target.parent.parent, target.parent
-        mode = root.stat().st_mode & 0o777  # who may read results is said by the folder that they go to
+        mode = root.stat().st_mode & 0o7777  # who may read results is said by the folder that they go to, and its group
         for folder in (study, series):
             if not folder.exists():
                 folder.mkdir(exist_ok=True)
-                folder.chmod(mode)
+                _permit(folder, mode)
         if target.exists():
             if not _same(source, target):
                 raise Rejected(DUPLICATE, "another instance with this SOP Instance UID is there; it was not replaced")
@@ -137,11 +137,17 @@ def _copy(source: BufferedReader, target: Path, mode: int) -> None:
         with part.open("wb") as written:
             shutil.copyfileobj(source, written, 1024 * 1024)
             written.flush()
-            os.fchmod(written.fileno(), mode)
+            _permit(part, mode)
             os.fsync(written.fileno())
         part.rename(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _permit(place: Path, mode: int) -> None:
+    """Where the file system has permissions: a share that has none takes results all the same."""
+    with suppress(PermissionError):
+        place.chmod(mode)
 
 
 def _sync(folder: Path) -> None:

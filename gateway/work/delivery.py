@@ -135,7 +135,7 @@ def drop(session: Session, delivery: Delivery, now: datetime, *, queues: Queues)
     if session.get(OutputInstance, note_uid(delivery.sop_instance_uid)) is None:
         return False
     if end(session, delivery, state=DeliveryState.CANCELLED, reason="retracted"):
-        tell(session, Act.DELIVERY_CANCELLED, delivery, now)
+        tell(session, Act.DELIVERY_CANCELLED, delivery, now, reason="retracted")
         follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
     return True
 

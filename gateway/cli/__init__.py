@@ -149,7 +149,7 @@ def send(
     config: ConfigOption = None,
 ) -> None:
     """Send DICOM files as they are."""
-    with without(FOR_PIXELS):  # half of the time until the first file is on its way
+    with without(FOR_PIXELS):  # a third of the time until the first file is on its way
         from gateway.commands.sending import answering_listener, send_path
 
     settings = configured(config)

@@ -76,7 +76,11 @@ def test_the_image_runs_as_nobody_special_and_its_command_and_health_exist() -> 
     entry, command = json.loads(of(path, "ENTRYPOINT")[-1]), json.loads(of(path, "CMD")[-1])
     health = re.search(r"http://127\.0\.0\.1:(\d+)(/\w+)", of(path, "HEALTHCHECK")[0])
 
-    assert user.split(":")[0] not in ("0", "root")
+    (made,) = [line for line in of(path, "RUN") if "useradd" in line]
+    number, group = re.search(r"--uid (\d+) --gid (\d+)", made).groups()
+
+    assert user == f"{number}:{group}" and number != "0" and f"groupadd --gid {group}" in made
+    assert "HOME_MODE=0700" in made, "`gateway check` calls a data folder wrong that everybody may look into"
     assert entry == ["gateway"] and command[0] in commands()
     assert health and health[1] == port
     assert any(health[2] == route.path for page in pages() for route in page.router.routes)

@@ -421,12 +421,14 @@ def test_a_broken_configuration_is_told_as_a_whole_by_every_command(gateway, tmp
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        environment = {"GATEWAY_DIMSE__PORT": str(taken.getsockname()[1]), "GATEWAY_LOG__LEVEL": "error"}
+        environment = {"GATEWAY_DIMSE__PORT": str(taken.getsockname()[1]), "GATEWAY_LOG__FORMAT": "json"}
 
         ran = _subprocess("serve", tmp_path, but="doorman._PORT_SECONDS = 1", **environment)
 
         where = f"127.0.0.1:{taken.getsockname()[1]}"
-    assert (ran.code, ran.err) == (1, f"[dimse] {where} cannot be listened on: address already in use\n")
+    told, last = ran.err.splitlines()
+    assert (ran.code, last) == (1, f"[dimse] {where} cannot be listened on: address already in use")
+    assert '"port.taken"' in told and '"seconds": 1' in told, "who waits is told what for, and for how long"
 
 
 def test_a_data_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:

@@ -5,20 +5,27 @@ import os
 import socket
 import time
 
+import structlog
+
 _BACKLOG = 512
 _AGAIN_SECONDS = 0.1
+
+_logger = structlog.get_logger()
 
 
 def listen(host: str, port: int, *, patience_seconds: float = 0) -> socket.socket:
     """A socket that listens there; a port that is taken is tried for again so long. Raises OSError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    end = time.monotonic() + patience_seconds
+    end, is_told = time.monotonic() + patience_seconds, False
     while True:
         try:
             return socket.create_server((host, port), backlog=_BACKLOG, family=family)
         except OSError as error:
             if error.errno != errno.EADDRINUSE or time.monotonic() >= end:
                 raise
+            if not is_told:
+                _logger.warning("port.taken", host=host, port=port, seconds=patience_seconds)
+                is_told = True
             time.sleep(_AGAIN_SECONDS)
 
 

@@ -7,13 +7,14 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
+from gateway.fetching import fetch
 from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.rows.tables import DeliveryState, JobState
 from gateway.rows.trail import AuditEvent
@@ -31,7 +32,7 @@ from tests.peers_fixture import running_http, running_orthanc
 from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.test_kill import FETCHING
-from tests.world import World
+from tests.world import RULES, World, retention_took
 
 SLICES = 6
 
@@ -174,3 +175,19 @@ def test_an_orthanc_is_watched_from_when_it_is_added_and_no_longer_when_it_is_di
 
         world.wait_settled(2)
         assert {job.state for job in world.jobs()} == {JobState.DONE}
+
+
+def test_a_series_whose_files_retention_took_comes_again_for_who_orders_something_on_it(orthanc, tmp_path, triton):
+    series = ct_series(SLICES)
+    with world_beside(orthanc, tmp_path, triton, rules=RULES.replace("is: CT", "is: MR")) as world:
+        world.start()
+        wait_watching(world)
+        stored_in(orthanc, series)
+        world.wait_settled()
+        wait_read(world, orthanc)
+        retention_took(world, series)
+
+        with world.database() as db:
+            fetch.ask("orthanc", series[0].StudyInstanceUID, series[0].SeriesInstanceUID, "bright", actor="tests", now=datetime.now(UTC), db=db)  # fmt: skip
+
+        world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.DONE])

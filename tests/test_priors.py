@@ -24,7 +24,7 @@ from tests.ports import free_port
 from tests.rows_fixture import NOW, a_job, a_series
 from tests.synthetic import ct_series
 from tests.test_kill import SEEKING
-from tests.world import World, send
+from tests.world import World, retention_took, send
 
 RULES = """\
 rules:
@@ -195,6 +195,22 @@ def test_after_a_death_while_priors_come_the_job_gets_them_and_runs_once(point, 
         world.wait_settled(2)
 
         assert_compared_once(world)
+
+
+def test_a_prior_whose_files_retention_took_comes_from_its_source_again(orthanc, tmp_path, triton):
+    archive = {"name": "archive", "protocol": "dicomweb", "url": orthanc.dicomweb}
+    with world_beside(archive, tmp_path, triton) as world:
+        world.start()
+        world.send(PRIOR)  # a year ago; its own prior came with it
+        world.wait_settled(2)
+        retention_took(world, PRIOR)
+
+        world.send(CURRENT)
+        world.wait_settled(3)
+
+        (job,) = [one for one in world.jobs() if one.series_instance_uid == CURRENT[0].SeriesInstanceUID]
+        assert f"prior {PRIOR[0].SeriesInstanceUID}, 366 days before, from archive" in job.notes
+        assert len(world.jobs()) == 2  # it starts no second job
 
 
 def test_the_page_of_a_job_tells_which_study_was_taken_and_why_another_was_not(console):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from io import BytesIO
 from itertools import count
@@ -33,6 +34,7 @@ from gateway.rows.tables import Delivery, DeliveryState, Instance, Job, JobState
 from gateway.store import Store
 from gateway.views import lists, stories
 from gateway.views.wanted import Wanted
+from gateway.work.retention import take
 from tests.blank import blank
 from tests.nursery import Fork, nursery
 from tests.ports import free_port
@@ -270,6 +272,15 @@ class World:
 
     def pacs_files(self) -> list[Path]:
         return sorted((self.folder / "pacs").rglob("*.dcm"))
+
+
+def retention_took(world: World, series: Sequence[Dataset]) -> None:
+    """Its files, as when their days are over."""
+    later, uid = datetime.now(UTC) + timedelta(minutes=1), series[0].SeriesInstanceUID
+    with world.database() as db:
+        take(uid, later, why="the tests took it", unproving=(), store=world.store, db=db)
+        with db() as session:
+            assert session.get_one(Series, uid).gone_at
 
 
 def associate(port: int, series: Sequence[Dataset], *, calling: str = "CT1", called: str = "AIGATEWAY") -> Association:

@@ -83,7 +83,7 @@ class Archives:
     def _retrieve(self, prior: Prior, peer: Any, until: datetime) -> None:
         study, series, around = prior.study_instance_uid, prior.series_instance_uid, self._around
         listing = peer.listing(study, series)
-        missing, is_new = fetch.missing(series, listing, db=around.db)
+        missing, is_new = fetch.missing(series, listing, db=around.db, again=True)
         if not missing:
             return
         with peer.retrieving(_CONNECTIONS) as retrieving:
@@ -96,7 +96,7 @@ class Archives:
             )  # fmt: skip
         if around.clock() > until:
             raise Unreachable("its deadline came before all of it")
-        if found.error is not None or fetch.missing(series, listing, db=around.db)[0]:
+        if found.error is not None or fetch.missing(series, listing, db=around.db, again=True)[0]:
             raise Unreachable(str(found.error or _NOT_ALL))
 
     def _get(self, prior: Prior, peer: Any) -> None:

@@ -59,18 +59,20 @@ def due(peer: str, now: datetime, *, db: Database) -> Sequence[Retrieval]:
         return session.scalars(query.order_by(Retrieval.due_at).limit(_AT_ONCE)).all()
 
 
-def missing(series_instance_uid: str, uids: Collection[str], *, db: Database) -> tuple[list[str], bool]:
+def missing(series_instance_uid: str, uids: Collection[str], *, db: Database, again: bool = False) -> tuple[list[str], bool]:
     """Those of `uids` that have to come, in their order; and whether nothing of the series is here.
 
-    What is kept apart came; what retention took was worked on: it comes again only together with something new.
+    What is kept apart came; what retention took was worked on: it comes once more together with something new, or where
+    somebody wants it `again`.
     """
     query = select(Instance.sop_instance_uid, Instance.gone_at).where(Instance.series_instance_uid == series_instance_uid)
     with db() as session:
         here: dict[str, datetime | None] = dict(session.execute(query).all())
         apart = select(Version.sop_instance_uid).where(Version.sop_instance_uid.in_(set(uids) - here.keys()))
         here |= dict.fromkeys(session.scalars(apart))
-    new = any(uid not in here for uid in uids)
-    return [uid for uid in uids if uid not in here or (new and here[uid] is not None)], not here
+    wanted = again or any(uid not in here for uid in uids)
+    is_new = all(gone is not None for gone in here.values())
+    return [uid for uid in uids if uid not in here or (wanted and here[uid] is not None)], is_new
 
 
 def announce(row: Retrieval, count: int, now: datetime, *, db: Database) -> None:

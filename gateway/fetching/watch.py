@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import structlog
@@ -170,12 +171,13 @@ class Watch:
         """Raises DeliveryError where the peer does not give it."""
         db, clock, began = self._around.db, self._around.clock, time.monotonic()
         listing = self.peer.listing(row.study_instance_uid, row.series_instance_uid)
-        missing, is_new = fetch.missing(row.series_instance_uid, listing, db=db)
+        absent = partial(fetch.missing, row.series_instance_uid, listing, db=db, again=bool(row.orders))
+        missing, is_new = absent()
         found = Retrieved()
         if missing:
             fetch.announce(row, len(listing), clock(), db=db)
             found = self._retrieve(row, listing, missing, at_once=is_new and self.peer.at_once)
-            missing, _ = fetch.missing(row.series_instance_uid, listing, db=db)
+            missing, _ = absent()
         left = [uid for uid in missing if uid not in found.refused]
         if not left:
             fetch.done(row, len(listing) - len(missing), len(missing), clock(), db=db, queues=self._around.queues)

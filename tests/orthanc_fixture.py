@@ -85,7 +85,7 @@ def wait_stable(world, orthanc):
     time.sleep(0.2)
 
 
-def wait_read(world, orthanc):
+def wait_read(world, orthanc, *, settled=True):
     """Until the log of the peer was read to the end that it has when everything is stable, which what came back becomes too."""
     wait_stable(world, orthanc)
     end = json.loads(orthanc.get("/changes?last"))["Last"]
@@ -96,4 +96,5 @@ def wait_read(world, orthanc):
             return session.scalar(select(WatchMark.position)) >= end and states <= {RetrievalState.DONE}
 
     world.wait_until(is_read)
-    world.wait_settled()
+    if settled:
+        world.wait_settled()

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from gateway.auditing import audit
 from gateway.fetching import fetch
 from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.rows.tables import DeliveryState, JobState
@@ -191,3 +192,48 @@ def test_a_series_whose_files_retention_took_comes_again_for_who_orders_somethin
             fetch.ask("orthanc", series[0].StudyInstanceUID, series[0].SeriesInstanceUID, "bright", actor="tests", now=datetime.now(UTC), db=db)  # fmt: skip
 
         world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.DONE])
+
+
+def test_a_series_that_is_deleted_while_it_is_taken_is_not_worked_on_by_half(orthanc, tmp_path, triton):
+    series = ct_series(SLICES)
+    with world_beside(orthanc, tmp_path, triton, dicomweb="", connections=1) as world:
+        world.start()
+        wait_watching(world)
+        world.kill()
+        stored_in(orthanc, series)
+        world.start(crash_at="journal.synced")
+        assert world.wait_for_death() == -signal.SIGKILL
+        orthanc.clear()
+
+        world.start()
+        wait_read(world, orthanc, settled=False)
+
+        assert world.jobs() == []
+        assert f"orthanc has {SLICES} instances of the series" in world.story(series).series.reason
+        with world.database() as db, db() as session:
+            (row,) = session.scalars(select(Retrieval))
+            (event,) = session.scalars(select(AuditEvent).where(AuditEvent.act == "retrieval.done"))
+        assert (row.count, row.reason) == (SLICES, "the peer does not have it any more")
+        assert (event.outcome, event.detail["reason"]) == (audit.MINOR, row.reason)
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_another_orthanc_in_its_place_is_read_from_its_beginning(orthanc, tmp_path, triton, is_seen):
+    """Its log is shorter than what was read of the one before, whether or not anybody has seen that one away."""
+    series = ct_series(SLICES, 32, 32)
+    with world_beside(orthanc, tmp_path, triton) as world:
+        world.start()
+        wait_watching(world)
+        stored_in(orthanc, series)
+        if is_seen:
+            world.stop()
+        with world.database() as db, db.begin() as session:
+            for mark in session.scalars(select(WatchMark)):
+                mark.position = 1000
+        if is_seen:
+            world.start()
+
+        world.wait_settled()
+
+        assert [job.state for job in world.jobs()] == [JobState.DONE]
+        assert len(world.logged("watch.log_is_new")) == 1

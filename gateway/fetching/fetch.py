@@ -21,6 +21,7 @@ from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.rows.tables import Instance, OutputInstance, Series, SeriesState, Version
 
 _AT_ONCE = 20
+_GONE = "the peer does not have it any more"
 _AGAIN, _AGAIN_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
 
 
@@ -82,15 +83,22 @@ def announce(row: Retrieval, count: int, now: datetime, *, db: Database) -> None
 
 
 def done(row: Retrieval, count: int, refused: int, now: datetime, *, db: Database, queues: Queues) -> None:
-    """All `count` that we take are here, `refused` we do not take; unless the peer has told of more meanwhile."""
+    """All `count` that we take are here, `refused` we do not take; unless the peer has told of more meanwhile.
+
+    Where it has none of it any more, the number that it told stays: what came before that was not all.
+    """
+    is_gone = count + refused == 0
     with db.begin() as session:
         here = lock(session, Retrieval, row.id)
-        here.count, here.counted_at, here.attempts, here.reason = count, now, 0, ""
+        here.attempts, here.reason = 0, _GONE if is_gone else ""
+        if not is_gone:
+            here.count, here.counted_at = count, now
         if here.wanted_at == row.wanted_at:
             here.state = RetrievalState.ORDERED if here.orders else RetrievalState.DONE
         audit.record(
-            session, Act.RETRIEVAL_DONE, at=now, outcome=audit.MINOR if refused else 0, study=row.study_instance_uid,
-            series=row.series_instance_uid, peer=row.peer, instances=count, refused=refused,
+            session, Act.RETRIEVAL_DONE, at=now, outcome=audit.MINOR if refused or is_gone else 0,
+            study=row.study_instance_uid, series=row.series_instance_uid, peer=row.peer, instances=count, refused=refused,
+            reason=here.reason,
         )  # fmt: skip
         _look_again(session, row.series_instance_uid, now, queues)
     crash_point("fetch.done")

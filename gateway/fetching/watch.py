@@ -110,20 +110,29 @@ class Watch:
         reached = fetch.position(self._name, db=db)
         if not self._was_asked:
             newest = peer.newest()
-            if reached is None or newest < reached:
-                if reached is not None:
-                    _logger.warning("watch.log_is_new", peer=self._name)
-                reached = newest if reached is None else 0  # another log: nothing in it was read
+            if reached is None:
+                reached = newest
                 fetch.move_on(self._name, reached, (), clock(), db=db)
+            elif newest < reached:
+                reached = self._begin_anew()
             self._was_asked = True
         assert reached is not None
         is_more = True
         while is_more and not self._stopping.is_set():
             news = peer.news(reached)
+            if news.position < reached:  # it was put there between two looks
+                reached = self._begin_anew()
+                continue
             now = clock()
             if news.series or news.position != reached:
                 fetch.move_on(self._name, news.position, self._wanted(news.series, now), now, db=db)
             reached, is_more = news.position, news.more
+
+    def _begin_anew(self) -> int:
+        """It is another log: nothing in it was read."""
+        _logger.warning("watch.log_is_new", peer=self._name)
+        fetch.move_on(self._name, 0, (), self._around.clock(), db=self._around.db)
+        return 0
 
     def _wanted(self, series: Mapping[str, bool], now: datetime) -> list[Offered]:
         later = now + timedelta(seconds=self.peer.quiet_seconds)

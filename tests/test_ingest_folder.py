@@ -40,6 +40,7 @@ from tests.synthetic import ct_series, part10
 
 SERIES = ct_series(4, 32, 32)
 FILES = [part10(ds) for ds in SERIES]
+LARGE = part10(ct_series(1, 128, 128, seed=1)[0])
 UIDS = [str(ds.SOPInstanceUID) for ds in SERIES]
 MEGABYTE = 1_000_000
 NO_DICOM = "expected a preamble and DICM"
@@ -117,7 +118,7 @@ def watching(folder, *, door_of=Door, make=True, **settings):
         one.mkdir(exist_ok=True)
     door = door_of(journal, clock=lambda: datetime.now(UTC), keep_free_bytes=0)
     terms = {
-        "quiet_seconds": 0.1, "maximum_instance_bytes": MEGABYTE, "sop_classes": [CTImageStorage],
+        "quiet_seconds": 0.1, "patience_seconds": 0.2, "maximum_instance_bytes": MEGABYTE, "sop_classes": [CTImageStorage],
         "transfer_syntaxes": [ExplicitVRLittleEndian, ImplicitVRLittleEndian], "look_seconds": 0.02, "retry_seconds": 0.2,
     }  # fmt: skip
     ingest = Folder(path, door=door, **{**terms, **settings})
@@ -201,6 +202,34 @@ def test_a_file_that_grows_is_waited_for(tmp_path):
         watched.empty()
 
         assert watched.held() == {UIDS[0]: data_set(FILES[0])}
+
+
+@pytest.mark.parametrize("size", [0, len(LARGE)], ids=["as it comes", "its size first"])
+def test_a_file_whose_copy_stalls_is_neither_refused_nor_taken_by_half(tmp_path, size):
+    half = len(LARGE) // 2
+    with watching(tmp_path, patience_seconds=2) as watched, (watched.path / "IM0").open("wb") as file:
+        file.truncate(size)  # Windows says first how long it will be, and Samba makes that a hole
+        file.write(LARGE[:half])
+        file.flush()
+        assert watched.some_looks() == []
+        assert watched.lies() == ["IM0"]
+
+        file.write(LARGE[half:])
+        file.flush()
+
+        watched.empty()
+        assert data_set(LARGE) in watched.held().values()
+
+
+def test_a_file_with_a_hole_is_taken_when_nothing_more_of_it_comes(watched):
+    half = len(LARGE) // 2
+    with (watched.path / "IM0").open("wb") as file:
+        file.write(LARGE[:half])
+        file.truncate(len(LARGE))  # as on a file system that keeps no zeros
+
+    watched.empty()
+
+    assert [*watched.held().values()] == [data_set(LARGE[:half] + bytes(len(LARGE) - half))]
 
 
 def test_a_file_that_is_empty_is_waited_for(watched):
@@ -752,7 +781,9 @@ def test_watched_folders_are_told_in_the_configuration(tmp_path):
 
     folders = load(tmp_path / "gateway.toml", {}).folders
 
-    assert [(str(one.path), one.quiet_seconds, one.keep) for one in folders] == [("in", 2, False), ("cd", 5, True)]
+    assert [(str(one.path), one.quiet_seconds, one.patience_seconds, one.keep) for one in folders] == [
+        ("in", 2, 60, False), ("cd", 5, 60, True),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

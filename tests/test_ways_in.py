@@ -129,7 +129,9 @@ def test_files_that_are_laid_into_a_watched_folder_are_taken_and_what_is_no_inst
     box.mkdir()
     series = ct_series(3)
     with world(tmp_path, f"sqlite:///{tmp_path}/gateway.db", folders={}) as one:
-        text = one.config.read_text().replace("[folders]\n", f'[[folders]]\npath = "{box}"\nquiet_seconds = 0.2\n')
+        text = one.config.read_text().replace(
+            "[folders]\n", f'[[folders]]\npath = "{box}"\nquiet_seconds = 0.2\npatience_seconds = 0.5\n'
+        )
         one.config.write_text(text)
         one.start()
         for n, ds in enumerate(series):

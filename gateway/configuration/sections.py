@@ -106,6 +106,8 @@ class FolderSection(Section):
     path: Path
     quiet_seconds: float = Field(default=2, gt=0)
     """A file whose size and time have not changed for so long is complete."""
+    patience_seconds: float = Field(default=60, gt=0)
+    """One that is cut off then, or has a hole, may be on its way still: it is judged when it has not changed for so long."""
     keep: bool = False
     """Move what was taken to `done` in the folder, instead of removing it."""
 

@@ -46,6 +46,12 @@ class Place:
         if not stat.S_ISREG(found.st_mode) or _stamp(found) != self.stamp:
             raise Changed
 
+    def has_hole(self, descriptor: int) -> bool:
+        """Whether a part of it was never written: who copies may have said how long it will be before anything else."""
+        hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return hole < self.stamp[0]
+
     def remove(self) -> None:
         """Unless another was laid there meanwhile."""
         if self._is_there():

@@ -1,9 +1,10 @@
 """A watched folder: PS3.10 files, and ZIPs of them, that are laid there come in through the door like any other instance.
 
 It looks about once a second with plain scandir, which sees a network share as well; inotify is told nothing of what others
-write there. A file is complete when its size and time have not changed for a while: who writes with longer breaks writes
-NAME.part, or .NAME, and renames it. A file is removed, or moved, only after everything in it was promised; after a crash it is
-read again, and the same bytes are a repetition.
+write there. A file is complete when its size and time have not changed for a while. What is not whole then may be on its way over
+a slow line, and is looked at once more, much later: who writes with longer breaks writes NAME.part, or .NAME, and renames it. A
+file is removed, or moved, only after everything in it was promised; after a crash it is read again, and the same bytes are a
+repetition.
 """
 
 import os
@@ -51,6 +52,7 @@ class Folder:
         *,
         door: Door,
         quiet_seconds: float,
+        patience_seconds: float,
         maximum_instance_bytes: int,
         sop_classes: Collection[str],
         transfer_syntaxes: Collection[str],
@@ -60,11 +62,18 @@ class Folder:
     ) -> None:
         self._path, self._door, self._keep, self._maximum = path, door, keep, maximum_instance_bytes
         self._sop_classes, self._transfer_syntaxes = sop_classes, transfer_syntaxes
-        self._quiet, self._look_seconds, self._retry = quiet_seconds, look_seconds, retry_seconds
+        self._quiet, self._patience, self._look_seconds, self._retry = (
+            quiet_seconds,
+            patience_seconds,
+            look_seconds,
+            retry_seconds,
+        )
         self._seen: dict[str, tuple[Stamp, float]] = {}
         """Each file as it was at the last look, and since when."""
         self._settled: dict[str, Stamp] = {}
         """Files that stay where they are, and need not be read again while they do."""
+        self._doubted: dict[str, Stamp] = {}
+        """Files that were not whole, and are looked at once more when they have been so for longer."""
         self._told: set[str] = set()
         """What the log was told of already, by path; the folder itself is ""."""
         self._origin: Origin | None = None
@@ -118,6 +127,7 @@ class Folder:
         finally:
             os.close(root)
         self._settled = {path: stamp for path, stamp in self._settled.items() if path in self._seen}
+        self._doubted = {path: stamp for path, stamp in self._doubted.items() if path in self._seen}
         self._told = {path for path in self._told if path in self._seen or path.endswith("/")}
         return busy
 
@@ -126,7 +136,8 @@ class Folder:
         now = time.monotonic()
         stamp, since = last.get(place.path, (place.stamp, now))
         self._seen[place.path] = (place.stamp, since if stamp == place.stamp else now)
-        quiet = now - self._seen[place.path][1] >= self._quiet
+        wait = self._patience if self._doubted.get(place.path) == place.stamp else self._quiet
+        quiet = now - self._seen[place.path][1] >= wait
         return quiet and place.stamp[0] > 0 and self._settled.get(place.path) != place.stamp
 
     def _closed_folder(self, error: OSError) -> None:
@@ -178,6 +189,8 @@ class Folder:
     def _read(self, place: Place) -> list[str] | None:
         """Why it was refused, a sentence for each instance that was; None where it is to be left as it is."""
         with place.open() as descriptor:
+            if place.has_hole(descriptor):
+                self._doubt(place)
             try:
                 if is_archive(os.pread(descriptor, 132, 0)):
                     return self._read_archive(place, descriptor)
@@ -187,8 +200,16 @@ class Folder:
                 raise
             except Refused as error:
                 place.check(descriptor)  # what is being written over is not judged
+                if isinstance(error, NotUnderstood):
+                    self._doubt(place)
                 self._door.refuse(self._batch(), error)
                 return [str(error)]
+
+    def _doubt(self, place: Place) -> None:
+        """Raise Changed the first time that it is found like this."""
+        if self._doubted.get(place.path) != place.stamp:
+            self._doubted[place.path] = place.stamp
+            raise Changed
 
     def _watched(self, read: Read, place: Place, descriptor: int) -> Read:
         """No end without a last look at the file: if it has changed, its end is not the one that was to come."""

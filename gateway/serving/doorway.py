@@ -55,7 +55,7 @@ def terms(config: "Config", policy: Policy) -> dict[str, Any]:
         "seconds": dimse.model_dump(include={"idle_seconds", "pdu_seconds", "association_seconds"}),
         "tls": config.tls.model_dump(mode="json") if config.tls.certificate else None,
         "dicomweb": config.dicomweb.model_dump(include={"maximum_body_bytes", "maximum_requests"}),
-        "folders": [one.model_dump(mode="json", include={"path", "quiet_seconds", "keep"}) for one in config.folders],
+        "folders": [one.model_dump(mode="json") for one in config.folders],
     }
 
 

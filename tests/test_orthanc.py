@@ -208,8 +208,9 @@ def test_a_series_that_is_deleted_while_it_is_taken_is_not_worked_on_by_half(ort
         world.start()
         wait_read(world, orthanc, settled=False)
 
+        world.wait_until(lambda: any(map(world.held, series)))
+        world.wait_until(lambda: f"orthanc has {SLICES} instances of the series" in world.story(series).series.reason)
         assert world.jobs() == []
-        assert f"orthanc has {SLICES} instances of the series" in world.story(series).series.reason
         with world.database() as db, db() as session:
             (row,) = session.scalars(select(Retrieval))
             (event,) = session.scalars(select(AuditEvent).where(AuditEvent.act == "retrieval.done"))

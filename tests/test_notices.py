@@ -5,9 +5,11 @@ import hmac
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from gateway.telling.wording import Wording
 from tests.certificates import Authority
 from tests.collector_fixture import server_context
 from tests.notices_fixture import Hook, Mailbox, mail_server, web_server
+from tests.peers_fixture import running_tcp
 from tests.rows_fixture import NOW
 
 ROOT = Path(__file__).parent.parent
@@ -348,6 +351,27 @@ def test_a_webhook_gets_signed_json_and_no_redirect_is_followed(tmp_path: Path) 
     document = hook.documents[0]
     assert (document["key"], document["count"], document["counts"]) == ("gw1-ops-1", 2, {"job failed": 1, "disk low": 1})
     assert [event["link"] for event in document["events"]] == ["https://gw.example/jobs/7"] * 2
+
+
+def test_a_webhook_that_talks_on_and_on_is_told_and_not_listened_to(tmp_path: Path) -> None:
+    def talk(peer: socket.socket) -> None:
+        peer.recv(65536)
+        with suppress(OSError):
+            peer.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                peer.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+
+    with running_tcp(talk) as port:
+        made({"protocol": "webhook", "url": f"http://127.0.0.1:{port}/"}).way.tell(a_telling(None))
+
+
+def test_a_webhook_without_its_secret_says_so(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("k3y\n")
+    way = made({"protocol": "webhook", "url": "http://127.0.0.1:9/", "secret_file": str(tmp_path / "secret")}).way
+    (tmp_path / "secret").unlink()
+
+    with pytest.raises(NoticeError, match="FileNotFoundError"):
+        way.tell(a_telling(None))
 
 
 def test_a_chat_gets_one_text_and_its_address_may_stand_in_a_file(tmp_path: Path) -> None:

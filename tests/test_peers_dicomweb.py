@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import threading
+from contextlib import suppress
 from datetime import timedelta
 
 import httpx2
@@ -289,6 +290,25 @@ def closes_after_upload(peer):
 def test_a_server_that_does_not_answer_after_the_last_byte_leaves_the_outcome_unknown(instances, talk, words):
     with running_tcp(talk) as port, pytest.raises(Unanswered, match=f"{words}.*; the instance may be stored or not"):
         dicomweb(f"http://127.0.0.1:{port}", timeout_seconds=0.5).send(instances[0])
+
+
+def trickles(peer):
+    peer.recv(65536)
+    with suppress(OSError):
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            peer.sendall(b"1\r\n \r\n")
+            threading.Event().wait(0.1)
+
+
+def test_a_server_whose_answer_trickles_is_not_waited_for_ever(instances):
+    with running_tcp(trickles) as port:
+        peer = dicomweb(f"http://127.0.0.1:{port}", timeout_seconds=0.5)
+
+        with pytest.raises(Unreachable, match="too slowly"):
+            peer.instances_of("1.2", "1.2.3")
+        with pytest.raises(Unanswered, match="too slowly"):
+            peer.send(instances[0])
 
 
 def stops_reading(peer):

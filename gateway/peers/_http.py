@@ -5,6 +5,7 @@ the `[[peers]]` table.
 """
 
 import ssl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from gateway.peers._connection import words
 from gateway.peers._oauth import ClientCredentials
 
 JSON = "application/dicom+json"
+_LEAST_BYTES_PER_SECOND = 1000
 
 
 class Upload(Protocol):
@@ -200,11 +202,13 @@ class Http:
 
 
 def read(response: httpx2.Response, at_most: int) -> bytes:
-    """The answer, as much of it as an honest one can need."""
-    body = bytearray()
+    """The answer, as much of it as an honest one can need; who lets it trickle is waited for no longer than who says nothing."""
+    body, began, seconds = bytearray(), time.monotonic(), float(response.request.extensions["timeout"]["read"])
+    error = Unanswered if response.request.method == "POST" else Unreachable
     for chunk in response.iter_bytes():
         body += chunk
         if len(body) > at_most:
-            error = Unanswered if response.request.method == "POST" else Unreachable
             raise error("the answer is longer than one for a single instance can be")
+        if time.monotonic() - began > seconds + len(body) / _LEAST_BYTES_PER_SECOND:
+            raise error(f"no whole answer within {seconds:g} s, and what comes of it comes too slowly")
     return bytes(body)

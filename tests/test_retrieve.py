@@ -45,10 +45,10 @@ def dicomweb(url, **settings):
     return make_peer({"name": "web", "protocol": "dicomweb", "url": url, "timeout_seconds": 5, **settings}, protocols=PROTOCOLS)
 
 
-def pull(door, peer, wanted=UIDS, *, connections=3, at_once=True, **more):
+def pull(door, peer, wanted=UIDS, *, connections=3, at_once=True, terms=TERMS, **more):
     with peer.retrieving(connections) as retrieving:
         return retrieve(
-            wanted, lambda instance: retrieving.open(STUDY_UID, SERIES_UID, instance), door=door, peer="web", terms=TERMS,
+            wanted, lambda instance: retrieving.open(STUDY_UID, SERIES_UID, instance), door=door, peer="web", terms=terms,
             connections=connections, at_once=at_once, **more,
         )  # fmt: skip
 
@@ -212,6 +212,18 @@ def test_what_the_gateway_never_takes_is_told_once_and_keeps_nothing_else_out(do
     assert [type(error) for error in found.refused.values()] == [NotSupported]
     assert len(promised(door, Declined)) == 1
     assert promised(door, Alarming) == []
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_an_instance_that_is_too_large_is_refused_however_it_comes_and_not_asked_for_again(door, single):
+    large = ct_series(1, 256, 256, seed=3, SOPInstanceUID=generate_uid(), StudyInstanceUID=STUDY_UID, SeriesInstanceUID=SERIES_UID)  # fmt: skip
+    with web_archive(single=single) as archive:
+        archive.hold([*large, *SERIES])
+
+        uids = [large[0].SOPInstanceUID, *UIDS]
+        found = pull(door, dicomweb(archive.url), uids, at_once=False, terms=Terms(STORAGE, TRANSFER_SYNTAXES, 100_000))
+
+    assert (found.taken, found.error, [*found.refused]) == (set(UIDS), None, uids[:1])
 
 
 def test_a_door_that_is_closed_ends_the_retrieval_until_it_opens(door):

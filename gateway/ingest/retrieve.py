@@ -16,7 +16,7 @@ from gateway.dicom.instance import Origin
 from gateway.doors.door import Door
 from gateway.errors import DeliveryError, GatewayError, NotUnderstood, OutOfResources, Refused, Unreachable
 from gateway.ingest._multipart import Malformed, Multipart, TooMuch, is_boundary, media_type
-from gateway.ingest._stow import Outcome, Part, Submission, Terms
+from gateway.ingest._stow import Outcome, Part, Submission, Terms, TooLarge
 
 INGEST, PRIOR = "retrieve", "prior"
 """Of what somebody sent to a peer; and of what a job wants of the past, which starts none."""
@@ -130,7 +130,8 @@ class _Line:
             outcome = part.finish()
         finally:
             part.discard()
-        if isinstance(outcome.error, NotUnderstood):  # without a length, one that was cut off looks like this
+        if isinstance(outcome.error, NotUnderstood) and not isinstance(outcome.error, TooLarge):
+            # Without a length, one that was cut off looks like this.
             raise Unreachable("the peer's answer is not whole, or no DICOM")
         if outcome.error is not None:
             self.door.refuse(self.origin, outcome.error)

@@ -3,16 +3,19 @@
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 from pydicom import Dataset, dcmread
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
 from sqlalchemy import select
 
-from gateway.dicom.instance import Incoming
-from gateway.doors.door import Arrival
+from gateway.dicom.instance import Incoming, Origin
+from gateway.doors.door import Arrival, Door
 from gateway.errors import OutOfResources, Unreachable
 from gateway.ingest.dimse import TRANSFER_SYNTAXES
 from gateway.peers import load_protocols, make_peer
@@ -22,6 +25,7 @@ from gateway.rows.trail import AuditEvent
 from tests.peers_fixture import Orthanc, running_dcmqrscp, running_orthanc, running_scp
 from tests.ports import free_port
 from tests.rows_fixture import NOW, a_job, a_series
+from tests.scp_fixture import accepting
 from tests.synthetic import ct_series
 from tests.test_kill import SEEKING
 from tests.world import World, retention_took, send
@@ -153,6 +157,27 @@ def test_what_the_door_does_not_take_now_is_refused_to_who_gives_it_and_tried_ag
     assert {str(one) for one in told} == {"the store's disk is nearly full"}
     assert {one.sop_instance_uid for one in asked} <= {one.SOPInstanceUID for one in PRIOR}
     assert {(one.sop_class_uid, one.transfer_syntax_uid) for one in asked} == {(CTImageStorage, ExplicitVRLittleEndian)}
+
+
+def test_a_peer_that_gives_a_part_of_a_series_gives_not_all_of_it_whether_or_not_it_counts(tmp_path):
+    other = series(2, "20250101", SOPClassUID=SecondaryCaptureImageStorage)[0]
+    ae, port = AE("SCP"), free_port()
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
+    ae.add_supported_context(CTImageStorage, scu_role=True, scp_role=True)
+
+    def on_c_get(_: evt.Event) -> Iterator[object]:
+        yield 2
+        yield 0xFF00, PRIOR[0]
+        yield 0xFF00, other  # in no presentation context
+
+    with accepting(ae, port, [(evt.EVT_C_GET, on_c_get)]), closing(Door(tmp_path, clock=lambda: NOW, keep_free_bytes=0)) as door:
+        peer, opened = (
+            make_peer(dimse(port, "SCP"), protocols=load_protocols()),
+            partial(door.open, origin=Origin("prior", "1"), maximum_bytes=2**31),
+        )
+        missed = peer.get(PRIOR[0].StudyInstanceUID, PRIOR[0].SeriesInstanceUID, "CT", TRANSFER_SYNTAXES, opened, lambda _: None)
+
+    assert missed == 1
 
 
 def test_a_peer_that_does_not_let_us_get_says_what_to_do():

@@ -43,7 +43,7 @@ def contexts(modality: str, transfer_syntaxes: Iterable[str]) -> list[Context]:
 
 
 def get(association: Association, identifier: bytes, open_: Open, refuse: Refuse) -> int:
-    """Take what the identifier names; how many instances were refused here. Raises Unreachable or Rejected."""
+    """Take what the identifier names; how many instances did not come, as far as it is known. Raises Unreachable or Rejected."""
     if GET not in association.accepted:
         raise Unreachable(_NOT_TAKEN)
     association.request(C_GET, GET, identifier)
@@ -68,8 +68,8 @@ class _Getting:
                 return self._ended(message.status)
 
     def _ended(self, status: int) -> int:
-        if status in (SUCCESS, _FAILURES):  # who counts what is here finds out what failed there
-            return self._refused
+        if status in (SUCCESS, _FAILURES):  # the second: what failed there may be more than was refused here
+            return max(self._refused, int(status == _FAILURES))
         if status >> 8 in (0xA7, 0x01):
             raise Unreachable(f"the peer cannot give it now (0x{status:04X})")
         raise Rejected(status, f"the peer does not give it (0x{status:04X})")

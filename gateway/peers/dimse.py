@@ -120,7 +120,7 @@ class Dimse:
         return [_find.texts(match, SERIES_KEYS) for match in matches]
 
     def get(self, study: str, series: str, modality: str, syntaxes: Iterable[str], open_: _get.Open, refuse: _get.Refuse) -> int:
-        """The series through `open_` (C-GET); how many of its instances were refused."""
+        """The series through `open_` (C-GET); how many of its instances did not come, as far as it is known."""
         contexts = _get.contexts(modality, syntaxes)[:MOST_CONTEXTS]
         classes = list(dict.fromkeys(sop_class for sop_class, _ in contexts[1:]))
         identifier = _find.identifier("SERIES", {"StudyInstanceUID": study, "SeriesInstanceUID": series})

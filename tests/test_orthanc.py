@@ -4,7 +4,9 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -29,7 +31,7 @@ from tests.orthanc_fixture import (
     wait_watching,
     world_beside,
 )
-from tests.peers_fixture import running_http, running_orthanc
+from tests.peers_fixture import Orthanc, running_http, running_orthanc, running_tcp
 from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.test_kill import FETCHING
@@ -192,6 +194,28 @@ def test_a_series_whose_files_retention_took_comes_again_for_who_orders_somethin
             fetch.ask("orthanc", series[0].StudyInstanceUID, series[0].SeriesInstanceUID, "bright", actor="tests", now=datetime.now(UTC), db=db)  # fmt: skip
 
         world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.DONE])
+
+
+def test_a_gateway_that_stops_does_not_wait_for_an_orthanc_that_hangs(tmp_path):
+    asked, over = threading.Event(), threading.Event()
+
+    def hang(peer: socket.socket) -> None:
+        peer.recv(65536)
+        asked.set()
+        over.wait(60)
+
+    with (
+        running_tcp(hang) as port,
+        world_beside(Orthanc(0, f"http://127.0.0.1:{port}"), tmp_path, "127.0.0.1:1", timeout_seconds=60) as world,
+    ):
+        world.start()
+        assert asked.wait(30)
+        began = time.monotonic()
+
+        assert world.stop() == 0
+
+        assert time.monotonic() - began < 30
+        over.set()
 
 
 def test_a_series_that_is_deleted_while_it_is_taken_is_not_worked_on_by_half(orthanc, tmp_path, triton):

@@ -25,7 +25,7 @@ from gateway.rows.retrieval import Retrieval
 from gateway.turn import Turn
 from gateway.work import progress
 
-_LOOK_SECONDS, _AWAY_SECONDS = 1.0, 5.0
+_LOOK_SECONDS, _AWAY_SECONDS, _GRACE_SECONDS = 1.0, 5.0, 5.0
 
 _logger = structlog.get_logger()
 
@@ -61,11 +61,11 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """A series that is being retrieved is left, and gone on with after the next start."""
+        """A series that is being retrieved is left, and gone on with after the next start; who hangs is not waited for."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(_GRACE_SECONDS)
 
     def poke(self) -> None:
         """There may be something new."""

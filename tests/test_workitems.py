@@ -253,6 +253,29 @@ def test_a_performer_finds_what_it_may_do_by_work_item_code_and_state(ups) -> No
 
 
 @pytest.mark.parametrize(
+    "query",
+    [
+        "00741204={label}&InputReadinessState=READY",
+        "filter=ProcedureStepLabel={label},InputReadinessState=READY",
+        "filter=00741204%3D{label}%2CStudyInstanceUID%3D1.2,1.3%2C00404041%3DREADY",
+    ],
+)
+def test_a_filter_is_told_as_parameters_or_as_one(console, ups, tokens, query) -> None:
+    follower = f"F{uuid4().hex[:9]}"
+    fitting = made(ups, ProcedureStepLabel=follower, StudyInstanceUID="1.3")
+    made(ups, ProcedureStepLabel="another", StudyInstanceUID="1.3")
+    made(ups, ProcedureStepLabel=follower, StudyInstanceUID="1.3", InputReadinessState="INCOMPLETE")
+
+    asked = ups.post(f"/workitems/{FILTERED}/subscribers/{follower}?{query.format(label=follower)}")
+
+    assert asked.status_code == 201
+    with listen(console, tokens["operator"], follower) as channel:
+        assert heard(channel).AffectedSOPInstanceUID == fitting
+        with pytest.raises(TimeoutError):
+            channel.recv(timeout=1.5)
+
+
+@pytest.mark.parametrize(
     ("method", "path", "body", "expected"),
     [
         ("GET", "/workitems/2.25.1", None, 404),
@@ -263,6 +286,7 @@ def test_a_performer_finds_what_it_may_do_by_work_item_code_and_state(ups) -> No
         ("POST", "/workitems/2.25.1/subscribers/X/suspend", None, 404),
         ("DELETE", f"/workitems/{WORKLIST}/subscribers/NOBODY", None, 404),
         ("POST", f"/workitems/{FILTERED}/subscribers/X?PatientID=CANARY-ID", None, 400),
+        ("POST", f"/workitems/{FILTERED}/subscribers/X?filter=PatientID=CANARY-ID", None, 400),
         ("POST", f"/workitems/{WORKLIST}/subscribers/{'x' * 17}", None, 400),
         ("POST", "/workitems?workitem=nonsense", order(), 400),
         ("PUT", "/workitems/2.25.1/state", state("SLEEPING"), 400),

@@ -6,7 +6,7 @@ connected to. Deletion locks are not granted: a workitem that has ended is kept 
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,7 +20,7 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.db import Database, insert_once
 from gateway.dicom.procedure import PROGRESS, SOP_CLASS_UID, items
-from gateway.dicom.query import BadQuery, fits_within, paths
+from gateway.dicom.query import BadQuery, fits_within, parse, paths
 from gateway.errors import Damaged, GatewayError
 from gateway.rows.workitems import FINAL, Report, Subscription, Workitem
 
@@ -33,6 +33,7 @@ _FILTERS = frozenset(
     ("ProcedureStepLabel", "WorklistLabel", "ScheduledProcedureStepPriority", "InputReadinessState", "StudyInstanceUID")
 ) | {f"Scheduled{one}CodeSequence.CodeValue" for one in ("Workitem", "StationName", "StationClass", "StationGeographicLocation")}
 """Nothing of these is a patient's: a filter is kept in a row."""
+_BETWEEN_KEYS = re.compile(",(?=[^,=]+=)")  # a list of UIDs has commas too
 _AT_ONCE, _EXISTING, _SUBSCRIPTIONS = 50, 5000, 500
 KEPT = timedelta(days=7)
 """What nobody has come for in that time is told to nobody."""
@@ -221,11 +222,19 @@ def _add(session: Session, ae_title: str, row: Workitem, kind: int, now: datetim
 
 
 def _filter(pairs: Iterable[tuple[str, str]]) -> list[list[str]]:
-    plain, within = paths((key, value) for key, value in pairs if key not in ("deletionlock", "filter"))
-    wanted = [[key, value] for key, value in [*plain, *within.items()]]
+    """Matching keys, each as a parameter or all of them in one `filter` with commas between (PS3.18 11.10.1.2)."""
+    every = [one for key, value in pairs for one in (_keys(value) if key == "filter" else [(key, value)])]
+    plain, within = paths((key, value) for key, value in every if key != "deletionlock")
+    wanted = [[key, value] for key, value in {**parse(plain).wanted, **within}.items()]
     if not all(key in _FILTERS and len(value) <= 64 for key, value in wanted):
         raise BadQuery(f"expected of a filter no other keys than {', '.join(sorted(_FILTERS))}")
     return wanted
+
+
+def _keys(text: str) -> Iterator[tuple[str, str]]:
+    for one in _BETWEEN_KEYS.split(text):
+        keyword, _, value = one.partition("=")
+        yield keyword, value
 
 
 def _fits(workitem: Dataset, wanted: Sequence[Any]) -> bool:

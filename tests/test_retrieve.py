@@ -1,5 +1,6 @@
 """What a DICOMweb archive has is found in pages and comes through the door: whole, once, and on after it broke off."""
 
+import json
 from datetime import timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.ingest.retrieve import retrieve
 from gateway.peers import load_protocols, make_peer
 from tests.door_fixture import NOW
-from tests.peers_fixture import data_set, running_orthanc, self_signed
+from tests.peers_fixture import data_set, running_http, running_orthanc, self_signed
 from tests.synthetic import ct_series, part10
 from tests.web_archive_fixture import web_archive
 
@@ -105,6 +106,15 @@ def test_an_archive_that_knows_no_offset_is_not_asked_for_ever():
         archive.__class__ = type("Deaf", (type(archive),), {"of": lambda self, *_: _Endless(self.held.values())})
 
         assert dicomweb(archive.url).sop_instance_uids(STUDY_UID, SERIES_UID) == UIDS
+
+
+def test_an_archive_whose_matches_have_no_end_is_not_listened_to_for_ever():
+    pages = ([{"00080018": {"vr": "UI", "Value": [f"1.2.{page}.{n}"]}} for n in range(60_000)] for page in range(3))
+    with running_http(*((200, {}, json.dumps(page).encode()) for page in pages)) as (url, requests):
+        with pytest.raises(Unreachable, match="more than 100000 matches"):
+            dicomweb(url).sop_instance_uids(STUDY_UID, SERIES_UID)
+
+    assert len(requests) == 2
 
 
 class _Endless(list):

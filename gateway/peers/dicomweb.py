@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from gateway.errors import DeliveryError, Rejected
+from gateway.errors import DeliveryError, Rejected, Unreachable
 from gateway.peers import (
     NOT_SUPPORTED,
     SERIES_KEYS,
@@ -34,7 +34,7 @@ from gateway.peers._webprobe import probed
 
 _CHUNK = 256 * 1024
 _MOST_ANSWER = 1024 * 1024
-_PAGE, _MOST_PAGE, _MOST_STUDIES = 500, 16 * 1024 * 1024, 1000
+_PAGE, _MOST_PAGE, _MOST_STUDIES, _MOST_MATCHES = 500, 16 * 1024 * 1024, 1000, 100_000
 _NONE = {204, 404}
 _RETRIEVED = {200, 206}
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -83,7 +83,8 @@ class Dicomweb(Http):
     def find(self, path: str, key: str, **wanted: str) -> Iterator[Mapping[str, list[Any]]]:
         """QIDO-RS (PS3.18 10.6): every match, by keyword's tag its values, each `key` once, however many a page holds.
 
-        A peer may give fewer at a time than it is asked for: they are all there when nothing new comes.
+        A peer may give fewer at a time than it is asked for: they are all there when nothing new comes. Raises Unreachable where
+        there is no end to what is new.
         """
         seen: set[str] = set()
         with self.client() as client:
@@ -92,6 +93,8 @@ class Dicomweb(Http):
                 if not new:
                     return
                 seen |= new.keys()
+                if len(seen) > _MOST_MATCHES:
+                    raise Unreachable(f"the peer answers a search with more than {_MOST_MATCHES} matches")
                 yield from new.values()
 
     def studies_of(self, patient_id: str) -> list[dict[str, str]]:

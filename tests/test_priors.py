@@ -2,6 +2,7 @@
 
 import re
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelGet
 from sqlalchemy import select
 
 from gateway.dicom.instance import Incoming, Origin
@@ -178,6 +179,38 @@ def test_a_peer_that_gives_a_part_of_a_series_gives_not_all_of_it_whether_or_not
         missed = peer.get(PRIOR[0].StudyInstanceUID, PRIOR[0].SeriesInstanceUID, "CT", TRANSFER_SYNTAXES, opened, lambda _: None)
 
     assert missed == 1
+
+
+def test_a_job_waits_no_longer_than_it_says_for_a_source_that_gives_slowly(tmp_path, triton):
+    ae, port, over = AE("SLOW"), free_port(), threading.Event()
+    for model in (StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelGet):
+        ae.add_supported_context(model)
+    ae.add_supported_context(CTImageStorage, scu_role=True, scp_role=True)
+
+    def on_c_find(event: evt.Event) -> Iterator[tuple[int, Dataset]]:
+        told = Dataset()
+        for element in event.identifier:
+            told[element.tag] = PRIOR[0].get(element.tag, element)
+        if event.identifier.QueryRetrieveLevel != "IMAGE":  # it does not say how many there are
+            yield 0xFF00, told
+
+    def on_c_get(_: evt.Event) -> Iterator[object]:
+        yield 1000
+        while not over.wait(0.5):
+            yield 0xFF00, PRIOR[0]
+
+    with accepting(ae, port, [(evt.EVT_C_FIND, on_c_find), (evt.EVT_C_GET, on_c_get)]):
+        with world_beside(dimse(port, "SLOW"), tmp_path, triton) as world:
+            world.start()
+            world.send(series(7, "20260102", SeriesDescription="anyway"))  # a second
+
+            world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.DONE], 60)
+            over.set()
+            shown = world.run("jobs", "show", "1").stdout
+            assert (
+                f"missed {PRIOR[0].SeriesInstanceUID} at archive, 366 days before: archive: its deadline came before all of it"
+                in shown
+            )
 
 
 def test_a_peer_that_does_not_let_us_get_says_what_to_do():

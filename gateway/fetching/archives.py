@@ -70,7 +70,7 @@ class Archives:
         """The instances that are not here. Raises Unreachable or Rejected."""
         peer = self._peer(prior.peer)
         if hasattr(peer, "get"):
-            self._get(prior, peer)
+            self._get(prior, peer, until)
         else:
             self._retrieve(prior, peer, until)
 
@@ -99,7 +99,7 @@ class Archives:
         if found.error is not None or fetch.missing(series, listing, db=around.db, again=True)[0]:
             raise Unreachable(str(found.error or _NOT_ALL))
 
-    def _get(self, prior: Prior, peer: Any) -> None:
+    def _get(self, prior: Prior, peer: Any, until: datetime) -> None:
         """All of it or none: C-GET knows no part of a series that is here already."""
         study, series = prior.study_instance_uid, prior.series_instance_uid
         count = peer.instances_of(study, series)
@@ -110,7 +110,8 @@ class Archives:
         def get(door: Door) -> int:
             opened, refuse = partial(door.open, origin=origin, maximum_bytes=most), partial(door.refuse, origin)
             try:
-                return int(peer.get(study, series, prior.modality, self._around.terms.transfer_syntaxes, opened, refuse))
+                syntaxes, over = self._around.terms.transfer_syntaxes, lambda: self._around.clock() > until
+                return int(peer.get(study, series, prior.modality, syntaxes, opened, refuse, over))
             finally:
                 door.end(origin)
 

@@ -42,12 +42,14 @@ def contexts(modality: str, transfer_syntaxes: Iterable[str]) -> list[Context]:
     return [GET, *((sop_class, syntax) for sop_class in classes for syntax in transfer_syntaxes)]
 
 
-def get(association: Association, identifier: bytes, open_: Open, refuse: Refuse) -> int:
+def get(
+    association: Association, identifier: bytes, open_: Open, refuse: Refuse, is_stopping: Callable[[], bool] = lambda: False
+) -> int:  # fmt: skip
     """Take what the identifier names; how many instances did not come, as far as it is known. Raises Unreachable or Rejected."""
     if GET not in association.accepted:
         raise Unreachable(_NOT_TAKEN)
     association.request(C_GET, GET, identifier)
-    return _Getting(association, open_, refuse).run()
+    return _Getting(association, open_, refuse).run(is_stopping)
 
 
 class _Getting:
@@ -57,8 +59,8 @@ class _Getting:
         self._fragments: deque[tuple[int, int, bytes]] = deque()
         self._refused = 0
 
-    def run(self) -> int:
-        while True:
+    def run(self, is_stopping: Callable[[], bool]) -> int:
+        while not is_stopping():
             context_id, message = self._command()
             if message.field == C_STORE and message.has_data_set:
                 self._store(context_id, message)
@@ -66,6 +68,7 @@ class _Getting:
                 raise Unreachable(_NOT_UNDERSTOOD)
             elif message.status >> 8 != _PENDING:
                 return self._ended(message.status)
+        raise Unreachable("its deadline came before all of it")
 
     def _ended(self, status: int) -> int:
         if status in (SUCCESS, _FAILURES):  # the second: what failed there may be more than was refused here

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,13 +119,16 @@ class Dimse:
         matches = self._find(_find.identifier("SERIES", {"StudyInstanceUID": study_instance_uid}, *SERIES_KEYS))
         return [_find.texts(match, SERIES_KEYS) for match in matches]
 
-    def get(self, study: str, series: str, modality: str, syntaxes: Iterable[str], open_: _get.Open, refuse: _get.Refuse) -> int:
+    def get(
+        self, study: str, series: str, modality: str, syntaxes: Iterable[str], open_: _get.Open, refuse: _get.Refuse,
+        is_stopping: Callable[[], bool] = lambda: False,
+    ) -> int:  # fmt: skip
         """The series through `open_` (C-GET); how many of its instances did not come, as far as it is known."""
         contexts = _get.contexts(modality, syntaxes)[:MOST_CONTEXTS]
         classes = list(dict.fromkeys(sop_class for sop_class, _ in contexts[1:]))
         identifier = _find.identifier("SERIES", {"StudyInstanceUID": study, "SeriesInstanceUID": series})
         with self._associate(contexts, scp_of=classes) as association:
-            return _get.get(association, identifier, open_, refuse)
+            return _get.get(association, identifier, open_, refuse, is_stopping)
 
     def requested_priorities(self, accession_number: str) -> set[str]:
         """RequestedProcedurePriority of the worklist's entries with this accession number. Raises Unreachable or Rejected."""

@@ -249,6 +249,19 @@ def test_what_is_hidden_or_unfinished_or_ours_is_let_lie(watched, name):
     assert watched.lies() == [name]
 
 
+def test_however_many_folders_there_are_looking_at_them_takes_little_of_the_processor(tmp_path):
+    for n in range(3000):
+        (tmp_path / "watched" / f"study {n}").mkdir(parents=True)
+    with watching(tmp_path) as watched:
+        watched.lay("study 1/IM0", FILES[0])
+        watched.taken()
+        began = time.process_time()
+
+        time.sleep(2)
+
+        assert time.process_time() - began < 0.6
+
+
 def test_with_keep_a_file_is_moved_to_the_same_path_in_done(tmp_path):
     with watching(tmp_path, keep=True) as watched:
         watched.lay("study/IM0", FILES[0])

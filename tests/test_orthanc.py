@@ -238,7 +238,7 @@ def test_a_series_that_is_deleted_while_it_is_taken_is_not_worked_on_by_half(ort
         with world.database() as db, db() as session:
             (row,) = session.scalars(select(Retrieval))
             (event,) = session.scalars(select(AuditEvent).where(AuditEvent.act == "retrieval.done"))
-        assert (row.count, row.reason) == (SLICES, "the peer does not have it any more")
+        assert (row.count, row.reason) == (SLICES, "the peer does not have it")
         assert (event.outcome, event.detail["reason"]) == (audit.MINOR, row.reason)
 
 

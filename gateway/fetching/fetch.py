@@ -21,7 +21,7 @@ from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.rows.tables import Instance, OutputInstance, Series, SeriesState, Version
 
 _AT_ONCE = 20
-_GONE = "the peer does not have it any more"
+_GONE = "the peer does not have it"
 _AGAIN, _AGAIN_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
 
 

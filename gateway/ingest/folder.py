@@ -32,6 +32,7 @@ _CHUNK = 256 * 1024
 _DEEPEST = 16
 _BATCH_SECONDS = 60.0  # a burst without end is cut here, so that no series in it waits for its deadline
 _GRACE_SECONDS = 5.0
+_PAUSES = 10  # times as long as it took to find nothing
 _TOLD = 200
 
 _logger = structlog.get_logger()
@@ -88,12 +89,16 @@ class Folder:
         self._thread.join(_GRACE_SECONDS)
 
     def _watch(self) -> None:
-        while not self._stopping.wait(self._look_seconds):
+        pause = self._look_seconds
+        while not self._stopping.wait(pause):
+            began = time.thread_time()
             try:
                 busy = self._look()
             except OSError as error:
                 busy = False
                 self._tell("", "folder.unreadable", error)
+            cost = 0.0 if busy else time.thread_time() - began
+            pause = max(self._look_seconds, _PAUSES * cost)  # folders that were emptied stay, and grow many
             if not busy or time.monotonic() - self._began > _BATCH_SECONDS:
                 self._end()
         self._end()

@@ -196,6 +196,22 @@ def test_a_series_whose_files_retention_took_comes_again_for_who_orders_somethin
         world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.DONE])
 
 
+def test_an_order_that_cannot_be_followed_when_its_series_is_here_is_told_in_the_log(orthanc, tmp_path):
+    series = ct_series(SLICES, 32, 32)
+    with world_beside(orthanc, tmp_path, "127.0.0.1:1") as world:
+        world.start()
+        wait_watching(world)
+        stored_in(orthanc, series)
+        with world.database() as db:
+            fetch.ask("orthanc", series[0].StudyInstanceUID, series[0].SeriesInstanceUID, "gone", actor="tests", now=datetime.now(UTC), db=db)  # fmt: skip
+
+        world.wait_until(lambda: world.logged("order.refused"))
+
+        (told,) = world.logged("order.refused")
+        assert told["series_instance_uid"] == series[0].SeriesInstanceUID
+        assert told["reason"].startswith("expected one of the pipelines ")
+
+
 def test_a_gateway_that_stops_does_not_wait_for_an_orthanc_that_hangs(tmp_path):
     asked, over = threading.Event(), threading.Event()
 

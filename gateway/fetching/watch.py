@@ -169,7 +169,10 @@ class Watch:
                     )  # fmt: skip
                 except ConfigError as error:
                     problems += error.problems
-            fetch.fulfilled(row, "; ".join(problems), db=self._around.db)
+            if reason := "; ".join(problems):
+                uid = row.series_instance_uid
+                _logger.warning("order.refused", peer=self._name, series_instance_uid=uid, reason=reason)
+            fetch.fulfilled(row, reason, db=self._around.db)
 
     def _tell_states(self) -> None:
         for row, state in progress.states(self._name, db=self._around.db):

@@ -48,9 +48,11 @@ class Place:
 
     def has_hole(self, descriptor: int) -> bool:
         """Whether a part of it was never written: who copies may have said how long it will be before anything else."""
-        hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        return hole < self.stamp[0]
+        with suppress(OSError):  # some file systems do not say
+            hole = os.lseek(descriptor, 0, os.SEEK_HOLE)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            return hole < self.stamp[0]
+        return False
 
     def remove(self) -> None:
         """Unless another was laid there meanwhile."""

@@ -63,12 +63,8 @@ class Folder:
     ) -> None:
         self._path, self._door, self._keep, self._maximum = path, door, keep, maximum_instance_bytes
         self._sop_classes, self._transfer_syntaxes = sop_classes, transfer_syntaxes
-        self._quiet, self._patience, self._look_seconds, self._retry = (
-            quiet_seconds,
-            patience_seconds,
-            look_seconds,
-            retry_seconds,
-        )
+        self._quiet, self._patience = quiet_seconds, patience_seconds
+        self._look_seconds, self._retry = look_seconds, retry_seconds
         self._seen: dict[str, tuple[Stamp, float]] = {}
         """Each file as it was at the last look, and since when."""
         self._settled: dict[str, Stamp] = {}

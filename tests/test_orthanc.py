@@ -17,6 +17,7 @@ import pytest
 from sqlalchemy import select
 
 from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.fetching import fetch
 from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.rows.tables import DeliveryState, JobState
@@ -210,6 +211,27 @@ def test_an_order_that_cannot_be_followed_when_its_series_is_here_is_told_in_the
         (told,) = world.logged("order.refused")
         assert told["series_instance_uid"] == series[0].SeriesInstanceUID
         assert told["reason"].startswith("expected one of the pipelines ")
+
+
+def test_an_orthanc_that_cannot_be_read_for_a_while_is_told_of_and_so_is_its_return(tmp_path):
+    ports = free_port(), free_port()
+    (tmp_path / "orthanc").mkdir()
+    with world_beside(Orthanc(0, f"http://127.0.0.1:{ports[1]}"), tmp_path, "127.0.0.1:1") as world:
+        world.but = "from datetime import timedelta\nfrom gateway.fetching import watch\nwatch._PATIENCE = timedelta(seconds=1)"
+        world.start()
+
+        def told():
+            with world.database() as db, db() as session:
+                mine = select(AuditEvent).where(AuditEvent.act.in_((Act.SOURCE_AWAY, Act.SOURCE_BACK))).order_by(AuditEvent.id)
+                return [(one.act, one.detail["peer"], one.detail.get("reason")) for one in session.scalars(mine)]
+
+        world.wait_until(told)
+        with running_orthanc(tmp_path / "orthanc", ports=ports):
+            world.wait_until(lambda: len(told()) > 1)
+
+        assert told() == [
+            (Act.SOURCE_AWAY, "orthanc", "no connection: connection refused"), (Act.SOURCE_BACK, "orthanc", None),
+        ]  # fmt: skip
 
 
 def test_a_gateway_that_stops_does_not_wait_for_an_orthanc_that_hangs(tmp_path):

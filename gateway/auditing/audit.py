@@ -37,6 +37,8 @@ class Act(StrEnum):
     INSTANCE_REFUSED = "instance.refused"  # 110104, outcome 4
     RETRIEVAL_DONE = "retrieval.done"  # 110103 Instances Accessed, R: a series was taken from a peer; outcome 4: not all of it
     RETRIEVAL_FAILED = "retrieval.failed"  # 110103, R, outcome 4: it does not come, and is tried on
+    SOURCE_AWAY = "source.away"  # 110113, outcome 8: a peer that series are taken from cannot be read for a while
+    SOURCE_BACK = "source.back"  # 110113
     SERIES_COMPLETE = "series.complete"  # 110103 Instances Accessed, R
     SERIES_HELD = "series.held"  # 110103, outcome 4: something is missing, or a person said so; a person decides
     SERIES_FAILED = "series.failed"  # 110103, outcome 8: something is missing, and its deadline is over

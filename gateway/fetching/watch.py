@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
 from gateway.dicom.uids import digest
 from gateway.errors import ConfigError, DeliveryError, Unreachable
 from gateway.fetching import fetch
@@ -26,6 +28,7 @@ from gateway.turn import Turn
 from gateway.work import progress
 
 _LOOK_SECONDS, _AWAY_SECONDS, _GRACE_SECONDS = 1.0, 5.0, 5.0
+_PATIENCE = timedelta(minutes=5)
 
 _logger = structlog.get_logger()
 
@@ -53,7 +56,8 @@ class Watch:
     def __init__(self, name: str, peer: Watched, around: Surroundings) -> None:
         self._name, self.peer, self._around = name, peer, around
         self._takes = Takes("watch", around)
-        self._is_away = self._was_asked = False
+        self._was_asked = self._was_told = False
+        self._away_since: datetime | None = None
         self._stopping, self._wake = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
@@ -95,14 +99,30 @@ class Watch:
             self._pass_orders_on()
             self._tell_states()
         except DeliveryError as error:
-            if not self._is_away:
-                _logger.warning("watch.away", peer=self._name, reason=str(error))
-            self._is_away, self._was_asked = True, False
+            self._note_away(str(error))
             return _AWAY_SECONDS
-        if self._is_away:
-            _logger.info("watch.back", peer=self._name)
-            self._is_away = False
+        self._note_back()
         return _LOOK_SECONDS
+
+    def _note_away(self, reason: str) -> None:
+        """People are told when it lasts: nothing comes from there, and who sends to it does not notice."""
+        now, self._was_asked = self._around.clock(), False
+        if self._away_since is None:
+            self._away_since = now
+            _logger.warning("watch.away", peer=self._name, reason=reason)
+        if not self._was_told and now - self._away_since >= _PATIENCE:
+            with self._around.db.begin() as session:
+                audit.record(session, Act.SOURCE_AWAY, at=now, outcome=audit.SERIOUS, peer=self._name, reason=reason)
+            self._was_told = True
+
+    def _note_back(self) -> None:
+        if self._away_since is None:
+            return
+        _logger.info("watch.back", peer=self._name)
+        if self._was_told:
+            with self._around.db.begin() as session:
+                audit.record(session, Act.SOURCE_BACK, at=self._around.clock(), peer=self._name)
+        self._away_since, self._was_told = None, False
 
     def _read_on(self) -> None:
         """The peer's log to its end. The first time ever it begins with what comes from now on."""

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     INSTANCE_APART = "instance apart"
     INSTANCE_MISSING = "instance missing"
     DOOR = "door closed"
+    SOURCE = "source away"
     COLLECTOR = "collector down"
     NOTICE_FAILED = "notice failed"
     TRAIL_BROKEN = "trail broken"
@@ -94,6 +95,8 @@ _ACTS: Mapping[str, tuple[Kind, int, Words]] = MappingProxyType(
         Act.INSTANCE_MISSING: (Kind.INSTANCE_MISSING, 0, _says("an instance that was promised is not there")),
         Act.DOOR_CLOSED: (Kind.DOOR, 0, _says("senders are told to come again later (A700)")),
         Act.DOOR_OPENED: (Kind.DOOR, 0, lambda _: "over: instances are taken again"),
+        Act.SOURCE_AWAY: (Kind.SOURCE, 0, _says("no series come from there")),
+        Act.SOURCE_BACK: (Kind.SOURCE, 0, lambda _: "over: series come from there again"),
         Act.COLLECTOR_DOWN: (Kind.COLLECTOR, 0, _says("audit messages wait for the collector")),
         Act.COLLECTOR_UP: (Kind.COLLECTOR, 0, lambda _: "over: the collector takes audit messages again"),
         Act.NOTICE_FAILED: (

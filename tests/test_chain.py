@@ -479,6 +479,18 @@ def test_gateways_that_seal_at_once_sign_one_head(sealed) -> None:
     assert len(sealed.lines) == 1
 
 
+def test_machines_with_keys_of_their_own_each_sign(db, sealed, tmp_path: Path) -> None:
+    other = Sealed(db, seal.private_key(tmp_path / "other.key"), tmp_path / "other.jsonl")
+    tell(db)
+    every = timedelta(minutes=5)
+
+    signed = [one.seal(at, every=every) for at in (NOW, NOW + every) for one in (sealed, other)]
+
+    assert signed == [True, True, False, False]  # that a head was signed is nothing to sign another for
+    assert [len(one.lines) for one in (sealed, other)] == [1, 1]
+    assert [one.verified().problem for one in (sealed, other)] == ["", ""]
+
+
 def test_a_signature_can_be_checked_with_openssl(sealed, tmp_path: Path) -> None:
     tell(sealed.db)
     sealed.seal()
@@ -710,6 +722,26 @@ def test_the_sink_of_the_heads_is_one_row(sealed) -> None:
 
     with sealed.db() as session:
         assert session.scalar(select(func.count()).select_from(AuditSink)) == 1
+
+
+def test_a_database_that_went_on_from_an_older_backup_is_not_served_before_somebody_says_so(db, tmp_path: Path) -> None:
+    """As on the machine that did not serve meanwhile: there are more events than it signed, and they are other ones."""
+    config = parse({"gateway": {"data_dir": str(tmp_path)}}, where="test")
+    tell(db, 3)
+    sealed_here(db, tmp_path)
+    refuse_older(config, db=db)
+    unguarded(db, "DELETE FROM gw_audit_event", "DELETE FROM gw_audit_sink", "UPDATE gw_audit_head SET position = 0, hash = ''")
+    tell(db, 7, restored=True)
+
+    with pytest.raises(ConfigError, match=r"event 3 of its audit trail is not the one .* say so with `gateway db restored`"):
+        refuse_older(config, db=db)
+    said = accept(config, db=db, actor="ann", now=NOW)
+
+    assert said.startswith("event 3 was signed and is not in the database, which ends at event 7")
+    refuse_older(config, db=db)
+    assert verified(db, seal.heads(config)).problem == ""
+    with pytest.raises(ConfigError, match="nothing was signed that it does not have"):
+        accept(config, db=db, actor="ann", now=NOW)
 
 
 def test_a_trail_without_its_head_is_not_served_on_and_what_to_do_is_said(db: Database, tmp_path: Path) -> None:

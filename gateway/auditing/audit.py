@@ -154,6 +154,11 @@ def head_of(session: Session) -> Head | None:
     return Head(*found) if found else None
 
 
+def has(session: Session, head: Head) -> bool:
+    """Whether the chain goes through this head."""
+    return session.scalar(select(AuditEvent.hash).where(AuditEvent.id == head.position)) == head.hash
+
+
 def rows(
     session: Session, *, after: int = 0, since: datetime | None = None, at_once: int = _BATCH
 ) -> Iterator[Mapping[str, Any]]:

@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit, chain
@@ -103,11 +103,15 @@ def public_key(path: Path) -> Ed25519PublicKey:
 def seal(now: datetime, *, db: Database, key: Ed25519PrivateKey, heads: Path, every: timedelta = timedelta(0)) -> bool:
     """Sign the head and append it to `heads`, durably; False where it is not time yet or nothing happened since the last.
 
-    However many gateways ask: one of them does it at a time. Raises OSError where the file cannot be written.
+    However many gateways with this key ask: one of them does it at a time. Each key has its own turn: a machine whose file
+    lacked what another one signed would serve a database that is older than that. Raises OSError where the file cannot be
+    written.
     """
+    name = f"{_NAME} {_fingerprint(key.public_key())[:16]}"
     with db.begin() as session:
-        is_first = insert_once(session, AuditSink, name=_NAME, position=0, at=now, reason="")
-        sink = lock(session, AuditSink, _NAME)
+        session.execute(delete(AuditSink).where(AuditSink.name == _NAME))  # all machines' turn, in earlier versions
+        is_first = insert_once(session, AuditSink, name=name, position=0, at=now, reason="")
+        sink = lock(session, AuditSink, name)
         head = audit.head_of(session)
         if head is None or head.position < sink.position:
             _logger.error("audit.truncated", count=sink.position)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.auditing.seal import heads_file, public_key, public_key_file, read
+from gateway.auditing.seal import Signed, heads_file, public_key, public_key_file, read
 from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.errors import ConfigError
@@ -21,24 +21,31 @@ _NO_HEAD = "database: the end of its audit trail is not known any more (gw_audit
 
 
 def refuse_older(config: Config, *, db: Database) -> None:
-    """Raise ConfigError where a head of the trail was signed that the database has not come to, or where it has none at all."""
-    signed, there = _signed(config), _there(db)
-    if signed > there:
-        why = "it was restored from an older backup, or cut off"
-        what = "if you restored it, say so with `gateway db restored`, then serve"
-        raise ConfigError([f"database: its audit trail ends at event {there}, and event {signed} was signed: {why}; {what}"])
+    """Raise ConfigError where a head of the trail was signed that the database does not have, or where it has none at all."""
+    there, signed = _there(db), _missing(config, db=db)
+    if signed is None:
+        return
+    what = "if you restored it, say so with `gateway db restored`, then serve"
+    if signed.position > there:
+        found = f"its audit trail ends at event {there}, and event {signed.position} was signed"
+        raise ConfigError([f"database: {found}: it was restored from an older backup, or cut off; {what}"])
+    found = f"event {signed.position} of its audit trail is not the one that was signed"
+    raise ConfigError([f"database: {found}: it was restored from an older backup and served since, or written anew; {what}"])
 
 
 def accept(config: Config, *, db: Database, actor: str, now: datetime) -> str:
     """Write down that a backup was restored; the signed heads are put aside, because they tell of another trail."""
-    signed, there, heads = _signed(config), _there(db), heads_file(config)
-    if signed <= there:
+    there, signed, heads = _there(db), _missing(config, db=db), heads_file(config)
+    if signed is None:
         raise ConfigError(["database: nothing was signed that it does not have: expected one that was restored"])
     aside = heads.with_name(f"{heads.stem}.until-{now:%Y%m%dT%H%M%S}{heads.suffix}")
     with db.begin() as session:
-        audit.record(session, Act.DATABASE_RESTORED, at=now, actor=actor, outcome=audit.SERIOUS, signed=signed, events=there)
+        audit.record(
+            session, Act.DATABASE_RESTORED, at=now, actor=actor, outcome=audit.SERIOUS, signed=signed.position, events=there
+        )  # fmt: skip
     heads.rename(aside)
-    return f"the database ends at event {there} of {signed}; the signed heads of before are in {aside}"
+    found = f"event {signed.position} was signed and is not in the database, which ends at event {there}"
+    return f"{found}; the signed heads of before are in {aside}"
 
 
 def without_rows(config: Config, *, db: Database) -> int:
@@ -48,12 +55,16 @@ def without_rows(config: Config, *, db: Database) -> int:
     return sum(path.stem not in known for path in config.store_folder.glob("??/*.dcm"))
 
 
-def _signed(config: Config) -> int:
+def _missing(config: Config, *, db: Database) -> Signed | None:
+    """The last head that was signed, where the database does not have it: its event is not there, or is another one."""
     heads = heads_file(config)
     if not heads.exists() or not public_key_file(config).exists():
-        return 0
+        return None
     with heads.open() as lines:
-        return read(lines, public_key(public_key_file(config))).last
+        signed = max(read(lines, public_key(public_key_file(config))).signed, key=lambda one: one.position, default=None)
+    with db() as session:
+        is_there = signed is None or audit.has(session, signed)
+    return None if is_there else signed
 
 
 def _there(db: Database) -> int:

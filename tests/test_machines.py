@@ -532,3 +532,37 @@ def test_a_postgresql_that_is_restarted_under_work_loses_nothing_and_doubles_not
         assert statuses == [0x0000] * (2 * SLICES)
         world.wait_settled(len(every))
         assert_done_once(world, world.folder / "pacs", *every)
+
+
+def test_a_standby_that_lacks_the_last_commits_is_noticed_and_what_was_acknowledged_is_filed_again(
+    own_postgres: OwnPostgres, tmp_path: Path, triton: str
+) -> None:
+    early, late = ct_series(SLICES, seed=1), ct_series(SLICES, seed=2)
+    data, standby = own_postgres.folder / "data", own_postgres.folder / "standby"
+    shared = {"store": {"folder": str(tmp_path / "store"), "keep_free_bytes": 0}}
+    with (
+        World(tmp_path / "world", own_postgres.url, triton, settings=shared) as world,
+        World(tmp_path / "idle", own_postgres.url, triton, settings=shared, arguments=RECEIVE) as idle,
+    ):
+        world.start().send(early)
+        idle.start()
+        world.wait_settled()
+        own_postgres.stop()
+        subprocess.run(["cp", "-a", data, standby], check=True)
+        own_postgres.start()
+        world.send(late)
+        world.wait_until(lambda: all(map(world.held, late)))
+        time.sleep(2)  # so that who wrote nothing has seen it
+
+        own_postgres.stop()
+        data.rename(own_postgres.folder / "lost")
+        standby.rename(data)
+        own_postgres.start()
+
+        assert (world.wait_for_death(), idle.wait_for_death()) == (1, 1)
+        assert "a standby took over that lacks the last commits" in world.logged("database.older")[0]["reason"]
+        assert "say so with `gateway db restored`" in world.run("serve").stderr
+        assert world.run("db", "restored").returncode == 0
+        world.start()
+        world.wait_until(lambda: all(map(world.held, late)))
+        assert world.run("audit", "verify").returncode == 0

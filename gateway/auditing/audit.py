@@ -115,7 +115,7 @@ _TAKE = _HEAD.values(position=_HEADS.c.position + bindparam("count")).returning(
 _WRITE = insert(_EVENTS)
 _MOVE = _HEAD.values(hash=bindparam("last"))
 _CHAINED = ("previous", "hash")
-_TOLD = "audit"
+_TOLD, _WRITTEN = "audit", "audit written"
 
 
 def record(
@@ -152,6 +152,11 @@ def fields_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def head_of(session: Session) -> Head | None:
     found = session.execute(select(AuditHead.position, AuditHead.hash).where(AuditHead.id == 1)).first()
     return Head(*found) if found else None
+
+
+def written(session: Session) -> Head | None:
+    """The last event that the transaction wrote which has just been committed; None where it told of nothing."""
+    return cast("Head | None", session.info.get(_WRITTEN))
 
 
 def has(session: Session, head: Head) -> bool:
@@ -205,6 +210,7 @@ def _chain(session: Session) -> None:
         chained.append({**values, "previous": last, "hash": (last := entry_hash(last, fields_of(values)))})
     connection.execute(_WRITE, chained)
     connection.execute(_MOVE, {"last": last})
+    session.info[_WRITTEN] = Head(end, last)
 
 
 @event.listens_for(Session, "after_soft_rollback")
@@ -218,6 +224,7 @@ def _forget(session: Session, undone: SessionTransaction) -> None:
 def _end(session: Session, ended: SessionTransaction) -> None:
     if ended.parent is None:
         session.info.pop(_TOLD, None)
+        session.info.pop(_WRITTEN, None)
 
 
 def _is_part(within: SessionTransaction | None, undone: SessionTransaction) -> bool:

@@ -126,6 +126,11 @@ def seal(now: datetime, *, db: Database, key: Ed25519PrivateKey, heads: Path, ev
     return True
 
 
+def attest(head: Head, now: datetime, *, key: Ed25519PrivateKey, heads: Path) -> None:
+    """Append a head to `heads` that the database does not have any more. Raises OSError."""
+    _append(heads, _line(head, now, key))
+
+
 def read(lines: Iterable[str], key: Ed25519PublicKey) -> Heads:
     """The heads that `key` signed. A line without an end, or torn by a crash, tells nothing and is passed over."""
     signed: list[Signed] = []

@@ -1,15 +1,34 @@
-"""The notary: signs the head of the audit trail every so often, so that whoever rewrites the trail later is found out."""
+"""The notary: signs the head of the audit trail every so often, so that whoever rewrites the trail later is found out.
 
+It is a witness, too: a standby that takes over without the last commits has forgotten instances that were acknowledged. Every new
+connection is asked for the last event that was written or seen here. Where it does not have that one, its head is signed, so that
+this machine does not serve before a person has said `gateway db restored`, and the process ends at once, as in a crash: what its
+journals still hold is filed by the next one that serves.
+"""
+
+import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 
-from gateway.auditing.seal import heads_file, key_file, private_key, seal
+import structlog
+from sqlalchemy import event
+
+from gateway.attempt import AWAY
+from gateway.auditing import audit
+from gateway.auditing.chain import Head
+from gateway.auditing.seal import attest, heads_file, key_file, private_key, seal
 from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.filing import told
 from gateway.machine.rounds import Rounds
 
 _NOT_SIGNED = "audit.not_signed"
+_LOOK_SECONDS = 1.0
+
+_logger = structlog.get_logger()
 
 
 class Notary:
@@ -19,15 +38,47 @@ class Notary:
         self._db, self._clock, self._key, self._heads = db, clock, private_key(key_file(config)), heads_file(config)
         every = timedelta(seconds=config.audit.sign_seconds)
         self._rounds = Rounds("notary", lambda: self._sign(every), again=every.total_seconds(), event=_NOT_SIGNED)
+        self._looks = Rounds("witness", self._look, again=_LOOK_SECONDS, event="witness.interrupted")
+        self._seen, self._lock = Head(0, ""), threading.Lock()
 
     def start(self) -> None:
+        engine = self._db.kw["bind"]
+        if engine.dialect.name == "postgresql":
+            event.listen(self._db, "after_commit", lambda session: self._remember(audit.written(session)))
+            event.listen(engine, "connect", self._compare)
+            self._looks.start()
         self._rounds.start()
 
     def stop(self) -> None:
         """Signs what is there a last time."""
+        self._looks.stop()
         self._rounds.stop()
         with told(_NOT_SIGNED):
             self._sign(timedelta(0))
 
     def _sign(self, every: timedelta) -> None:
         seal(self._clock(), db=self._db, key=self._key, heads=self._heads, every=every)
+
+    def _look(self) -> None:
+        """For what others wrote."""
+        with suppress(*AWAY), self._db() as session:
+            self._remember(audit.head_of(session))
+
+    def _remember(self, head: Head | None) -> None:
+        with self._lock:  # threads come here in another order than their events stand in
+            if head is not None and head.position > self._seen.position:
+                self._seen = head
+
+    def _compare(self, connection: Any, _record: object) -> None:
+        seen = self._seen
+        if not seen.position:
+            return
+        found = connection.execute("SELECT hash FROM gw_audit_event WHERE id = %s", (seen.position,)).fetchone()
+        connection.rollback()
+        if found == (seen.hash,):
+            return
+        with told(_NOT_SIGNED):
+            attest(seen, self._clock(), key=self._key, heads=self._heads)
+        why = "it was restored from an older backup, or a standby took over that lacks the last commits"
+        _logger.error("database.older", reason=f"it does not have event {seen.position}, which was there: {why}")
+        os._exit(1)

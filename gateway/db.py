@@ -67,6 +67,13 @@ def durability(engine: Engine) -> list[str]:
     return [f"{name} is off: {_DURABLE[name]}" for name, value in found.items() if value == "off"]
 
 
+def takes_writes(engine: Engine) -> bool:
+    """Whether it answers and anything can be written there: a standby, or a PostgreSQL that is told so, can only be read."""
+    asked = "SELECT 'off'" if engine.dialect.name == "sqlite" else "SHOW transaction_read_only"
+    with engine.connect() as connection:
+        return bool(connection.exec_driver_sql(asked).scalar_one() == "off")
+
+
 def check_durable(db: Database, *, served_unsafe: bool) -> None:
     """Raise ConfigError where that is so, unless it is wanted."""
     problems = durability(db.kw["bind"])

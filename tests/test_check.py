@@ -5,13 +5,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url, text
 
 from gateway.acts import rulebook
 from gateway.auditing.seal import heads_file
 from gateway.commands.check import check_all
 from gateway.configuration.config import load
-from gateway.db import open_database, open_engine
+from gateway.db import open_database, open_engine, takes_writes
 from gateway.migrations import upgrade
+from gateway.serving.hosts import share
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp
 from tests.ports import free_port
 from tests.world import HERE
@@ -322,6 +324,39 @@ def test_a_postgresql_that_answers_is_ok_with_the_state_of_its_tables(checked, p
     good, _ = checked(f'[database]\nurl = "{postgres}"\n')
 
     assert any(text.startswith("database: PostgreSQL has ") for text in good)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_postgresql_that_can_only_be_read_is_wrong(checked, database_url: str) -> None:
+    name = make_url(database_url).database
+    engine = open_engine(database_url)
+    assert takes_writes(engine)
+    with engine.begin() as connection:
+        connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    engine.dispose()
+
+    _, wrong = checked(f'[database]\nurl = "{database_url}"\nunsafe = true\n', rules=None)
+
+    assert "database: PostgreSQL can only be read: it is a standby, or is told so" in wrong
+    assert not takes_writes(engine)
+    engine.dispose()
+
+
+def test_a_store_that_is_not_the_one_of_the_database_is_wrong(checked, database_url: str, tmp_path: Path) -> None:
+    text = f'[database]\nurl = "{database_url}"\nunsafe = true\n[store]\nfolder = "store"\n'
+    (tmp_path / "mounted").mkdir()
+    assert not [problem for problem in checked(text, rules=None)[1] if "store" in problem]  # nobody has served yet
+    db = open_database(database_url)
+    share(tmp_path / "mounted", db=db)
+    db.kw["bind"].dispose()
+
+    _, wrong = checked(text, rules=None)
+    _, same = checked(text.replace('"store"', '"mounted"'), rules=None)
+
+    expected = "[store] folder store: expected the folder in which all files of this database are"
+    assert [one for one in wrong if one.startswith(expected)]
+    assert not [problem for problem in same if "store" in problem]
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_database_of_a_newer_gateway_is_wrong(checked, tmp_path: Path) -> None:

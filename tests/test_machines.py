@@ -28,7 +28,7 @@ from gateway.migrations import Schema
 from gateway.rows.hosts import Filed
 from gateway.rows.tables import JobState, OutputInstance, Series, SeriesState
 from gateway.rows.trail import AuditEvent
-from gateway.serving.hosts import Hosts, share
+from gateway.serving.hosts import Hosts, share, wrong_clock
 from gateway.serving.inherit import Heir
 from gateway.store import Store
 from tests.ports import free_port
@@ -197,6 +197,27 @@ def test_series_are_settled_as_of_what_the_slowest_receiver_has_filed_but_not_fo
     hung.tell(NOW - timedelta(days=1))
     assert me.filed(NOW) == NOW - timedelta(seconds=60)
     assert Hosts(db, "me", alone=True).filed(NOW) == NOW
+    db.kw["bind"].dispose()
+
+
+@only_postgresql
+def test_nobody_settles_as_of_a_time_that_has_not_come_to_the_database_and_a_clock_that_differs_is_told(
+    database_url: str,
+) -> None:
+    db = open_database(database_url)
+    here = datetime.now(UTC)
+    fast, others = Hosts(db, "fast"), Hosts(db, "others")
+    others.tell(here)
+
+    as_of = fast.filed(here + timedelta(seconds=120))
+    with capture_logs() as logs:
+        fast.forget({"others"}, datetime.now(UTC))
+        for seconds in (120, 125, 181):
+            fast.forget({"others"}, here + timedelta(seconds=seconds))
+
+    assert as_of == here
+    assert ["s ahead of the database's" in line["reason"] for line in logs] == [True, True]  # once a minute
+    assert " s behind the database's" in wrong_clock(db, here - timedelta(seconds=30))
     db.kw["bind"].dispose()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -12,13 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway import migrations
 from gateway.acts import rulebook
-from gateway.auditing.seal import heads_file
 from gateway.commands import ground
 from gateway.commands.reach import asked
 from gateway.configuration.config import understood
 from gateway.configuration.oversight import SyntheticSection
 from gateway.configuration.sections import SYNTHETIC, Config, GatewaySection, RulesSection
-from gateway.db import Database, durability, open_database, open_engine
+from gateway.db import Database, durability, open_database, open_engine, takes_writes
 from gateway.decisions.rules import load_taken
 from gateway.dicom.uids import secret_uid
 from gateway.errors import ConfigError, GatewayError
@@ -29,6 +29,7 @@ from gateway.migrations import Schema
 from gateway.peers import Peer, Proof
 from gateway.roster import Roster, known
 from gateway.rows.ruleset import RuleVersion
+from gateway.serving.hosts import check_shared, wrong_clock
 from gateway.serving.plan import Plan, plan
 from gateway.work.restored import refuse_older
 
@@ -58,7 +59,7 @@ def check_all(path: Path | None) -> list[Finding]:
     database = _database(config.database_url, served_unsafe=config.database.unsafe)
     here = [*keys, *(Finding(*one) for one in ground.found(config)), *database]
     with _asked(config, database) as db:
-        return [*here, *_trail(config, db), *_planned(config, db)]
+        return [*here, *_served(config, db), *_planned(config, db)]
 
 
 def rules_in_words(ready: Plan) -> Finding:
@@ -85,16 +86,24 @@ def _asked(config: Config, database: Sequence[Finding]) -> Iterator[Database | N
         db.kw["bind"].dispose()
 
 
-def _trail(config: Config, db: Database | None) -> Iterator[Finding]:
-    """Whether `serve` would refuse it."""
-    if db is None or not heads_file(config).exists():
+def _served(config: Config, db: Database | None) -> Iterator[Finding]:
+    """What `serve` would refuse, or would not go well."""
+    if db is None:
         return
     try:
-        refuse_older(config, db=db)
-    except ConfigError as error:
-        yield from (Finding(good=False, text=problem) for problem in error.problems)
+        yield from _refused(config, db)
+        if wrong := wrong_clock(db, datetime.now(UTC)):
+            yield Finding(good=False, text=wrong)
     except SQLAlchemyError:  # it has no tables, or older ones: told above
         return
+
+
+def _refused(config: Config, db: Database) -> Iterator[Finding]:
+    for check in (partial(refuse_older, config), partial(check_shared, config.store_folder)):
+        try:
+            check(db=db)
+        except ConfigError as error:
+            yield from (Finding(good=False, text=problem) for problem in error.problems)
 
 
 def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
@@ -106,12 +115,14 @@ def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
             if not file.exists():
                 good, text = ground.writable("data_dir", file.parent)
                 return [Finding(good, f"database: {kind}, will be made" if good else f"database: {text}")]
-        found, unsafe = migrations.state(engine), durability(engine)
+        found, unsafe, is_read_only = migrations.state(engine), durability(engine), not takes_writes(engine)
     except ConfigError as error:
         return [Finding(good=False, text=str(error))]
     finally:
         engine.dispose()
     state = Finding(found is not Schema.NEWER, f"database: {kind} {_SCHEMAS[found]}")
+    if is_read_only:
+        state = Finding(good=False, text=f"database: {kind} can only be read: it is a standby, or is told so")
     return [state, *(Finding(served_unsafe, f"database: {kind}: {what}") for what in unsafe)]
 
 

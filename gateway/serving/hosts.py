@@ -1,6 +1,7 @@
 """What the processes of one database have to know of each other: that they share one store, and how far each has filed.
 
-Their clocks are compared with each other, so hosts need NTP: one that is ahead by more than the quiet time settles early.
+Their clocks are compared with each other, so hosts need NTP. The database's is the judge: nobody settles as of a time that has
+not come there, and a clock that differs is told in the log.
 """
 
 import os
@@ -9,16 +10,22 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import structlog
 from sqlalchemy import delete, func, select, text, update
 
 from gateway.db import Database, insert_once
 from gateway.errors import ConfigError
 from gateway.machine.disk import sync_folder
+from gateway.rows.columns import UtcDateTime
 from gateway.rows.hosts import Filed, StoreMark
 
 _MARK = "store.id"
 _PATIENCE = timedelta(seconds=60)
 _FRESH = timedelta(seconds=10)
+_APART, _TELL = timedelta(seconds=2), timedelta(seconds=60)
+_CLOCK = select(func.timezone("UTC", func.clock_timestamp(), type_=UtcDateTime()))
+
+_logger = structlog.get_logger()
 
 
 def share(folder: Path, *, db: Database) -> None:
@@ -26,10 +33,30 @@ def share(folder: Path, *, db: Database) -> None:
     mark = _mark(folder)
     with db.begin() as session:
         insert_once(session, StoreMark, id=1, mark=mark)
-        first = session.get_one(StoreMark, 1)
-        if first.mark != mark:
-            where = f"one that holds a {_MARK} with {first.mark}"
-            raise ConfigError([f"[store] folder {folder}: expected the folder in which all files of this database are, {where}"])
+    check_shared(folder, db=db)
+
+
+def check_shared(folder: Path, *, db: Database) -> None:
+    """The same, and nothing is made."""
+    path = folder / _MARK
+    mark = path.read_text().strip() if path.exists() else ""
+    with db() as session:
+        first = session.get(StoreMark, 1)
+    if first is not None and first.mark != mark:
+        where = f"one that holds a {_MARK} with {first.mark}"
+        raise ConfigError([f"[store] folder {folder}: expected the folder in which all files of this database are, {where}"])
+
+
+def wrong_clock(db: Database, now: datetime) -> str:
+    """How far the clock of this machine is from the database's, where that is too far; empty with SQLite, which has none."""
+    with db() as session:
+        if session.get_bind().dialect.name == "sqlite":
+            return ""
+        ahead = now - session.execute(_CLOCK).scalar_one()
+    if abs(ahead) <= _APART:
+        return ""
+    how = f"{abs(ahead).total_seconds():.0f} s {'ahead of' if ahead > _APART else 'behind'} the database's"
+    return f"the clock of this machine is {how}: quiet times are not what they seem; expected both to be set by NTP"
 
 
 class Hosts:
@@ -37,6 +64,7 @@ class Hosts:
 
     def __init__(self, db: Database, executor: str, *, alone: bool = False) -> None:
         self._db, self._executor, self._is_alone = db, executor, alone
+        self._told_at: datetime | None = None
 
     def tell(self, at: datetime | None, opened_at: datetime | None = None) -> None:
         """Everything is filed that we had promised by `at`, our doors have been open since `opened_at`; `at` None: we are gone.
@@ -57,9 +85,13 @@ class Hosts:
                 insert_once(session, Filed, executor=self._executor, **ours)
 
     def forget(self, with_folders: set[str], now: datetime, *, dead: Collection[str] = ()) -> None:
-        """Nobody waits for receivers that are `dead` and have no folder any more, nor for one that left none: its row is old."""
+        """Nobody waits for receivers that are `dead` and have no folder any more, nor for one that left none: its row is old.
+
+        A clock that is wrong is told, for then others may look old.
+        """
         if self._is_alone:
             return
+        self._tell_clock(now)
         old = select(Filed.executor).where(Filed.filed_at < now - _FRESH)
         with self._db.begin() as session:
             gone = {*session.scalars(old), *dead} - with_folders
@@ -76,6 +108,8 @@ class Hosts:
             return moment
         with self._db() as session:
             least = session.scalar(select(func.min(Filed.filed_at)).where(Filed.executor != self._executor))
+            if session.get_bind().dialect.name == "postgresql":
+                moment = min(moment, session.execute(_CLOCK).scalar_one())
         return moment if least is None else min(moment, max(least, moment - _PATIENCE))
 
     def listening_since(self) -> datetime | None:
@@ -84,6 +118,12 @@ class Hosts:
             return None
         with self._db() as session:
             return session.scalar(select(func.min(Filed.opened_at)).where(Filed.executor != self._executor))
+
+    def _tell_clock(self, now: datetime) -> None:
+        is_new = self._told_at is None or not self._told_at <= now < self._told_at + _TELL
+        if is_new and (wrong := wrong_clock(self._db, now)):
+            self._told_at = now
+            _logger.warning("clock.differs", reason=wrong)
 
 
 def _mark(folder: Path) -> str:

@@ -145,8 +145,8 @@ class Stages:
         return timedelta(seconds=self.plan.config.completeness.study_quiet_seconds)
 
     def _elect(self, key: str) -> None:
-        self.filed_by(self.clock())  # what is promised may belong to the study
-        elect(key, self.clock(), pipelines=self.plan.pipelines, quiet=self._study_quiet, db=self.db, queues=self.queues)
+        as_of = self.filed_by(self.clock())  # what is promised may belong to the study
+        elect(key, as_of, pipelines=self.plan.pipelines, quiet=self._study_quiet, db=self.db, queues=self.queues)
 
     def _look_back(self, key: str) -> None:
         look_back(

@@ -6,9 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
 
 import structlog
-from sqlalchemy import text
 
-from gateway.db import Database
+from gateway.db import Database, takes_writes
 from gateway.errors import GatewayError
 from gateway.inference.models import Models
 from gateway.serving.doorman import Doorman
@@ -53,17 +52,12 @@ class Health:
 
 def looks(db: Database, store: Store, models: Models | None, doorman: Doorman | None) -> dict[str, Callable[[], bool]]:
     """`models` of a process that works, `doorman` of one that receives."""
-    found: dict[str, Callable[[], bool]] = {"database": lambda: _answers(db), "store": store.is_writable}
+    found: dict[str, Callable[[], bool]] = {"database": lambda: takes_writes(db.kw["bind"]), "store": store.is_writable}
     if models is not None:
         found["triton"] = lambda: bool(models.ready())
     if doorman is not None:
         found["doors"] = lambda: doorman.is_open
     return found
-
-
-def _answers(db: Database) -> bool:
-    with db() as session:
-        return bool(session.execute(text("SELECT 1")).scalar_one())
 
 
 def _safely(look: Callable[[], bool]) -> bool:

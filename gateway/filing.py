@@ -10,6 +10,7 @@ from heapq import merge
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
 
 from gateway import log
 from gateway.doors.door import Door
@@ -53,7 +54,7 @@ class Filing:
         self.oldest: datetime | None = None
         """When that was promised which is to be filed now."""
         self.told_at = -_TELL_SECONDS
-        """When it was last told that there is no room."""
+        """When it was last told that disk or database are away."""
 
     def file(self) -> bool:
         """File one batch; whether there was one."""
@@ -103,18 +104,23 @@ class Filing:
 def told(event: str, filing: Filing | None = None) -> Iterator[None]:
     """Boundary: database or disk are away; nothing is lost, they come back, and then it is done.
 
-    That there is no room is told once a minute of a `filing`, which is tried again all the time.
+    That is told in a sentence, and of a `filing`, which is tried again all the time, once a minute.
     """
     try:
         yield
-    except OutOfResources as error:
+    except (OutOfResources, OperationalError, InternalError) as error:
         now = time.monotonic()
         if filing is None or now >= filing.told_at + _TELL_SECONDS:
-            _logger.error(event, reason=str(error))
+            _logger.error(event, reason=str(error) if isinstance(error, OutOfResources) else _away(error))
             if filing is not None:
                 filing.told_at = now
     except Exception as error:  # noqa: BLE001
         _logger.error(event, error=type(error).__name__, stack=log.stack_without_values(error))
+
+
+def _away(error: DBAPIError) -> str:
+    what = "can only be read" if type(error.orig).__name__ == "ReadOnlySqlTransaction" else "does not answer"
+    return f"the database {what} ({type(error.orig).__name__}); what is acknowledged is kept until it does"
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import text
 from gateway.db import open_database
 from tests.ports import free_port
 from tests.postgres_fixture import OwnPostgres
+from tests.synthetic import ct_series
 from tests.world import World
 
 
@@ -49,3 +51,21 @@ def test_a_gateway_whose_database_is_away_stops_all_the_same(
         finally:
             own_postgres.start()
         assert world.logged("gateway.stopped")
+
+
+def test_a_database_that_is_away_is_told_in_a_sentence_and_not_four_times_a_second(
+    own_postgres: OwnPostgres, tmp_path: Path
+) -> None:
+    series = ct_series(2)
+    with World(tmp_path, own_postgres.url, f"127.0.0.1:{free_port()}") as world:
+        world.start()
+        own_postgres.stop()
+        assert world.send(series) == [0x0000] * 2
+        world.wait_until(lambda: world.logged("receive.failed"))
+        time.sleep(3)
+        own_postgres.start()
+        world.wait_until(lambda: all(map(world.held, series)))
+
+        filings = [line for line in world.logged("receive.failed") if "what is acknowledged is kept" in line["reason"]]
+        assert 1 <= len(filings) <= 5  # the filing's once a minute, and who tells the others how far it is, once a second
+        assert '"stack"' not in world.log

@@ -150,6 +150,13 @@ def test_a_database_that_does_not_answer_is_told_without_its_address(tmp_path: P
     assert str(raised.value) == "database: PostgreSQL does not answer (OperationalError): check [database] url"
 
 
+def test_why_postgresql_refuses_is_told_in_its_words(postgres: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        migrations.state(open_engine(postgres.replace("/postgres?", "/nosuch?")))
+
+    assert str(raised.value) == 'database: PostgreSQL refuses: database "nosuch" does not exist'
+
+
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "gateway.db").write_text("a letter, not a database " * 100)
 

@@ -30,13 +30,15 @@ class Schema(StrEnum):
 
 
 def state(engine: Engine) -> Schema:
-    """Raises ConfigError, in words without address or password, where the database does not answer."""
+    """Raises ConfigError, in words without password, where the database does not answer; with what PostgreSQL says itself."""
     try:
         with engine.connect() as connection:
             return _state(connection)
     except DBAPIError as error:
         what = "this file is no database, or cannot be used" if engine.dialect.name == "sqlite" else "PostgreSQL does not answer"
-        raise ConfigError([f"database: {what} ({type(error.orig).__name__}): check [database] url"]) from error
+        said = str(error.orig).rpartition("FATAL:")[2].strip() if "FATAL:" in str(error.orig) else ""
+        problem = f"PostgreSQL refuses: {said}" if said else f"{what} ({type(error.orig).__name__}): check [database] url"
+        raise ConfigError([f"database: {problem}"]) from error
 
 
 def upgrade(engine: Engine) -> None:

@@ -182,9 +182,9 @@ class Doorman:
     def _tell_filed(self) -> None:
         """Those who settle elsewhere, about once a second."""
         if time.monotonic() > self._told_at + _TELL_SECONDS and not self._stopping:
+            self._told_at = time.monotonic()
             with told("receive.failed"):
                 self._books.filed(self.filed_at, self.opened_at)
-                self._told_at = time.monotonic()
 
     def filed_by(self, moment: datetime) -> datetime:
         """Until when everything that was promised is filed: `moment`, soon; or earlier, where filing does not go on."""

@@ -12,6 +12,7 @@ from getpass import getuser
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url, text
 
 from gateway.db import open_database
 from gateway.engine import Queues
@@ -97,6 +98,36 @@ def test_a_database_that_does_not_answer_is_told(gateway, command: str, tmp_path
 
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == "database: PostgreSQL does not answer (OperationalError): check [database] url\n"
+
+
+@pytest.mark.parametrize("command", ["jobs show", "jobs retry", "deliveries cancel", "audit list --job", "rules show"])
+def test_a_number_that_no_row_can_have_is_refused_in_words(gateway, database_url: str, command: str, tmp_path: Path) -> None:
+    write(tmp_path, f'[database]\nurl = "{database_url}"\n')
+
+    ran = gateway(f"{command} 99999999999999999999999")
+
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == "expected values that the database can hold: a number or a time is too large\n"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("command", ["jobs retry 1", f"series release {SERIES}", "db upgrade"])
+def test_a_database_that_can_only_be_read_is_told_without_a_traceback(
+    gateway, database_url: str, command: str, tmp_path: Path
+) -> None:
+    db = open_database(database_url)
+    a_series(db)
+    a_job(db, state="failed")
+    with db.begin() as session:
+        if command == "db upgrade":
+            session.execute(text("UPDATE gw_schema_version SET version_num = '0017'"))
+        session.execute(text(f"ALTER DATABASE {make_url(database_url).database} SET default_transaction_read_only = on"))
+    db.kw["bind"].dispose()
+    write(tmp_path, f'[database]\nurl = "{database_url}"\n')
+
+    ran = gateway(command)
+
+    assert (ran.code, ran.err) == (1, "the database failed (ReadOnlySqlTransaction): see to it, and try again\n")
 
 
 @pytest.mark.parametrize("command", ["serve", "db upgrade"])

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -26,9 +25,10 @@ NoteOption = Annotated[str, typer.Option(help="Why, for those who read the histo
 
 
 def at_rules(config: Path | None, act: "Callable[[RuleDesk], T]") -> T:
+    from gateway.commands.desk import opened
     from gateway.commands.ruledesk import RuleDesk
 
-    with closing(RuleDesk(configured(config), out)) as desk:
+    with opened(RuleDesk, configured(config), out) as desk:
         return act(desk)
 
 

@@ -1,7 +1,6 @@
 """What the commands share: options, the screen, and how a command comes to a configuration and to the desk."""
 
 from collections.abc import Callable, Iterable
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -38,16 +37,17 @@ def configured(path: Path | None) -> Config:
 
 
 def at_desk(config: Path | None, act: Callable[["Desk"], None]) -> None:
-    from gateway.commands.desk import Desk
+    from gateway.commands.desk import Desk, opened
 
-    with closing(Desk(configured(config), out)) as desk:
+    with opened(Desk, configured(config), out) as desk:
         act(desk)
 
 
 def at_workdesk(config: Path | None, act: Callable[["WorkDesk"], None]) -> None:
+    from gateway.commands.desk import opened
     from gateway.commands.workdesk import WorkDesk
 
-    with closing(WorkDesk(configured(config), out)) as desk:
+    with opened(WorkDesk, configured(config), out) as desk:
         act(desk)
 
 

@@ -3,16 +3,18 @@
 import os
 import pwd
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy import Engine, make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from gateway import migrations
 from gateway.auditing import audit, events, seal
@@ -20,7 +22,7 @@ from gateway.auditing.chain import Entry, canonical
 from gateway.commands.screen import Screen
 from gateway.configuration.sections import Config
 from gateway.db import Database, open_database, open_engine, snapshot
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, GatewayError
 from gateway.views import lists, stories
 from gateway.views.provenance import provenance
 from gateway.views.wanted import Wanted
@@ -32,6 +34,8 @@ _UNREADY = {
     migrations.Schema.OLDER: "database: made by an older gateway: stop that one and run `gateway db upgrade`",
     migrations.Schema.NEWER: "database: made by a newer gateway: use that version",
 }
+
+Kind = TypeVar("Kind", bound="Desk")
 
 _logger = structlog.get_logger()
 
@@ -129,6 +133,25 @@ class Desk:
     def ask(self, act: Callable[[Database, Screen, str, datetime], None]) -> None:
         """What other files know to ask and do."""
         act(self._db, self._screen, _actor(), _now())
+
+
+@contextmanager
+def opened(kind: type[Kind], config: Config, out: Console) -> Iterator[Kind]:
+    """A desk of that kind, until closed."""
+    with closing(kind(config, out)) as desk, in_words():
+        yield desk
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """A database that fails, or cannot hold what somebody typed, is told without a stack: GatewayError."""
+    try:
+        yield
+    except (DataError, OverflowError) as error:
+        raise GatewayError("expected values that the database can hold: a number or a time is too large") from error
+    except (OperationalError, InternalError, NoConnectionFree) as error:
+        what = type(getattr(error, "orig", error)).__name__
+        raise GatewayError(f"the database failed ({what}): see to it, and try again") from error
 
 
 def reach(config: Config, *, patience: timedelta = timedelta(0)) -> None:

@@ -16,7 +16,7 @@ from gateway.acts.order import order
 from gateway.acts.release import release_held, release_series
 from gateway.acts.resend import resend
 from gateway.acts.retract import retract
-from gateway.commands.desk import Desk, reach
+from gateway.commands.desk import Desk, in_words, reach
 from gateway.configuration.sections import Config
 from gateway.db import Database, open_database
 from gateway.engine import Queues
@@ -119,7 +119,8 @@ def upgrade(config: Config) -> None:
     reach(config)
     db = open_database(config.database_url)
     try:
-        app.upgrade(config.database_url, db)
+        with in_words():
+            app.upgrade(config.database_url, db)
     finally:
         db.kw["bind"].dispose()
 

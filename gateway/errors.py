@@ -24,6 +24,7 @@ GatewayError
 |  +- BadOutput            our own object is not conformant (final, never sent)
 |  +- ModelUnavailable     Triton or the model did not answer (try again)
 |  +- NoRoom               the store does not take the results now (try again)
+|  +- NoPipeline           this process does not have it, another one may (try again)
 +- DeliveryError           a peer did not take an output
 |  +- Unreachable          no association, no answer, out of resources (try again)
 |  |  +- Unanswered        everything was sent and the answer never came: the peer may hold it (ask, then send the same again)
@@ -157,6 +158,11 @@ class Crashed(JobError):
 
 class NoRoom(JobError):
     code = "STORE"
+    retryable = True
+
+
+class NoPipeline(JobError):
+    code = "PIPELINE"
     retryable = True
 
 

@@ -22,7 +22,7 @@ from gateway.dicom.header import Copies
 from gateway.dicom.part10 import part10
 from gateway.dicom.uids import job_key
 from gateway.engine import RUN, Queues, backoff, model_lane, rank
-from gateway.errors import BadOutput, Crashed, JobError, ModelDied, NoRoom, OutOfResources
+from gateway.errors import BadOutput, Crashed, JobError, ModelDied, NoPipeline, NoRoom, OutOfResources
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Pipeline
 from gateway.rows.searches import Prior, PriorInstance, PriorState
@@ -93,7 +93,7 @@ def run(
             found = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
             inputs = [(uid, sha256) for uid, sha256 in session.execute(found)]
             earlier = _earlier(session, job.id)
-        result = _work(job, inputs, earlier, pipelines[job.pipeline], models, equipment, store, clock, zone)
+        result = _work(job, inputs, earlier, _found(pipelines, job.pipeline), models, equipment, store, clock, zone)
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
@@ -170,6 +170,13 @@ def _work(
         raise BadOutput("; ".join(problems))
     lacking = [f"the series lacks something: {job.partial}"] if job.partial else []
     return _Result(objects, encoding, [*lacking, *told, *notes], inferred_at, clock())
+
+
+def _found(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
+    """Machines are upgraded one after the other: the job waits for one that has it."""
+    if name not in pipelines:
+        raise NoPipeline(f"expected pipeline {name} on every machine that works: the job waits for one that has it")
+    return pipelines[name]
 
 
 def _earlier(session: Session, job: int) -> list[Earlier]:

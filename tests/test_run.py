@@ -60,11 +60,9 @@ def done(
     )  # fmt: skip
     with place.db() as session:
         job = session.scalars(select(Job.id)).one()
-    terms = {"models": Models(), "equipment": EQUIPMENT, "begun": {}} | settings
+    terms = {"pipelines": pipelines, "models": Models(), "equipment": EQUIPMENT, "begun": {}} | settings
     for _ in range(times):
-        run(
-            job, clock=lambda: place.now, pipelines=pipelines, store=place.store, db=place.db, queues=place.queues, **terms,
-        )  # fmt: skip
+        run(job, clock=lambda: place.now, store=place.store, db=place.db, queues=place.queues, **terms)
     with place.db() as session:
         files = [place.store.path(one).read_bytes() for one in session.scalars(select(OutputInstance.sha256))]
         return session.get_one(Job, job), [dcmread(BytesIO(file)) for file in files]
@@ -97,6 +95,13 @@ def test_a_pipeline_that_yields_nothing_fails_and_says_what_was_expected(
 
     assert (job.state, job.code, results) == ("failed", "OUTPUT", [])
     assert job.reason.startswith(expected)
+
+
+def test_a_job_whose_pipeline_this_machine_does_not_have_waits_for_one_that_does(place: Place) -> None:
+    job, results = done(place, ct_series(4), lambda _study, _infer: [], pipelines={})
+
+    assert (job.state, job.code, results) == ("queued", "PIPELINE", [])
+    assert job.reason == "expected pipeline p on every machine that works: the job waits for one that has it"
 
 
 class Dying(Models):

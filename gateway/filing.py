@@ -10,7 +10,8 @@ from heapq import merge
 from pathlib import Path
 
 import structlog
-from sqlalchemy.exc import DBAPIError, InternalError, OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from gateway import log
 from gateway.doors.door import Door
@@ -108,7 +109,7 @@ def told(event: str, filing: Filing | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (OutOfResources, OperationalError, InternalError) as error:
+    except (OutOfResources, OperationalError, InternalError, NoConnectionFree) as error:
         now = time.monotonic()
         if filing is None or now >= filing.told_at + _TELL_SECONDS:
             _logger.error(event, reason=str(error) if isinstance(error, OutOfResources) else _away(error))
@@ -118,9 +119,10 @@ def told(event: str, filing: Filing | None = None) -> Iterator[None]:
         _logger.error(event, error=type(error).__name__, stack=log.stack_without_values(error))
 
 
-def _away(error: DBAPIError) -> str:
-    what = "can only be read" if type(error.orig).__name__ == "ReadOnlySqlTransaction" else "does not answer"
-    return f"the database {what} ({type(error.orig).__name__}); what is acknowledged is kept until it does"
+def _away(error: Exception) -> str:
+    name = type(getattr(error, "orig", error)).__name__
+    what = "can only be read" if name == "ReadOnlySqlTransaction" else "does not answer"
+    return f"the database {what} ({name}); what is acknowledged is kept meanwhile"
 
 
 @contextmanager

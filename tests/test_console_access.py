@@ -2,12 +2,14 @@
 
 import re
 import socket
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import httpx2
 import pytest
 from fastapi.routing import APIRoute, APIWebSocketRoute
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from gateway.access import people, signin
 from gateway.auditing.audit import Act
@@ -413,6 +415,21 @@ def test_a_gateway_tells_that_it_is_alive_and_ready_and_nothing_else(console: Co
     console.site.store._half = console.folder / "gone"
     assert (client.get("/readyz").status_code, client.get("/readyz").text) == (503, "not ready\n")
     console.site.store._half = console.site.store._incoming
+
+
+def test_where_no_connection_to_the_database_is_free_that_is_no_failure_of_the_gateway(
+    console: ConsolePlace, monkeypatch
+) -> None:
+    engine, client = console.db.kw["bind"], console.client("viewer")
+    monkeypatch.setattr(engine.pool, "_timeout", 0.1)
+    with ExitStack() as stack:
+        with pytest.raises(NoConnectionFree):
+            while True:
+                stack.enter_context(engine.connect())
+        answer = client.get("/jobs")
+
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert "The database does not answer." in answer.text
 
 
 @pytest.mark.parametrize(

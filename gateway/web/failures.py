@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 
 from gateway import log
@@ -94,8 +95,8 @@ def _value(request: Request, _error: DataError | OverflowError) -> Response:
     return failure(request, 422)
 
 
-def _database(request: Request, error: DBAPIError) -> Response:
-    _logger.warning("web.no_database", error=type(error.orig).__name__)
+def _database(request: Request, error: DBAPIError | NoConnectionFree) -> Response:
+    _logger.warning("web.no_database", error=type(getattr(error, "orig", error)).__name__)
     return failure(request, 503, headers={"Retry-After": "5"})
 
 
@@ -116,6 +117,7 @@ _ANSWERS: tuple[tuple[type[Exception], Callable[[Request, Any], Response | Await
     (DataError, _value),
     (OverflowError, _value),
     (DBAPIError, _database),
+    (NoConnectionFree, _database),
     (Exception, _unexpected),
 )
 

@@ -107,7 +107,7 @@ class Store:
         return digests
 
     def path(self, sha256: str) -> Path:
-        return self._root / sha256[:2] / f"{sha256}.dcm"
+        return place(self._root, sha256)
 
     def check(self, sha256: str) -> Path:
         """The path of a file whose bytes are the ones that were written; raise Damaged where they are not."""
@@ -166,6 +166,11 @@ class Store:
         for path in left:
             path.unlink(missing_ok=True)
         return len(left)
+
+
+def place(root: Path, sha256: str) -> Path:
+    """Where a file lies in the store at `root`."""
+    return root / sha256[:2] / f"{sha256}.dcm"
 
 
 def _write(descriptor: int, part: bytes | memoryview) -> int:

@@ -14,8 +14,10 @@ from gateway.configuration.config import load
 from gateway.db import open_database, open_engine, takes_writes
 from gateway.migrations import upgrade
 from gateway.serving.hosts import share
+from tests.door_fixture import Place, scanner
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp
 from tests.ports import free_port
+from tests.synthetic import ct_series
 from tests.world import HERE
 
 RULES = """\
@@ -357,6 +359,23 @@ def test_a_store_that_is_not_the_one_of_the_database_is_wrong(checked, database_
     assert [one for one in wrong if one.startswith(expected)]
     assert not [problem for problem in same if "store" in problem]
     assert not (tmp_path / "store").exists()
+
+
+def test_a_store_that_is_older_than_the_database_is_wrong(checked, tmp_path: Path) -> None:
+    text = f'[database]\nurl = "sqlite:///{tmp_path}/gateway.db"\n[store]\nfolder = "store"\n'
+    place = Place(f"sqlite:///{tmp_path / 'gateway.db'}", tmp_path)
+    origin, series = scanner(), ct_series(3)
+    for ds in series:
+        place.bring(ds, origin)
+    place.file()
+    assert not [problem for problem in checked(text, rules=None)[1] if problem.startswith("store store: ")]
+    for path in sorted((tmp_path / "store").glob("??/*.dcm"))[:2]:
+        path.unlink()
+
+    _, wrong = checked(text, rules=None)
+
+    assert [problem for problem in wrong if problem.startswith("store store: 2 instances of the latest series have no file: ")]
+    place.close()
 
 
 def test_a_database_of_a_newer_gateway_is_wrong(checked, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from gateway.roster import Roster, known
 from gateway.rows.ruleset import RuleVersion
 from gateway.serving.hosts import check_shared, wrong_clock
 from gateway.serving.plan import Plan, plan
-from gateway.work.restored import refuse_older
+from gateway.work.restored import refuse_older, without_files
 
 _SCHEMAS = {
     Schema.MISSING: "has no tables yet, `gateway serve` makes them",
@@ -94,6 +94,9 @@ def _served(config: Config, db: Database | None) -> Iterator[Finding]:
         yield from _refused(config, db)
         if wrong := wrong_clock(db, datetime.now(UTC)):
             yield Finding(good=False, text=wrong)
+        if count := without_files(config, db=db):
+            what = f"{count} instances of the latest series have no file: it is older than the database, or has lost them"
+            yield Finding(good=False, text=f"store {config.store_folder}: {what}: bring its backup back, or have them sent again")
     except SQLAlchemyError:  # it has no tables, or older ones: told above
         return
 

@@ -15,8 +15,10 @@ from gateway.auditing.seal import Signed, heads_file, public_key, public_key_fil
 from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.errors import ConfigError
-from gateway.rows.tables import Instance, OutputInstance, Version
+from gateway.rows.tables import Instance, OutputInstance, Series, Version
+from gateway.store import place
 
+_LATEST, _FILES = 20, 500
 _NO_HEAD = "database: the end of its audit trail is not known any more (gw_audit_head is empty): restore a backup"
 
 
@@ -53,6 +55,15 @@ def without_rows(config: Config, *, db: Database) -> int:
     with db() as session:
         known = {digest for table in (Instance, OutputInstance, Version) for digest in session.scalars(select(table.sha256))}
     return sum(path.stem not in known for path in config.store_folder.glob("??/*.dcm"))
+
+
+def without_files(config: Config, *, db: Database) -> int:
+    """How many instances of the series that came last have no file in the store: it is older than the database, or lost them."""
+    latest = select(Series.series_instance_uid).order_by(Series.last_received_at.desc()).limit(_LATEST)
+    there = Instance.series_instance_uid.in_(latest) & Instance.gone_at.is_(None)
+    with db() as session:
+        digests = session.scalars(select(Instance.sha256).where(there).limit(_FILES)).all()
+    return sum(not place(config.store_folder, digest).exists() for digest in digests)
 
 
 def _missing(config: Config, *, db: Database) -> Signed | None:

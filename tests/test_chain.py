@@ -30,7 +30,9 @@ from gateway.configuration.config import parse
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
 from gateway.rows.trail import AuditEvent, AuditSink
-from gateway.work.restored import accept, refuse_older
+from gateway.rows.workitems import WorkitemDocument
+from gateway.store import Store
+from gateway.work.restored import accept, refuse_older, without_rows
 from tests.command_fixture import Command
 from tests.rows_fixture import NOW, SERIES
 
@@ -742,6 +744,18 @@ def test_a_database_that_went_on_from_an_older_backup_is_not_served_before_someb
     assert verified(db, seal.heads(config)).problem == ""
     with pytest.raises(ConfigError, match="nothing was signed that it does not have"):
         accept(config, db=db, actor="ann", now=NOW)
+
+
+def test_files_that_no_row_knows_are_counted_and_those_of_workitems_are_known(db, tmp_path: Path) -> None:
+    config = parse({"gateway": {"data_dir": str(tmp_path)}}, where="test")
+    store = Store(config.store_folder)
+    known, unknown = store.put([b"workitem"]), store.put([b"instance"])
+    assert known != unknown
+
+    with db.begin() as session:
+        session.add(WorkitemDocument(sha256=known.sha256, sop_instance_uid="1.2", made_at=NOW))
+
+    assert without_rows(config, db=db) == 1
 
 
 def test_a_trail_without_its_head_is_not_served_on_and_what_to_do_is_said(db: Database, tmp_path: Path) -> None:

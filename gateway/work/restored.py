@@ -16,9 +16,11 @@ from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.errors import ConfigError
 from gateway.rows.tables import Instance, OutputInstance, Series, Version
+from gateway.rows.workitems import WorkitemDocument
 from gateway.store import place
 
 _LATEST, _FILES = 20, 500
+_AT_ONCE = 10_000
 _NO_HEAD = "database: the end of its audit trail is not known any more (gw_audit_head is empty): restore a backup"
 
 
@@ -53,7 +55,11 @@ def accept(config: Config, *, db: Database, actor: str, now: datetime) -> str:
 def without_rows(config: Config, *, db: Database) -> int:
     """Files of the store that the restored database does not know: `gateway send` brings them in again."""
     with db() as session:
-        known = {digest for table in (Instance, OutputInstance, Version) for digest in session.scalars(select(table.sha256))}
+        known = {
+            digest
+            for table in (Instance, OutputInstance, Version, WorkitemDocument)
+            for digest in session.scalars(select(table.sha256).execution_options(yield_per=_AT_ONCE))
+        }
     return sum(path.stem not in known for path in config.store_folder.glob("??/*.dcm"))
 
 

@@ -132,6 +132,24 @@ def test_an_upgrade_that_fails_leaves_nothing(engine: Engine) -> None:
     assert our_tables(engine) == ["gw_delivery"]
 
 
+@pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
+def test_an_upgrade_beside_a_long_transaction_is_refused_and_nobody_waits_behind_it(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    migrations.downgrade(engine, "0016")
+    read = text("SELECT count(*) FROM gw_association")
+    with engine.connect() as backup:
+        backup.execute(read)
+        with pytest.raises(ConfigError, match="somebody holds its tables, as a backup does"):
+            migrations.upgrade(engine)
+        with engine.connect() as other:
+            assert other.execute(read).scalar_one() == 0
+    assert migrations.state(engine) is Schema.OLDER
+
+    migrations.upgrade(engine)
+
+    assert migrations.state(engine) is Schema.CURRENT
+
+
 def test_processes_may_upgrade_at_once(empty_url: str, engine: Engine, tmp_path: Path) -> None:
     environment = os.environ | {"GATEWAY_DATABASE__URL": empty_url, "GATEWAY_GATEWAY__DATA_DIR": str(tmp_path)}
     output, errors = tmp_path / "output", tmp_path / "errors"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from gateway.errors import ConfigError
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 VERSION_TABLE = "gw_schema_version"
-_LOCK = 7400
+_LOCK, _PATIENCE_SECONDS = 7400, 3
 _HERE = Path(__file__).parent
 
 
@@ -42,10 +42,14 @@ def state(engine: Engine) -> Schema:
 
 
 def upgrade(engine: Engine) -> None:
-    """Bring our tables up to date in one transaction; many processes may start at once. Refuses a newer schema: ConfigError."""
+    """Bring our tables up to date in one transaction; many processes may start at once. Refuses a newer schema: ConfigError.
+
+    So does a table that somebody holds for long, as a backup does: who waited for it would have all others wait behind.
+    """
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            connection.execute(text(f"SET LOCAL lock_timeout = '{_PATIENCE_SECONDS}s'"))
         else:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         found = _state(connection)
@@ -57,7 +61,15 @@ def upgrade(engine: Engine) -> None:
 
         config = _scripts()
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except OperationalError as error:
+            if type(error.orig).__name__ != "LockNotAvailable":
+                raise
+            held = "somebody holds its tables, as a backup does while it runs"
+            raise ConfigError(
+                [f"database: {held}: expected none of that for the upgrade; try again when it has ended"]
+            ) from error
         connection.commit()
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 import structlog
 from sqlalchemy import event
 
@@ -27,6 +28,7 @@ from gateway.machine.rounds import Rounds
 
 _NOT_SIGNED = "audit.not_signed"
 _LOOK_SECONDS = 1.0
+_WHICH = "SELECT pg_is_in_recovery(), (SELECT hash FROM gw_audit_event WHERE id = %s)"
 
 _logger = structlog.get_logger()
 
@@ -71,11 +73,12 @@ class Notary:
 
     def _compare(self, connection: Any, _record: object) -> None:
         seen = self._seen
-        if not seen.position:
-            return
-        found = connection.execute("SELECT hash FROM gw_audit_event WHERE id = %s", (seen.position,)).fetchone()
+        is_standby, found = connection.execute(_WHICH, (seen.position,)).fetchone()
         connection.rollback()
-        if found == (seen.hash,):
+        if is_standby:  # it may be behind, and this connection would outlive that it takes over
+            connection.close()
+            raise psycopg.OperationalError("expected the primary server, not a standby")
+        if found == seen.hash or not seen.position:
             return
         with told(_NOT_SIGNED):
             attest(seen, self._clock(), key=self._key, heads=self._heads)

@@ -94,6 +94,44 @@ def test_a_patient_is_found_without_a_name_in_any_address(world: ConsolePlace, c
     assert not [url for url in asked if "canary" in url.lower()]
 
 
+def test_a_reader_comes_back_to_what_was_found_and_nobody_else_reads_it_in_the_address(
+    world: ConsolePlace, chromium: Browser
+) -> None:
+    with world.visit(chromium, "viewer") as page:
+        page.goto(world.url + "/studies")
+        page.get_by_label("Search").fill("canary")
+        page.get_by_role("button", name="Show", exact=True).click()
+        page.locator("#rows").get_by_role("link", name="CANARY NAME").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("CANARY NAME")
+
+        page.go_back()
+
+        expect(page.get_by_label("Search")).to_have_value("canary")
+        expect(page.locator("#rows")).to_contain_text("CANARY NAME")
+        expect(page.locator("#rows")).not_to_contain_text("onerror")
+        address = page.url.removeprefix(world.url)
+    other = world.client("viewer").get(address).text
+    assert "onerror" in other
+    assert "canary" not in other
+
+
+def test_the_days_of_a_list_are_those_of_the_gateways_time_zone(tmp_path: Path, migrated_sqlite: Path) -> None:
+    shutil.copy(migrated_sqlite, tmp_path / "gateway.db")
+    zone = {"time_zone": "Asia/Tokyo"}
+    with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", gateway=zone) as place:
+        place.add_people()
+        with place.db.begin() as session:  # on the second of January in Tokyo
+            at = datetime(2026, 1, 1, 16, tzinfo=UTC)
+            session.add(Study(study_instance_uid="2.25.1", patient_name="EARLY^BIRD", patient_id="7", patient_birth_date="", accession_number="", first_received_at=at))  # fmt: skip
+        viewer = place.client("viewer")
+
+        second, first = (viewer.get(f"/studies?since={day}&until={day}").text for day in ("2026-01-02", "2026-01-01"))
+
+    assert "EARLY BIRD" in second
+    assert "EARLY BIRD" not in first
+    assert "From (Asia/Tokyo)" in first
+
+
 def test_why_a_rule_did_not_match_is_told_condition_by_condition(world: ConsolePlace, chromium: Browser) -> None:
     with world.visit(chromium, "viewer") as page:
         page.goto(f"{world.url}/series/{world.series}")

@@ -50,8 +50,9 @@ class Shared:
 
 
 def is_live(request: Request) -> bool:
-    """Whether it is a part of a page that looks for news; one that was searched for is no GET, and nobody else's."""
-    return request.method == "GET" and "seen" in request.query_params and getattr(request.state, "person", None) is not None
+    """Whether it is a part of a page that looks for news; what was searched for is nobody else's."""
+    is_part = "seen" in request.query_params and "sought" not in request.query_params
+    return request.method == "GET" and is_part and getattr(request.state, "person", None) is not None
 
 
 class Asks(NamedTuple):

@@ -1,8 +1,6 @@
 """Deliveries: each result on its way to each peer, until it is proved to be there; what an operator can do about it."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from gateway.acts import admin
@@ -11,7 +9,7 @@ from gateway.rows.tables import DeliveryState
 from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import Narrow
+from gateway.web.narrow import InAddress, InForm, Narrow
 from gateway.web.number import Key
 from gateway.web.render import go, page
 from gateway.web.site import Here
@@ -22,22 +20,17 @@ router = APIRouter()
 
 
 @router.get("/deliveries")
-def show(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
-    return _list(request, "deliveries.html", here, narrow.in_address, news)
-
-
-@router.post("/deliveries")
-def search(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
     return _list(request, "deliveries.html", here, narrow, news)
 
 
+@router.post("/deliveries")
+def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
+    return go(request, f"/deliveries{narrow.query()}")
+
+
 @router.get("/deliveries/rows")
-def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
-    return _list(request, "deliveries_rows.html", here, narrow.in_address, news)
-
-
-@router.post("/deliveries/rows")
-def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
     return _list(request, "deliveries_rows.html", here, narrow, news)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from gateway.acts import admin
@@ -14,7 +14,7 @@ from gateway.serving.stages import equipment
 from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import Narrow
+from gateway.web.narrow import InAddress, InForm, Narrow
 from gateway.web.number import Key
 from gateway.web.render import go, page
 from gateway.web.site import Here
@@ -26,22 +26,17 @@ router = APIRouter()
 
 
 @router.get("/jobs")
-def show(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
-    return _list(request, "jobs.html", here, narrow.in_address, news)
-
-
-@router.post("/jobs")
-def search(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
     return _list(request, "jobs.html", here, narrow, news)
 
 
+@router.post("/jobs")
+def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
+    return go(request, f"/jobs{narrow.query()}")
+
+
 @router.get("/jobs/rows")
-def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
-    return _list(request, "jobs_rows.html", here, narrow.in_address, news)
-
-
-@router.post("/jobs/rows")
-def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
     return _list(request, "jobs_rows.html", here, narrow, news)
 
 

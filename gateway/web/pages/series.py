@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from gateway.acts.forced import complete_series, hold_series
@@ -15,7 +15,7 @@ from gateway.views.timeline import time_line
 from gateway.views.wanted import CONSEQUENCES, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import Narrow
+from gateway.web.narrow import InAddress, InForm, Narrow
 from gateway.web.render import go, page
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
@@ -27,22 +27,17 @@ Short = Annotated[str, Form(max_length=64)]
 
 
 @router.get("/series")
-def show(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
-    return _list(request, "series.html", here, narrow.in_address, news)
-
-
-@router.post("/series")
-def search(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
     return _list(request, "series.html", here, narrow, news)
 
 
+@router.post("/series")
+def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
+    return go(request, f"/series{narrow.query()}")
+
+
 @router.get("/series/rows")
-def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
-    return _list(request, "series_rows.html", here, narrow.in_address, news)
-
-
-@router.post("/series/rows")
-def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
     return _list(request, "series_rows.html", here, narrow, news)
 
 

@@ -1,8 +1,6 @@
 """Studies: what came, by patient; one study with its series."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from gateway.errors import ConfigError
@@ -10,8 +8,8 @@ from gateway.views import lists
 from gateway.views.wanted import Wanted, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import Narrow
-from gateway.web.render import page
+from gateway.web.narrow import InAddress, InForm, Narrow
+from gateway.web.render import go, page
 from gateway.web.site import Here
 from gateway.web.viewer import address, default_folder, is_installed
 from gateway.web.who import Viewer
@@ -21,22 +19,17 @@ router = APIRouter()
 
 
 @router.get("/studies")
-def show(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
-    return _list(request, "studies.html", here, narrow.in_address, news)
-
-
-@router.post("/studies")
-def search(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
     return _list(request, "studies.html", here, narrow, news)
 
 
+@router.post("/studies")
+def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
+    return go(request, f"/studies{narrow.query()}")
+
+
 @router.get("/studies/rows")
-def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Query()]) -> Response:
-    return _list(request, "studies_rows.html", here, narrow.in_address, news)
-
-
-@router.post("/studies/rows")
-def found_rows(request: Request, _person: Viewer, here: Here, news: News, narrow: Annotated[Narrow, Form()]) -> Response:
+def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
     return _list(request, "studies_rows.html", here, narrow, news)
 
 

@@ -98,3 +98,14 @@ def test_what_a_person_did_is_told_with_the_name(console: ConsolePlace, tmp_path
     assert line.entry.row.added_by == "administrator"
     now = console.site.clock()
     assert change_peer(console.db, console.site.roster, "told/as it is?", {}, actor="x", now=now).endswith("is as it was")
+
+
+def test_a_page_of_a_peer_that_is_not_there_any_more_says_so(console: ConsolePlace, chromium: Browser, tmp_path: Path) -> None:
+    administrator = console.client("administrator")
+    administrator.act("/peer/new?protocol=folder", name="leaving", path=str(tmp_path))
+    with console.visit(chromium, "operator") as page:
+        page.goto(console.url + "/peer?name=leaving")
+        administrator.act("/peer/remove?name=leaving")
+
+        expect(page.get_by_role("alert")).to_contain_text("there is no peer 'leaving'", timeout=30_000)
+        expect(page.get_by_role("button", name="Ask whether it is there")).to_have_count(0)

@@ -90,3 +90,30 @@ def test_a_page_tells_when_the_gateway_does_not_answer_and_goes_on_by_itself(con
         shot(page, "away")
         page.unroute("**/overview/**")
         expect(page.locator("#away")).to_have_count(0)
+
+
+def test_who_signs_in_again_comes_back_to_the_page_that_asked(console: ConsolePlace, chromium: Browser) -> None:
+    with console.visit(chromium, "viewer") as page:
+        page.goto(console.url + "/jobs?state=failed")
+        page.context.clear_cookies()
+        page.get_by_label("Name").fill("viewer")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page).to_have_url(console.url + "/jobs?state=failed")
+    odd = console.client().post("/rules/draft", headers={"Referer": "http://[", "Sec-Fetch-Site": "same-origin"})
+    assert odd.headers["location"] == "/sign-in"
+
+
+def test_the_second_click_of_a_double_click_does_nothing(console: ConsolePlace, chromium: Browser) -> None:
+    twice = """(button) => {
+        const prevented = [];
+        window.addEventListener("submit", (event) => { prevented.push(event.defaultPrevented); event.preventDefault(); });
+        button.click();
+        button.click();
+        return prevented;
+    }"""
+    with console.visit(chromium, "administrator") as page:
+        page.goto(console.url + "/me")
+        page.get_by_label("What it is for").fill("one program")
+
+        assert page.get_by_role("button", name="Make a token").evaluate(twice) == [False, True]

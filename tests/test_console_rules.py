@@ -14,7 +14,7 @@ from gateway.decisions import facts
 from gateway.outputs import Equipment
 from gateway.rows.tables import Series
 from gateway.work.kept import Keep
-from tests.console_fixture import ConsolePlace, assert_accessible, assert_fits, shot
+from tests.console_fixture import PASSWORD, ConsolePlace, assert_accessible, assert_fits, shot
 from tests.rows_fixture import SERIES, a_series
 from tests.synthetic import ct_series, part10
 
@@ -159,3 +159,43 @@ def test_a_viewer_reads_the_rules_and_tries_nothing(world: ConsolePlace) -> None
     assert client.get("/rules").status_code == 200
     assert client.get("/rules/edit").status_code == 403
     assert "Drop DICOM files" not in client.get("/rules").text
+
+
+def test_what_was_typed_is_back_after_a_sign_in_that_ended_meanwhile(world: ConsolePlace, chromium: Browser) -> None:
+    typed = RULE % ("typed for an hour", "CT")
+    with world.visit(chromium, "administrator") as page:
+        page.goto(world.url + "/rules/edit")
+        box = page.get_by_label("Rules (YAML)")
+        box.fill(typed)
+        page.context.clear_cookies()
+        page.get_by_role("button", name="Keep as a draft").click()
+        for field, value in (("Name", "administrator"), ("Password", PASSWORD)):
+            page.get_by_label(field).fill(value)
+        page.get_by_role("button", name="Sign in").click()
+
+        expect(page.get_by_role("heading", level=1)).to_have_text("Change the rules")
+        expect(page.get_by_text("What you had typed and not kept is back.")).to_be_visible()
+        expect(box).to_have_value(typed)
+        expect(page.locator("#problems")).to_contain_text("Nothing is wrong with it")
+        assert_accessible(page)
+
+        page.get_by_role("button", name="Keep as a draft").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("draft")
+        page.goto(world.url + "/rules/edit")
+        expect(page.get_by_text("What you had typed")).to_be_hidden()
+        expect(box).not_to_have_value(typed)
+
+        box.fill("rules: [")
+        page.goto(world.url + "/rules")
+        page.goto(world.url + "/rules/edit")
+        expect(box).to_have_value("rules: [")
+        page.get_by_role("button", name="Begin again").click()
+        expect(box).not_to_have_value("rules: [")
+
+
+def test_what_is_refused_stands_where_the_answer_would(world: ConsolePlace, chromium: Browser) -> None:
+    with world.visit(chromium, "administrator") as page:
+        page.goto(world.url + "/rules/edit")
+        page.get_by_label("Rules (YAML)").fill("a" * 600_000)
+        expect(page.locator("#problems")).to_contain_text("Something in this request is not as expected.")
+        expect(page.locator("#problems main")).to_have_count(0)

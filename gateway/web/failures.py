@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import structlog
 from fastapi import FastAPI, Request
@@ -44,7 +44,8 @@ def failure(request: Request, status: int, *problems: str, headers: dict[str, st
         if problems:
             body["problems"] = problems
         return JSONResponse(body, status, headers, media_type="application/problem+json")
-    answer = page(request, "failure.html", status=status, code=status, what=what, advice=advice, problems=problems)
+    template = "refused.html" if request.headers.get("hx-request") else "failure.html"
+    answer = page(request, template, status=status, code=status, what=what, advice=advice, problems=problems)
     answer.headers.update(headers or {})
     return answer
 
@@ -59,13 +60,20 @@ async def _shown(request: Request, found: Shown) -> Response:
 
 
 def _not_signed_in(request: Request, _error: NotSignedIn) -> Response:
+    """Whoever signs in comes back to the page that asked."""
     if is_rest(request):
         return failure(request, 401, headers={"WWW-Authenticate": "Bearer"})
-    target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    where = "/sign-in" if request.method != "GET" or target == "/" else f"/sign-in?then={quote(target, safe='')}"
-    if request.headers.get("hx-request"):
-        return Response(status_code=401, headers={"HX-Redirect": "/sign-in"})
-    return RedirectResponse(where, 303)
+    is_part = bool(request.headers.get("hx-request"))
+    asks = str(request.url)
+    if is_part or request.method != "GET":
+        asks = request.headers.get("hx-current-url" if is_part else "referer", "")
+    try:
+        _, _, path, query, _ = urlsplit(asks)
+    except ValueError:
+        path = query = ""
+    then = path + (f"?{query}" if query else "")
+    where = f"/sign-in?then={quote(then, safe='')}" if then.strip("/") else "/sign-in"
+    return Response(status_code=401, headers={"HX-Redirect": where}) if is_part else RedirectResponse(where, 303)
 
 
 def _not_allowed(request: Request, error: NotAllowed) -> Response:

@@ -43,7 +43,10 @@ function comeBack() {
   left = null;
 }
 
+const REFUSED = [403, 404, 409, 413, 422];
 document.addEventListener("htmx:beforeSwap", (event) => {
+  // Why not stands where the answer would: a part of what is not there any more goes, and asks no more.
+  if (REFUSED.includes(event.detail.xhr.status)) event.detail.shouldSwap = true;
   if (event.detail.xhr.status !== 200 || !event.detail.target.id) return;
   if (isInUse(event.detail.target)) event.detail.shouldSwap = false;
   else leave(event.detail.target);
@@ -67,12 +70,22 @@ function tellAway() {
 }
 
 document.addEventListener("htmx:sendError", tellAway);
-document.addEventListener("htmx:responseError", (event) => { if (event.detail.xhr.status >= 500) tellAway(); });
+document.addEventListener("htmx:responseError", (event) => {
+  if (event.detail.xhr.status >= 500 || event.detail.xhr.status === 429) tellAway();
+});
 document.addEventListener("htmx:afterRequest", (event) => {
   if (event.detail.successful) {
     answered = new Date();
     document.getElementById("away")?.remove();
   }
+});
+
+// The second click of a double click would do the same act again, and its answer would be the one that is shown.
+const acted = new WeakMap();
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (form.method === "post" && event.timeStamp - (acted.get(form) ?? -Infinity) < 2000) event.preventDefault();
+  else acted.set(form, event.timeStamp);
 });
 
 // On a phone the navigation is wider than the screen: it begins where the reader is.

@@ -37,6 +37,7 @@ def show(request: Request, _person: Viewer, here: Here) -> Response:
     return page(request, "rules.html", lines=lines, active=rulebook.active(here.db), refused=refused, canaries=canaries)
 
 
+@router.get("/rules/draft")
 @router.get("/rules/edit")
 def edit(request: Request, _person: Administrator, here: Here, number: Number = None) -> Response:
     text = ""

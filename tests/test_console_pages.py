@@ -13,7 +13,7 @@ from gateway.auditing.audit import Act
 from gateway.rows.tables import Delivery, Series, Study, Version
 from tests.console_fixture import ROLES, ConsolePlace, a_console, assert_accessible, assert_fits, shot
 from tests.pictured_fixture import HOSTILE, a_pictured_job
-from tests.rows_fixture import SERIES, a_delivery, a_job, a_series
+from tests.rows_fixture import SERIES, STUDY, a_delivery, a_job, a_series
 
 NOW = datetime.now(UTC)
 
@@ -69,6 +69,30 @@ def test_what_scanners_wrote_is_shown_as_it_is_and_never_run(world: ConsolePlace
             page.goto(world.url + path)
             expect(page.get_by_text(shown).first).to_be_visible()
             assert page.locator("main img[src=x]").count() == 0
+
+
+def test_long_names_fit_a_phone_and_a_number_stays_behind_a_name_from_right_to_left(
+    tmp_path: Path, migrated_sqlite: Path, chromium: Browser
+) -> None:
+    shutil.copy(migrated_sqlite, tmp_path / "gateway.db")
+    peer = "archive-of-the-department-of-radiology-for-research-in-the-basement"
+    peers = [{"name": peer, "protocol": "folder", "path": str(tmp_path / "pacs")}]
+    with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", peers=peers) as place:
+        place.add_people()
+        a_series(place.db)
+        job = a_job(place.db, state="done", pipeline="bright")
+        delivery = a_delivery(place.db, job, peer=peer, state="failed")
+        with place.db.begin() as session:
+            study = session.get(Study, STUDY)
+            study.patient_name, study.patient_id = "כהן^דוד", "1234567"
+        with place.visit(chromium, "operator", width=390) as page:
+            for path in ("/studies", "/series", "/deliveries", f"/jobs/{job}", f"/deliveries/{delivery}"):
+                page.goto(place.url + path)
+                assert_fits(page)
+        with place.visit(chromium, "operator") as page:
+            page.goto(place.url + "/jobs")
+            name, number = (page.locator(f"#rows bdi.{one}").bounding_box() for one in ("patient", "hint"))
+    assert name["x"] + name["width"] <= number["x"]
 
 
 def test_a_patient_is_found_without_a_name_in_any_address(world: ConsolePlace, chromium: Browser) -> None:
@@ -223,13 +247,28 @@ def test_an_operator_sends_a_result_again_and_takes_it_back(world: ConsolePlace,
 def test_the_trail_is_looked_through_and_verified(world: ConsolePlace, chromium: Browser) -> None:
     with world.visit(chromium, "operator") as page:
         page.goto(world.url + "/audit")
-        page.get_by_label("UID", exact=True).fill(world.series)
+        page.get_by_label("UID", exact=True).fill(f" {world.series} ")  # as it was copied from somewhere
         page.get_by_role("button", name="Show", exact=True).click()
         expect(page.locator("#rows")).to_contain_text("series.complete")
+        page.get_by_label("SOP Instance UID").fill(" 2.25.77 ")
+        page.get_by_role("button", name="Tell").click()
+        expect(page).to_have_url(world.url + "/audit/instances/2.25.77")
         page.goto(world.url + "/audit/verification")
         page.get_by_role("button", name="Verify now").click()
         expect(page.get_by_text("the chain is whole")).to_be_visible()
         shot(page, "verification-done")
+
+
+def test_what_is_not_told_of_many_is_counted(world: ConsolePlace) -> None:
+    for number in range(7):
+        a_delivery(world.db, world.failed, peer=f"archive {number}", state="failed")
+    operator = world.client("operator")
+
+    operator.act(f"/jobs/{world.failed}/resend")
+
+    told = operator.get(f"/jobs/{world.failed}").text.partition('role="status"')[2].partition("</div>")[0]
+    assert told.count("<p>") == 6
+    assert "And 3 more." in told
 
 
 EMPTY = (

@@ -21,7 +21,7 @@ from gateway.web.shared import CSRF, asks, is_live
 from gateway.web.who import cookie, csrf_of
 
 _ASSETS = Path(__file__).parent / "assets"
-_TOLD_SECONDS, _TOLD_LONGEST = 60, 1500
+_TOLD_SECONDS, _TOLD_LONGEST, _TOLD_MOST = 60, 1500, 5
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,10 @@ def go(request: Request, path: str, *told: str, is_problem: bool = False) -> Res
         answer = Response(status_code=204, headers={"HX-Redirect": path})
     if told:
         site = request.app.state.site
-        value = _signer(request).dumps({"problem": is_problem, "told": [one[:_TOLD_LONGEST] for one in told[:5]]})
+        shown = [one[:_TOLD_LONGEST] for one in told[:_TOLD_MOST]]
+        if len(told) > _TOLD_MOST:
+            shown.append(f"And {len(told) - _TOLD_MOST} more.")
+        value = _signer(request).dumps({"problem": is_problem, "told": shown})
         answer.set_cookie(
             cookie(site, "told"), str(value), max_age=_TOLD_SECONDS, httponly=True, secure=site.is_secure, samesite="lax"
         )

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, Field, StringConstraints
 
 from gateway.auditing import events
 from gateway.auditing.audit import Act
@@ -22,19 +22,23 @@ NAVIGATION = Navigation("Audit", "/audit", 70)
 router = APIRouter()
 
 
+Uid = Annotated[str, StringConstraints(strip_whitespace=True, max_length=64, pattern=r"^[0-9.]*$")]
+"""As it was copied from somewhere, with the space around it."""
+
+
 class Asked(BaseModel):
     """Of which events somebody wants to read; `before` is the number of the event that the page ends before."""
 
     act: str = Field(default="", max_length=40)
     actor: str = Field(default="", max_length=64)
-    uid: str = Field(default="", max_length=64, pattern=r"^[0-9.]*$")
+    uid: Uid = ""
     job: Annotated[Annotated[int, Field(ge=FROM, lt=BELOW)] | None, BeforeValidator(lambda value: value or None)] = None
     bad: bool = False
     before: int | None = Field(default=None, ge=1, lt=2**63)
 
     @property
     def told(self) -> Told:
-        return Told(act=self.act, actor=self.actor.strip(), uid=self.uid.strip(), job=self.job, is_bad=self.bad)
+        return Told(act=self.act, actor=self.actor.strip(), uid=self.uid, job=self.job, is_bad=self.bad)
 
 
 @router.get("/audit")
@@ -48,7 +52,7 @@ def rows(request: Request, _person: Viewer, here: Here, news: News, asked: Annot
 
 
 @router.get("/audit/instance")
-def find(request: Request, _person: Viewer, uid: Annotated[str, Query(max_length=64, pattern=r"^[0-9.]+$")]) -> Response:
+def find(request: Request, _person: Viewer, uid: Annotated[Uid, Query(min_length=1)]) -> Response:
     return go(request, f"/audit/instances/{uid}")
 
 

@@ -162,6 +162,10 @@ def test_ascii_under_an_unknown_character_set_is_read():
         ("StudyDescription", b"x" * 70, "x" * 64),
         ("PatientName", b"a^b^c^d^e^f=x=y=z ", "a^b^c^d^e=x=y"),
         ("PatientName", b"a" * 70, "a" * 64),
+        ("BodyPartExamined", b"Chest ", "CHEST"),
+        ("BodyPartExamined", b"CHEST_ABDOMEN 1 ", "CHEST_ABDOMEN 1"),
+        ("BodyPartExamined", b"Chest w/o contrast", ""),
+        ("PatientSex", b"f ", "F"),
     ],
 )
 def test_value_is_legal_afterwards(keyword, value, expected):

@@ -83,6 +83,12 @@ def test_dciodvfy_accepts_the_synthetic_source(files):
     assert dciodvfy(files[2][0]) == []
 
 
+def test_dciodvfy_accepts_the_segmentation_of_images_whose_codes_are_written_small(folder):
+    job = lung_job(BodyPartExamined="Chest")
+
+    assert dciodvfy(written(folder, encoded(job), "small")[0]) == []
+
+
 def test_dcentvfy_finds_one_patient_and_one_study(files):
     assert dcentvfy([*files[2], files[0], files[1]]) == []
 

@@ -38,8 +38,11 @@ IDENTITY = frozenset({"PatientName", "PatientID", "IssuerOfPatientID", "Accessio
 LONGEST = {"LO": 64, "SH": 16}
 
 CHECKED = frozenset({"AS", "CS", "DA", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT"})
-_TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?")
-_AGE = re.compile(r"\d{3}[DWMY]")
+_FORMS = {
+    "AS": re.compile(r"\d{3}[DWMY]"),
+    "CS": re.compile(r"[A-Z0-9 _]{0,16}"),
+    "TM": re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d(\.\d{1,6})?)?)?"),
+}
 _OFFSET = re.compile(r"[+-](0\d|1[0-4])[0-5]\d")
 
 
@@ -196,10 +199,14 @@ def _coerce(element: DataElement) -> str:
     if element.VR in LONGEST and len(element.value) > LONGEST[element.VR]:
         element.value = element.value[: LONGEST[element.VR]].rstrip()
         return f"cut to {LONGEST[element.VR]} characters"
-    if not is_legal(element):
-        element.value = ""
-        return "not a legal value, emptied"
-    return ""
+    if is_legal(element):
+        return ""
+    if element.VR == "CS":
+        element.value = element.value.upper()
+        if is_legal(element):
+            return "made capitals"
+    element.value = ""
+    return "not a legal value, emptied"
 
 
 def _coerce_name(element: DataElement) -> str:
@@ -213,21 +220,17 @@ def _coerce_name(element: DataElement) -> str:
 
 
 def is_legal(element: DataElement) -> bool:
-    """Whether one value that is not empty obeys its VR (DA, TM, AS) or its defined terms."""
-    value = str(element.value)
+    """Whether what is not empty obeys its VR (AS, CS, DA, TM) or its defined terms."""
+    return all(_is_legal(element, str(value)) for value in (element.value if element.VM > 1 else [element.value]))
+
+
+def _is_legal(element: DataElement, value: str) -> bool:
     if element.keyword == "PatientSex":
         return value in {"M", "F", "O"}
-    if element.keyword == "TimezoneOffsetFromUTC":
-        return _OFFSET.fullmatch(value) is not None
-    match element.VR:
-        case "DA":
-            return _is_date(value)
-        case "TM":
-            return _TIME.fullmatch(value) is not None
-        case "AS":
-            return _AGE.fullmatch(value) is not None
-        case _:
-            return True
+    if element.VR == "DA":
+        return _is_date(value)
+    form = _OFFSET if element.keyword == "TimezoneOffsetFromUTC" else _FORMS.get(element.VR)
+    return form is None or form.fullmatch(value) is not None
 
 
 def _is_date(value: str) -> bool:

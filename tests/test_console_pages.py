@@ -243,6 +243,22 @@ def test_an_operator_sends_a_result_again_and_takes_it_back(world: ConsolePlace,
         page.get_by_role("button", name="Retract").click()
         expect(page.get_by_role("status")).to_contain_text("is retracted")
 
+        # nobody who looks at it may overlook that, and there is nothing left to send or to take back
+        expect(page.locator("td[data-label='Result'] .badge", has_text="retracted")).to_have_count(2)
+        expect(page.locator("summary", has_text="Send again")).to_have_count(0)
+        expect(page.locator("summary", has_text="Retract")).to_have_count(0)
+        shot(page, "job-retracted")
+        for path in (f"/jobs/{world.job}", f"/jobs/{world.job}/picture", f"/series/{world.series}"):
+            page.goto(world.url + path)
+            expect(page.get_by_text("Its results were retracted: they are not to be used.")).to_be_visible()
+            assert_accessible(page)
+        for path in ("/jobs", "/series", "/studies"):
+            page.goto(world.url + path)
+            expect(page.locator("#rows .badge", has_text="retracted")).to_have_count(1)
+        page.goto(f"{world.url}/jobs/{world.job}")
+        page.get_by_role("link", name="Who did it, and why").click()
+        expect(page.locator("#rows")).to_contain_text("reason quality")
+
 
 def test_the_trail_is_looked_through_and_verified(world: ConsolePlace, chromium: Browser) -> None:
     with world.visit(chromium, "operator") as page:

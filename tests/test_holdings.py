@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import pytest
 from pydicom import Dataset
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from gateway.db import open_database
 from gateway.dicom.query import parse
-from gateway.rows.tables import Instance
+from gateway.rows.tables import Instance, OutputInstance
 from gateway.store import Store
 from gateway.views import holdings
 from tests.held_fixture import NOW, hold, hold_result
@@ -106,6 +106,24 @@ def test_a_result_that_came_back_in_is_told_once(archive) -> None:
 
     assert series.NumberOfSeriesRelatedInstances == 1
     assert len(holdings.held(archive.db, came_back.StudyInstanceUID, instance=came_back.SOPInstanceUID)) == 1
+
+
+def test_a_result_that_was_retracted_is_not_told_and_its_note_is(archive) -> None:
+    with archive.db.begin() as session:
+        (result,) = session.scalars(select(OutputInstance)).all()
+        note = {column.name: getattr(result, column.name) for column in OutputInstance.__table__.columns}
+        note |= {
+            "sop_instance_uid": "2.25.9",
+            "series_instance_uid": "2.25.8",
+            "modality": "KO",
+            "retracts": result.sop_instance_uid,
+        }
+        session.add(OutputInstance(**note))
+
+    found = archive("series", StudyInstanceUID=result.study_instance_uid)
+
+    assert sorted(one.Modality for one in found) == ["CT", "KO"]
+    assert holdings.held(archive.db, result.study_instance_uid, instance=result.sop_instance_uid) == []
 
 
 def test_a_search_that_would_read_too_much_says_so(archive, monkeypatch: pytest.MonkeyPatch) -> None:

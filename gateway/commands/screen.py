@@ -115,8 +115,9 @@ class Screen:
         steps = {"made": job.created_at, "started": job.started_at, "model ended": job.inferred_at, "ended": job.ended_at}
         self.line(", ".join(f"{what} {at(when)}" for what, when in steps.items() if when), depth=1)
         for output in story.outputs:
-            gone = f", taken by retention {at(output.gone_at)}" if output.gone_at else ""
-            self.line(f"{output.modality} {output.sop_instance_uid}, {output.size / 1e6:.2f} MB{gone}", depth=1)
+            more = ", retracted" if output.sop_instance_uid in story.retracted else ""
+            more += f", taken by retention {at(output.gone_at)}" if output.gone_at else ""
+            self.line(f"{output.modality} {output.sop_instance_uid}, {output.size / 1e6:.2f} MB{more}", depth=1)
             if output.retracts:
                 self.line(f"takes back {output.retracts}", depth=2)
         if story.deliveries:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 from sqlalchemy import Select, Subquery, exists, func, select, union_all
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from gateway.db import Database
 from gateway.dicom.query import BadQuery, Query, uids
@@ -181,7 +181,9 @@ def _narrowed(some: Select[Any], rows: Subquery, query: Query) -> Select[Any]:
 
 
 def _held() -> Subquery:
-    """A result of ours that came back in is held twice, and told once."""
+    """A result of ours that came back in is held twice, and told once; one that was retracted is not told (IHE IOCM)."""
+    note = aliased(OutputInstance)
+    retracted = exists().where(note.job == OutputInstance.job, note.retracts == OutputInstance.sop_instance_uid)
     ours = exists().where(OutputInstance.sop_instance_uid == Instance.sop_instance_uid, OutputInstance.gone_at.is_(None))
     sources = (
         select(
@@ -195,7 +197,7 @@ def _held() -> Subquery:
         OutputInstance.study_instance_uid, OutputInstance.series_instance_uid, OutputInstance.sop_instance_uid,
         OutputInstance.sop_class_uid, OutputInstance.modality, OutputInstance.sha256, OutputInstance.size,
         OutputInstance.created_at,
-    ).where(OutputInstance.gone_at.is_(None))  # fmt: skip
+    ).where(OutputInstance.gone_at.is_(None), ~retracted)  # fmt: skip
     return union_all(sources, results).subquery("held")
 
 

@@ -45,13 +45,14 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True)
 class SeriesRow:
-    """`deliveries` are counted by job and state."""
+    """`deliveries` are counted by job and state; of the jobs `retracted` results were taken back."""
 
     series: Series
     study: Study
     instances: int
     jobs: Sequence[Job]
     deliveries: Mapping[int, Mapping[str, int]]
+    retracted: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class JobRow:
     study: Study
     modality: str
     deliveries: Mapping[str, int]
+    is_retracted: bool
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,10 @@ def jobs(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) -> P
     query = within(query, Job.created_at, wanted)
     with db() as session:
         page = _page(session.scalars(_after(query, (Job.id,), after).limit(limit + 1)).all(), limit, lambda job: (job.id,))
-        counts, whose = _delivery_counts(session, [job.id for job in page.rows]), _whose(session, page.rows)
-        return Page([JobRow(job, *whose[job.series_instance_uid], counts.get(job.id, {})) for job in page.rows], page.following)
+        ids, whose = [job.id for job in page.rows], _whose(session, page.rows)
+        counts, retracted = _delivery_counts(session, ids), _retracted(session, ids)
+        rows = [JobRow(job, *whose[job.series_instance_uid], counts.get(job.id, {}), job.id in retracted) for job in page.rows]
+        return Page(rows, page.following)
 
 
 def deliveries(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) -> Page[DeliveryRow]:
@@ -165,7 +169,8 @@ def _series_rows(session: Session, found: Sequence[Series]) -> list[SeriesRow]:
     made: dict[str, list[Job]] = {}
     for job in session.scalars(select(Job).where(Job.series_instance_uid.in_(uids)).order_by(Job.id)):
         made.setdefault(job.series_instance_uid, []).append(job)
-    counts = _delivery_counts(session, [job.id for mine in made.values() for job in mine])
+    ids = [job.id for mine in made.values() for job in mine]
+    counts, retracted = _delivery_counts(session, ids), _retracted(session, ids)
     return [
         SeriesRow(
             one,
@@ -173,6 +178,7 @@ def _series_rows(session: Session, found: Sequence[Series]) -> list[SeriesRow]:
             instances.get(one.series_instance_uid, 0),
             mine := made.get(one.series_instance_uid, []),
             {job.id: counts[job.id] for job in mine if job.id in counts},
+            retracted,
         )
         for one in found
     ]
@@ -184,6 +190,11 @@ def _delivery_counts(session: Session, job_ids: Sequence[int]) -> dict[int, dict
     for job, state, count in session.execute(counted.group_by(Delivery.job, Delivery.state)):
         counts.setdefault(job, {})[state] = count
     return counts
+
+
+def _retracted(session: Session, job_ids: Sequence[int]) -> frozenset[int]:
+    notes = select(OutputInstance.job).where(OutputInstance.job.in_(job_ids), OutputInstance.retracts != "")
+    return frozenset(session.scalars(notes))
 
 
 def _whose(session: Session, found: Sequence[Job]) -> dict[str, tuple[Study, str]]:

@@ -61,6 +61,16 @@ class JobStory:
     priors: Sequence[Prior] = ()
     """The earlier series that sources have: those that it gets first, the others with why not."""
 
+    @property
+    def retracted(self) -> frozenset[str]:
+        """The results that were taken back."""
+        return frozenset(one.retracts for one in self.outputs if one.retracts)
+
+    @property
+    def standing(self) -> Sequence[OutputInstance]:
+        """The results that were not."""
+        return [one for one in self.outputs if not one.retracts and one.sop_instance_uid not in self.retracted]
+
 
 @dataclass(frozen=True)
 class DeliveryStory:

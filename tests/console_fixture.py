@@ -40,7 +40,7 @@ OUTPUT = Path(os.environ.get("GATEWAY_TEST_OUTPUT") or HERE.parent / ".test-outp
 PASSWORD = "correct horse battery staple"
 ROLES = ("viewer", "operator", "administrator")
 _ANSWERS = (
-    "Failed to load resource", "Response Status Error Code", "htmx:afterRequest", "htmx:sendError", "htmx:responseError",
+    "Failed to load resource", "Response Status Error Code", "htmx:afterRequest", "htmx:sendError", "htmx:responseError", "htmx:timeout",
     "error in event listener of type:  IMAGE_LOAD",
 )  # fmt: skip
 """What a browser's console says of an answer that was an error, or did not come: tests look at what the page says of it."""

@@ -70,6 +70,7 @@ function tellAway() {
 }
 
 document.addEventListener("htmx:sendError", tellAway);
+document.addEventListener("htmx:timeout", tellAway);  // it is there, or a network says so, and nothing comes
 document.addEventListener("htmx:responseError", (event) => {
   if (event.detail.xhr.status >= 500 || event.detail.xhr.status === 429) tellAway();
 });

@@ -24,6 +24,12 @@ def job(console: ConsolePlace) -> int:
     return a_job(console.db, state="failed", reason="first")
 
 
+@pytest.fixture(autouse=True)
+def nothing_kept(console: ConsolePlace) -> None:
+    """Of what the test before has looked at, which is as good as new for a moment."""
+    console.site.shared._kept.clear()
+
+
 def changed(console: ConsolePlace, reason: str, *, told: bool = True) -> None:
     """The job has another reason; what is not told in the trail, no page asks for."""
     with console.db.begin() as session:
@@ -98,6 +104,7 @@ def test_what_is_kept_is_good_for_a_moment_and_never_older_than_what_was_seen(
     one, other, path = console.client("viewer"), console.client("viewer"), "/jobs/rows"
     monkeypatch.setattr(shared, "_FRESH_SECONDS", 600.0)
     before = part(one, path)
+    changed(console, "in between")
     changed(console, "fifth")
 
     assert part(other, path) == before

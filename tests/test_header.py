@@ -162,6 +162,8 @@ def test_ascii_under_an_unknown_character_set_is_read():
         ("StudyDescription", b"x" * 70, "x" * 64),
         ("PatientName", b"a^b^c^d^e^f=x=y=z ", "a^b^c^d^e=x=y"),
         ("PatientName", b"a" * 70, "a" * 64),
+        ("StudyDescription", b"Thorax\\Abdomen", "Thorax"),
+        ("PatientBirthDate", b"19500101\\19500102", ""),
         ("BodyPartExamined", b"Chest ", "CHEST"),
         ("BodyPartExamined", b"CHEST_ABDOMEN 1 ", "CHEST_ABDOMEN 1"),
         ("BodyPartExamined", b"Chest w/o contrast", ""),

@@ -11,7 +11,7 @@ from typing import overload
 
 from pydicom import DataElement, Dataset
 from pydicom.charset import python_encoding
-from pydicom.datadict import keyword_for_tag
+from pydicom.datadict import dictionary_VM, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
@@ -192,14 +192,14 @@ def _refuse_identity(keyword: str) -> None:
 
 def _coerce(element: DataElement) -> str:
     """Make one element legal, in place; what was done, or nothing."""
-    if element.VM > 1 or not element.value:
-        return ""
-    if element.VR == "PN":
+    if element.VM > 1:
+        return _coerce_several(element)
+    if element.VR == "PN" and element.value:
         return _coerce_name(element)
-    if element.VR in LONGEST and len(element.value) > LONGEST[element.VR]:
+    if element.VR in LONGEST and len(element.value or "") > LONGEST[element.VR]:
         element.value = element.value[: LONGEST[element.VR]].rstrip()
         return f"cut to {LONGEST[element.VR]} characters"
-    if is_legal(element):
+    if not element.value or is_legal(element):
         return ""
     if element.VR == "CS":
         element.value = element.value.upper()
@@ -207,6 +207,15 @@ def _coerce(element: DataElement) -> str:
             return "made capitals"
     element.value = ""
     return "not a legal value, emptied"
+
+
+def _coerce_several(element: DataElement) -> str:
+    """What is legal with one value only; what says whose result it is stays as the sender wrote it."""
+    if not element.keyword or dictionary_VM(element.tag) != "1" or element.keyword in IDENTITY:
+        return ""
+    is_text = element.VR in LONGEST
+    element.value = element.value[0] if is_text else ""
+    return _coerce(element) or f"several values where one is legal, {'cut to the first' if is_text else 'emptied'}"
 
 
 def _coerce_name(element: DataElement) -> str:

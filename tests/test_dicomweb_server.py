@@ -12,6 +12,7 @@ from pydicom import dcmread
 from requests import Session
 
 from gateway.access import people
+from gateway.web.limits import Allowance
 from tests.held_fixture import hold
 from tests.synthetic import ct_series, part10
 
@@ -211,3 +212,16 @@ def test_what_cannot_be_rendered_says_what_was_expected(archive, what: str, acce
     answer = archive.client().get(f"{instance_path()}/{what}", headers=archive.bearer | {"Accept": accept})
 
     assert (answer.status_code, answer.headers["content-type"]) == (expected, "application/problem+json")
+
+
+def test_a_viewer_gets_more_frames_at_once_than_pages_may_be_asked_for(archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = CHEST[0]
+    path = f"/dicom-web/studies/{one.StudyInstanceUID}/series/{one.SeriesInstanceUID}/instances/{one.SOPInstanceUID}/frames/1"
+    header = {"Accept": "multipart/related; type=application/octet-stream; transfer-syntax=*", **archive.bearer}
+    monkeypatch.setattr(archive.site.limits, "requests", Allowance(1, 0.001))
+
+    with archive.client() as client:
+        pages = [client.get("/sign-in").status_code for _ in range(2)]
+        frames = {client.get(path, headers=header).status_code for _ in range(3)}
+
+    assert (pages, frames) == ([200, 429], {200})

@@ -9,6 +9,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from gateway.configuration.forms import LOOPBACK
 from gateway.web.site import Site
+from gateway.web.who import DICOMWEB
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 _POLICY = (
@@ -60,7 +61,8 @@ class Guard:
         if "transfer-encoding" in headers and "content-length" in headers:
             return PlainTextResponse("Expected one framing of the body (RFC 9112 6.3).\n", 400, {"Connection": "close"})
         address = scope["client"][0] if scope["client"] else ""
-        wait = self._site.limits.requests.wait(address)
+        limits = self._site.limits
+        wait = (limits.dicomweb if scope["path"].startswith(DICOMWEB) else limits.requests).wait(address)
         if wait:
             return PlainTextResponse("Too many requests.\n", 429, {"Retry-After": str(int(wait) + 1)})
         return None

@@ -46,7 +46,11 @@ class Allowance:
 
 @dataclass
 class Limits:
-    """Requests of an address, and its sign-ins that fail: those of an account are counted in the database (signin.py)."""
+    """Requests of an address, and its sign-ins that fail: those of an account are counted in the database (signin.py).
+
+    A viewer asks by DICOMweb for every frame of a study, as fast as it gets them, and shows a hole where it is told to wait.
+    """
 
     requests: Allowance = field(default_factory=lambda: Allowance(600, 100))
+    dicomweb: Allowance = field(default_factory=lambda: Allowance(10_000, 1000))
     sign_ins: Allowance = field(default_factory=lambda: Allowance(20, 0.2))

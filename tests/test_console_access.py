@@ -161,6 +161,17 @@ def test_after_sign_in_a_person_comes_to_where_they_wanted(console: ConsolePlace
     assert answer.headers["location"] == "/me?x=1"
 
 
+@pytest.mark.parametrize(("length", "kept"), [(1500, True), (5000, False)])
+def test_a_long_address_keeps_nobody_from_signing_in(console: ConsolePlace, length: int, kept: bool) -> None:
+    client, wanted = console.client(), "/studies?sought=" + "x" * length
+
+    asked = client.get(wanted, follow_redirects=True)
+    answer = client.act("/sign-in", name="viewer", password=PASSWORD, then=wanted)
+
+    assert asked.status_code == 200
+    assert answer.headers["location"] == (wanted if kept else "/")
+
+
 def test_every_answer_tells_browsers_what_to_refuse(console: ConsolePlace) -> None:
     for path in ("/", "/sign-in", "/nowhere", "/healthz", f"/assets/x/{next(iter(render.ASSETS))}", "/api/v1/openapi.json"):
         headers = console.client("viewer").get(path).headers

@@ -9,6 +9,8 @@ from gateway.web.render import page
 from gateway.web.site import Site
 from gateway.web.who import cookie, csrf_of
 
+_LONGEST = 2000
+
 
 def form(request: Request, here: Site, template: str, *, status: int = 200, **values: object) -> Response:
     """Its token needs a cookie, which is made here."""
@@ -40,8 +42,10 @@ def entered(here: Site, secret: str, then: str) -> Response:
 
 
 def ours(then: str) -> str:
-    """Where to go after sign-in: a path of ours, never another site's address."""
-    is_path = then.startswith("/") and not then.startswith("//") and "\\" not in then and then.isprintable()
+    """Where to go after sign-in: a path of ours, never another site's address, nor one that is longer than ours are."""
+    is_path = (
+        len(then) <= _LONGEST and then.startswith("/") and not then.startswith("//") and "\\" not in then and then.isprintable()
+    )
     return then if is_path else "/"
 
 

@@ -1,8 +1,6 @@
 """There and back: sign-in at the identity provider of [web.oidc]."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -21,7 +19,7 @@ router = APIRouter()
 
 
 @router.get("/oidc/start")
-async def start(request: Request, _nobody: Anybody, here: Here, then: Annotated[str, Query(max_length=2000)] = "/") -> Response:
+async def start(request: Request, _nobody: Anybody, here: Here, then: str = "/") -> Response:
     issuer = _issuer(request)
     if held := held_up(request, here):
         return held

@@ -3,7 +3,7 @@
 import hmac
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Query, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from gateway.access import people, signin
@@ -21,7 +21,7 @@ router = APIRouter()
 
 
 @router.get("/sign-in")
-def ask(request: Request, person: Anybody, here: Here, then: Annotated[str, Query(max_length=2000)] = "/") -> Response:
+def ask(request: Request, person: Anybody, here: Here, then: str = "/") -> Response:
     if here.config.web.oidc is None and not people.is_anybody(here.db):
         return RedirectResponse("/setup", 303)
     if person is not None:
@@ -30,7 +30,9 @@ def ask(request: Request, person: Anybody, here: Here, then: Annotated[str, Quer
 
 
 @router.post("/sign-in")
-def enter(request: Request, _nobody: Anybody, here: Here, name: Text = "", password: Text = "", then: Text = "/") -> Response:
+def enter(
+    request: Request, _nobody: Anybody, here: Here, name: Text = "", password: Text = "", then: Annotated[str, Form()] = "/"
+) -> Response:
     if held := held_up(request, here, then=ours(then), name=name):
         return held
     try:

@@ -24,3 +24,46 @@ def test_a_signal_that_the_kernel_hands_to_another_thread_stops_too(number: sign
     ended = subprocess.run([sys.executable, "-c", PROGRAM.format(number=int(number))], timeout=20, check=False)
 
     assert ended.returncode == 0
+
+
+CLOSED = """
+import os, signal
+{before}
+from gateway.machine.stopping import Stop
+
+stop = Stop()
+os.kill(os.getpid(), signal.SIGHUP)
+{after}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "stop.wait()"),
+        ("signal.signal(signal.SIGHUP, signal.SIG_IGN)", "assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN"),
+    ],
+    ids=["closed", "nohup"],
+)
+def test_a_terminal_that_is_closed_stops_it_in_order_and_nohup_keeps_it(before: str, after: str) -> None:
+    ended = subprocess.run([sys.executable, "-c", CLOSED.format(before=before, after=after)], timeout=20, check=False)
+
+    assert ended.returncode == 0
+
+
+BUSY = """
+import threading, time
+from concurrent.futures import ThreadPoolExecutor
+from gateway.machine.stopping import Stop
+
+stop = Stop()
+pool = ThreadPoolExecutor()
+lane = threading.Thread(target=lambda: pool.submit(time.sleep, 600), daemon=True)  # as the engine's, which its pool's threads copy
+lane.start()
+lane.join()
+stop.leave()
+"""
+
+
+def test_work_that_ignores_its_end_keeps_no_process_alive() -> None:
+    assert subprocess.run([sys.executable, "-c", BUSY], timeout=20, check=False).returncode == 0

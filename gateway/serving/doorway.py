@@ -60,8 +60,8 @@ def terms(config: "Config", policy: Policy) -> dict[str, Any]:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the doorman says when to go
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the doorman says when to go
     given = json.loads(sys.stdin.readline())
     os.set_blocking(sys.stdout.fileno(), False)
     log.configure(*given["log"])

@@ -92,15 +92,22 @@ def prove_failed(delivery_id: int, error: Exception, now: datetime, *, db: Datab
 
 
 def tell_unproved(now: datetime, *, late: timedelta, db: Database) -> None:
-    """Those that were sent so long ago and are not proved, each once: also where nobody may look, or a report is waited for."""
+    """Those that were sent so long ago and are not proved, each once: also where nobody may look, or a report is waited for.
+
+    And those whose attempt has begun so long ago and does not end, as at a folder of a server that hangs: it tells nobody itself.
+    """
     is_new = or_(Delivery.late_at.is_(None), Delivery.late_at < Delivery.sent_at)
+    is_unproved = UNPROVED & (Delivery.sent_at <= now - late) & is_new
+    is_stuck = (Delivery.state == DeliveryState.SENDING) & (Delivery.due_at <= now - late) & Delivery.late_at.is_(None)
     with db.begin() as session:
-        mine = select(Delivery.id).where(UNPROVED, Delivery.sent_at <= now - late, is_new).order_by(Delivery.id).limit(_AT_ONCE)
+        mine = select(Delivery.id).where(is_unproved | is_stuck).order_by(Delivery.id).limit(_AT_ONCE)
         for key in session.scalars(mine).all():
             delivery = lock(session, Delivery, key)
-            if delivery.state == DeliveryState.SENT and delivery.sent_at is not None and delivery.sent_at <= now - late:
+            since = delivery.due_at if delivery.state == DeliveryState.SENDING else delivery.sent_at
+            if delivery.state in (DeliveryState.SENT, DeliveryState.SENDING) and since is not None and since <= now - late:
                 delivery.late_at = now
-                tell_late(session, delivery, now, delivery.sent_at, reason=delivery.reason.removeprefix(_YET))
+                reason = delivery.reason.removeprefix(_YET) or "the attempt that is under way does not end"
+                tell_late(session, delivery, now, since, reason=reason)
 
 
 def told(session: Session, outcome: Outcome, ae_title: str, now: datetime, *, queues: Queues, pace: Pace) -> None:

@@ -736,6 +736,22 @@ def test_what_was_late_to_be_sent_is_not_late_to_be_proved(lane: Lane) -> None:
     assert lane.acts().count("delivery.late") == 2
 
 
+def test_an_attempt_that_does_not_end_is_told_once_it_is_late(lane: Lane) -> None:
+    lane.peer.answers = [Killed()]  # as far as the row knows, it goes on
+    delivery = lane.add("2.25.1")
+    with pytest.raises(Killed):
+        lane.step()
+    assert lane.row(delivery).state == DeliveryState.SENDING
+    look_whether_late(lane, 3)
+    assert "delivery.late" not in lane.acts()
+
+    look_whether_late(lane, 1.1)
+    look_whether_late(lane, 1)
+
+    (late,) = (event for event in events.latest(lane.db, limit=1000) if event.act == "delivery.late")
+    assert (late.detail["reason"], late.detail["hours"]) == ("the attempt that is under way does not end", 4.1)
+
+
 def test_a_peer_that_proves_nothing_is_not_late(lane: Lane) -> None:
     lane.peer.proof = Proof.NONE
     lane.add("2.25.1")

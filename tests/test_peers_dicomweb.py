@@ -11,7 +11,7 @@ from datetime import timedelta
 import httpx2
 import pytest
 
-from gateway.errors import Rejected, Unanswered, Unreachable
+from gateway.errors import ConfigError, Rejected, Unanswered, Unreachable
 from gateway.peers import Sent, Sought, load_protocols, make_peer
 from gateway.peers._verdict import verdict
 from tests.peers_fixture import (
@@ -151,7 +151,7 @@ def test_stow_that_stored_nothing_is_tried_again(instances, status, body, words)
         (502, b"<html>", "HTTP 502: the peer failed; the instance may be stored or not"),
         (504, b"", "HTTP 504: the peer failed; the instance may be stored or not"),
         (507, b"", "HTTP 507"),
-        (200, b" " * 2_000_000, "longer than one for a single instance"),
+        (200, b" " * 2_000_000, "longer than one of its kind"),
     ],
 )
 def test_an_answer_that_does_not_say_what_became_of_the_instance_leaves_the_outcome_unknown(instances, status, body, words):
@@ -277,6 +277,32 @@ def test_a_server_is_trusted_by_its_certificate_only(tmp_path, instances):
         assert dicomweb(url, verify=str(certificate)).send(instances[0]).status == 0x0000
 
 
+def test_certificates_that_are_replaced_count_from_the_next_connection_on(tmp_path, instances):
+    before, after = self_signed(tmp_path / "before.pem"), self_signed(tmp_path / "after.pem")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(before.read_bytes())
+    with running_http((200, {}, b""), certificate=before) as (url, _):
+        peer = dicomweb(url, verify=str(trusted))
+        assert peer.send(instances[0]).status == 0x0000
+
+    with running_http((200, {}, b""), certificate=after, port=int(url.rpartition(":")[2])):
+        with pytest.raises(Unreachable, match=r"the certificate is not trusted \(self.signed certificate\)"):
+            peer.send(instances[0])
+        trusted.unlink()
+        with pytest.raises(Unreachable, match="the files with the certificates cannot be read"):
+            peer.send(instances[0])
+        trusted.write_bytes(after.read_bytes())
+        assert peer.send(instances[0]).status == 0x0000
+
+
+@pytest.mark.parametrize("host", ["pacs..hospital", f"{'p' * 64}.hospital"])
+def test_a_host_that_nobody_can_look_up_is_a_mistake_in_the_table(host):
+    with pytest.raises(ConfigError, match="url: expected"):
+        dicomweb(f"http://{host}")
+    with pytest.raises(ConfigError, match="host: expected a host name or an address"):
+        make_peer({"name": "pacs", "protocol": "dimse", "host": host, "port": 104, "ae_title": "PACS"}, protocols=PROTOCOLS)
+
+
 def closes_after_upload(peer):
     peer.settimeout(0.3)
     try:
@@ -374,7 +400,7 @@ def test_only_a_match_with_our_sop_instance_uid_counts(status, body, expected):
         (200, b"{}", "not understood"),
         (200, b"[1]", "not understood"),
         (200, b"[" * 500_000, "not understood"),
-        (200, b" " * 2_000_000, "longer than one for a single instance"),
+        (200, b" " * 2_000_000, "longer than one of its kind"),
         (202, b"", "expected the answer to a search"),
         (302, b"", "another url"),
         (401, b"", "credentials are not accepted"),

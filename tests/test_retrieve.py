@@ -15,7 +15,7 @@ from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.ingest.retrieve import retrieve
 from gateway.peers import load_protocols, make_peer
 from tests.door_fixture import NOW
-from tests.peers_fixture import data_set, running_http, running_orthanc, self_signed
+from tests.peers_fixture import data_set, running_http, running_orthanc, running_tcp, self_signed
 from tests.synthetic import ct_series, part10
 from tests.web_archive_fixture import web_archive
 
@@ -281,6 +281,22 @@ def test_a_client_that_the_token_endpoint_does_not_know_waits_for_a_person_to_me
             peer.sop_instance_uids(STUDY_UID, SERIES_UID)
 
 
+def test_of_an_answer_of_the_token_endpoint_no_more_is_read_than_a_token_can_need():
+    left = [64]
+
+    def pours(peer):
+        peer.recv(65536)
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        while left[0]:
+            peer.sendall(b" " * 2**20)
+            left[0] -= 1
+
+    with running_tcp(pours) as port, pytest.raises(Unreachable, match="longer than one of its kind can be"):
+        dicomweb("http://127.0.0.1:1", token_url=f"http://127.0.0.1:{port}", **SECRETS).sop_instance_uids(STUDY_UID, SERIES_UID)
+
+    assert left[0] > 32
+
+
 def test_a_token_that_is_refused_again_is_not_fetched_for_ever(door):
     with web_archive(token="nobody has it", codes=[(401, {})] * 2) as archive:
         archive.hold(SERIES)
@@ -298,5 +314,5 @@ def test_an_archive_that_asks_for_a_certificate_gets_ours(tmp_path, door):
 
         known = dicomweb(archive.url, verify=str(server), certificate=str(ours), certificate_key=str(ours.with_suffix(".key")))
         assert pull(door, known).taken == set(UIDS)
-        with pytest.raises(Unreachable):
+        with pytest.raises(Unreachable, match=r"TLS failed \(.*certificate required"):
             dicomweb(archive.url, verify=str(server)).sop_instance_uids(STUDY_UID, SERIES_UID)

@@ -73,6 +73,14 @@ def is_text(value: object) -> bool:
     return isinstance(value, str) and value.strip() != "" and value.isprintable()
 
 
+def is_host(value: object) -> bool:
+    """What may be looked up: Python raises UnicodeError of a part that is empty, or longer than 63 characters."""
+    try:
+        return is_text(value) and len(str(value).encode("idna")) > 0
+    except UnicodeError:
+        return False
+
+
 def is_seconds(value: object) -> bool:
     return type(value) in {int, float} and 0 < value <= 3600  # type: ignore[operator]
 

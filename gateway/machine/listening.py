@@ -31,4 +31,4 @@ def listen(host: str, port: int, *, patience_seconds: float = 0) -> socket.socke
 
 def why(error: OSError) -> str:
     """Why nobody can listen there, in words."""
-    return os.strerror(error.errno).lower() if error.errno else "unknown address"
+    return "unknown address" if isinstance(error, socket.gaierror) or not error.errno else os.strerror(error.errno).lower()

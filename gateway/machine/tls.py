@@ -71,7 +71,7 @@ class ServerContext:
 
     def _look(self) -> tuple[tuple[int, ...] | None, ...]:
         """What changes when a file does; taken before it is read, so that a change in between is seen by the next look."""
-        return tuple(_marks(file) for file in self._files.values())
+        return tuple(marks(file) for file in self._files.values())
 
     def _load(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -141,7 +141,8 @@ _EXPECTED = {
 }
 
 
-def _marks(file: Path) -> tuple[int, ...] | None:
+def marks(file: Path) -> tuple[int, ...] | None:
+    """What changes when the file does; None where it is not there."""
     try:
         found = file.stat()
     except OSError:

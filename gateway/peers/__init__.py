@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, get_type_hints
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 from gateway.configuration.protocols import Offer, load
+from gateway.configuration.protocols import is_host as is_host
 from gateway.configuration.protocols import is_seconds as is_seconds
 from gateway.configuration.protocols import is_text as is_text
 from gateway.configuration.protocols import read_settings as read_settings

@@ -5,23 +5,22 @@ the `[[peers]]` table.
 """
 
 import ssl
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
 
 from gateway.errors import ConfigError, Unanswered, Unreachable
-from gateway.peers import SOCKET_OPTIONS, is_seconds, is_text, setting
+from gateway.machine.tls import marks
+from gateway.peers import SOCKET_OPTIONS, is_host, is_seconds, is_text, setting
 from gateway.peers._connection import words
 from gateway.peers._oauth import ClientCredentials
 
 JSON = "application/dicom+json"
-_LEAST_BYTES_PER_SECOND = 1000
 
 
 class Upload(Protocol):
@@ -35,7 +34,7 @@ def is_url(value: object) -> bool:
         url = httpx2.URL(value)  # type: ignore[arg-type]
     except (httpx2.InvalidURL, TypeError):
         return False
-    return url.scheme in {"http", "https"} and url.host != "" and not (url.userinfo or url.query or url.fragment)
+    return url.scheme in {"http", "https"} and is_host(url.host) and not (url.userinfo or url.query or url.fragment)
 
 
 def _is_headers(value: object) -> bool:
@@ -69,22 +68,33 @@ def _is_token(value: object) -> bool:
 
 
 def _why(error: BaseException | None, timeout: float) -> str:
-    """What the system, or TLS, said where the connection could not be made."""
+    """What the system, or TLS, said where the connection could not be made, or broke; empty where neither said anything."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
     if isinstance(error, ssl.SSLCertVerificationError):
-        return "the certificate is not trusted"
+        return f": the certificate is not trusted ({error.verify_message})"
     if isinstance(error, ssl.SSLError):
-        return f"TLS failed ({(error.reason or 'unknown').replace('_', ' ').lower()})"
-    return "unknown" if error is None else words(error, timeout)
+        return f": TLS failed ({(error.reason or 'unknown').replace('_', ' ').lower()})"
+    return "" if error is None else f": {words(error, timeout)}"
+
+
+@lru_cache
+def _context(authorities: str | None, certificate: str | None, key: str | None, _marks: object) -> ssl.SSLContext:
+    """Made once for the files as they are: reading them takes longer than a request. Raises OSError."""
+    context = ssl.create_default_context(cafile=authorities)
+    if certificate:
+        # Without a passphrase OpenSSL would ask a terminal for that of an encrypted key, and wait.
+        context.load_cert_chain(certificate, key, password="")
+    return context
 
 
 @dataclass(frozen=True, kw_only=True)
 class Http:
-    """`timeout_seconds` is for the connection and each piece sent or read. `verify` may name a file of CA certificates (PEM).
+    """`timeout_seconds` is for the connection and each piece sent or read.
 
-    `certificate` and `certificate_key` are ours (PEM), for a system that asks for one. With `token_url` an access token is
-    fetched there for `client_id` and `client_secret` (RFC 6749 4.4), `scope` being what that server wants to hear.
+    `verify` may name a file of CA certificates (PEM). `certificate` and `certificate_key` are ours (PEM), for a system that asks
+    for one. With `token_url` an access token is fetched there for `client_id` and `client_secret` (RFC 6749 4.4), `scope` being
+    what that server wants to hear.
     """
 
     name: str = setting("a name", is_text)
@@ -155,19 +165,24 @@ class Http:
             with client.stream(method, f"{self.url.rstrip('/')}/{path}", **request) as response:
                 yield response
         except httpx2.ConnectError as error:
-            raise Unreachable(f"no connection: {_why(error, self.timeout_seconds)}") from error
+            raise Unreachable(f"no connection{_why(error, self.timeout_seconds)}") from error
         except httpx2.ConnectTimeout as error:
             raise Unreachable(f"no connection within {self.timeout_seconds:g} s") from error
         except httpx2.HTTPError as error:
             timed_out = isinstance(error, httpx2.TimeoutException)
-            words = f"no answer within {self.timeout_seconds:g} s" if timed_out else "the connection broke"
+            broke = f"the connection broke{_why(error, self.timeout_seconds)}"
+            words = f"no answer within {self.timeout_seconds:g} s" if timed_out else broke
             if upload is not None and upload.is_done:
                 raise Unanswered(f"{words}; the instance may be stored or not") from error
             raise Unreachable(words) from error
 
     def _transport(self, connections: int) -> httpx2.HTTPTransport:
+        try:
+            tls = self._tls
+        except OSError as error:
+            raise Unreachable("the files with the certificates cannot be read, or do not belong together") from error
         return httpx2.HTTPTransport(
-            verify=self._tls, trust_env=False, socket_options=SOCKET_OPTIONS,
+            verify=tls, trust_env=False, socket_options=SOCKET_OPTIONS,
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
         )  # fmt: skip
 
@@ -188,27 +203,11 @@ class Http:
             transport=lambda: self._transport(1),
         )  # fmt: skip
 
-    @cached_property
+    @property
     def _tls(self) -> ssl.SSLContext | bool:
-        """Made once: reading the certificates takes longer than a request."""
+        """By the files as they are now: certificates are replaced while the gateway serves. Raises OSError."""
         is_tls = any(url.startswith("https:") for url in (self.url, self.token_url) if url)
         if not is_tls or self.verify is False:
             return False
-        context = ssl.create_default_context(cafile=self.verify if isinstance(self.verify, str) else None)
-        if self.certificate:
-            # Without a passphrase OpenSSL would ask a terminal for that of an encrypted key, and wait.
-            context.load_cert_chain(self.certificate, self.certificate_key, password="")
-        return context
-
-
-def read(response: httpx2.Response, at_most: int) -> bytes:
-    """The answer, as much of it as an honest one can need; who lets it trickle is waited for no longer than who says nothing."""
-    body, began, seconds = bytearray(), time.monotonic(), float(response.request.extensions["timeout"]["read"])
-    error = Unanswered if response.request.method == "POST" else Unreachable
-    for chunk in response.iter_bytes():
-        body += chunk
-        if len(body) > at_most:
-            raise error("the answer is longer than one for a single instance can be")
-        if time.monotonic() - began > seconds + len(body) / _LEAST_BYTES_PER_SECOND:
-            raise error(f"no whole answer within {seconds:g} s, and what comes of it comes too slowly")
-    return bytes(body)
+        files = self.verify if isinstance(self.verify, str) else None, self.certificate, self.certificate_key
+        return _context(*files, tuple(marks(Path(file)) for file in files if file))

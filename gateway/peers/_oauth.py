@@ -1,5 +1,6 @@
 """Access tokens by client credentials (OAuth 2.0, RFC 6749 4.4): one for all requests to a peer, and again when it is over."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -8,11 +9,13 @@ from urllib.parse import quote_plus
 import httpx2
 
 from gateway.errors import Unreachable
+from gateway.peers._body import read
 
 _EARLIER_SECONDS = 30.0
 """A token that is about to end is not begun with."""
 _UNTOLD_SECONDS = 300.0
 _MOST_ANSWER = 64 * 1024
+_HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 
 
 class ClientCredentials(httpx2.Auth):
@@ -51,21 +54,24 @@ class ClientCredentials(httpx2.Auth):
 
     def _fetch(self) -> tuple[str, float]:
         try:
-            with httpx2.Client(auth=self._who, timeout=self._timeout, trust_env=False, transport=self._transport()) as client:
-                response = client.post(self._url, data=self._form, headers={"Accept": "application/json"})
+            with (
+                httpx2.Client(auth=self._who, timeout=self._timeout, trust_env=False, transport=self._transport()) as client,
+                client.stream("POST", self._url, data=self._form, headers=_HEADERS) as response,
+            ):
+                body = read(response, _MOST_ANSWER)
         except httpx2.HTTPError as error:
             raise Unreachable("the token endpoint does not answer") from error
         if response.status_code in {400, 401, 403}:
             raise Unreachable(f"HTTP {response.status_code}: the token endpoint does not accept the client's credentials")
-        if response.status_code != 200 or len(response.content) > _MOST_ANSWER:
+        if response.status_code != 200:
             raise Unreachable(f"HTTP {response.status_code}: the token endpoint gives no token")
-        return _token(response)
+        return _token(body)
 
 
-def _token(response: httpx2.Response) -> tuple[str, float]:
+def _token(body: bytes) -> tuple[str, float]:
     """Token and seconds (RFC 6749 5.1)."""
     try:
-        answer = response.json()
+        answer = json.loads(body)
         token, seconds = answer["access_token"], float(answer.get("expires_in", _UNTOLD_SECONDS))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Unreachable("expected an access token from the token endpoint") from error

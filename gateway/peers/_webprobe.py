@@ -7,7 +7,7 @@ import httpx2
 
 from gateway.dicom.uids import is_uid
 from gateway.peers import Capability
-from gateway.peers._http import read
+from gateway.peers._body import read
 from gateway.peers._verdict import matches, refusal, text
 
 Ask = Callable[..., AbstractContextManager[httpx2.Response]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from gateway.errors import DeliveryError, Rejected, Unreachable
+from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.peers import (
     NOT_SUPPORTED,
     SERIES_KEYS,
@@ -27,7 +27,8 @@ from gateway.peers import (
     read_settings,
     setting,
 )
-from gateway.peers._http import Http, read
+from gateway.peers._body import read
+from gateway.peers._http import Http
 from gateway.peers._part10 import Part10, read_part10, unreadable
 from gateway.peers._verdict import match, matches, refusal, text, verdict
 from gateway.peers._webprobe import probed
@@ -154,7 +155,7 @@ class Dicomweb(Http):
         try:
             upload = _Upload(instance.path)
             with self.request(client, "POST", "studies", upload, headers=upload.headers, content=upload) as response:
-                return verdict(response, read(response, _MOST_ANSWER), instance.sop_instance_uid)
+                return verdict(response, read(response, _MOST_ANSWER, Unanswered), instance.sop_instance_uid)
         except OSError as error:
             raise unreadable(error) from error
 

@@ -26,6 +26,7 @@ from gateway.peers import (
     _get,
     _probe,
     is_few,
+    is_host,
     is_rate,
     is_seconds,
     is_text,
@@ -65,7 +66,7 @@ class Dimse:
     """`timeout_seconds` is for the connection and for every PDU, so a slow network does not end a large instance."""
 
     name: str = setting("a name", is_text)
-    host: str = setting("a host name or an address", is_text)
+    host: str = setting("a host name or an address", is_host)
     port: int = setting("a whole number from 1 to 65535", lambda value: type(value) is int and 0 < value < 65536)
     ae_title: str = setting(_AE_TITLE, _is_ae_title)
     calling_ae_title: str = setting(_AE_TITLE, _is_ae_title, "AIGATEWAY")

@@ -36,7 +36,8 @@ from gateway.peers import (
     read_settings,
     setting,
 )
-from gateway.peers._http import JSON, Http, read
+from gateway.peers._body import read
+from gateway.peers._http import JSON, Http
 from gateway.peers._part10 import read_part10, unreadable
 from gateway.peers._verdict import refusal
 from gateway.peers.dicomweb import AS_STORED

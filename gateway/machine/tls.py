@@ -18,6 +18,7 @@ from typing import Any, Literal, Self
 import structlog
 
 from gateway.errors import ConfigError
+from gateway.machine.marks import marks
 
 # In TLS 1.2. Those of DHE are left out: they cost the answering side most, and RFC 9325 4.2 recommends none. 1.3 has AEAD only.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -139,15 +140,6 @@ _EXPECTED = {
     "authorities": "certificates of certificate authorities in PEM",
     "crl": "a certificate revocation list in PEM",
 }
-
-
-def marks(file: Path) -> tuple[int, ...] | None:
-    """What changes when the file does; None where it is not there."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def secure(connection: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import httpx2
 
 from gateway.errors import ConfigError, Unanswered, Unreachable
-from gateway.machine.tls import marks
+from gateway.machine.marks import marks
 from gateway.peers import SOCKET_OPTIONS, is_host, is_seconds, is_text, setting
 from gateway.peers._connection import words
 from gateway.peers._oauth import ClientCredentials

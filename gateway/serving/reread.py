@@ -20,6 +20,7 @@ from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.dicom.uids import digest
 from gateway.errors import ConfigError
+from gateway.machine.marks import marks
 from gateway.roster import Roster
 from gateway.serving.plan import plan
 
@@ -36,11 +37,11 @@ class Reread:
     ) -> None:
         self._file, self._config, self._roster, self._db = file, config, roster, db
         self._clock, self._executor = clock, executor
-        self._stamp = self._look()
+        self._stamp = file and marks(file)
 
     def look(self) -> bool:
         """Whether the peers may be others now. Raises what the database raises, and then looks again."""
-        stamp = self._look()
+        stamp = self._file and marks(self._file)
         if self._file is None or stamp == self._stamp:
             return False
         try:
@@ -58,13 +59,6 @@ class Reread:
         self._tell(Act.CONFIG_READ, config, before=_digest(before), changed=changed, needs_start=late)
         self._config, self._stamp = config, stamp
         return True
-
-    def _look(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._file.stat() if self._file is not None else None
-        except OSError:
-            return None
-        return found and (found.st_mtime_ns, found.st_size, found.st_ino)
 
     def _tell(self, act: Act, config: Config, *, outcome: int = 0, **detail: Any) -> None:
         late = detail.get("needs_start")

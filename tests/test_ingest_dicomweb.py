@@ -25,6 +25,7 @@ from pydicom import Dataset, dcmread
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from structlog.testing import capture_logs
 
 from gateway.doors import visits
 from gateway.doors.door import Door
@@ -707,9 +708,15 @@ def test_over_tls_the_names_of_the_certificate_say_who_calls(tmp_path):
         url = f"https://127.0.0.1:{web.server.port}/dicom-web/studies"
         with httpx2.Client(verify=client_context(authority, ct1), trust_env=False) as client:
             assert client.post(url, content=body(FILES[0]), headers={"Content-Type": TYPE}).status_code == 200
-        with httpx2.Client(verify=client_context(authority), trust_env=False) as client, pytest.raises(httpx2.HTTPError):
+        with (
+            capture_logs() as logs, httpx2.Client(verify=client_context(authority), trust_env=False) as client,
+            pytest.raises(httpx2.HTTPError),
+        ):  # fmt: skip
             client.post(url, content=body(FILES[1]), headers={"Content-Type": TYPE})
 
+        assert [(one["event"], one["reason"]) for one in logs] == [
+            ("handshake.failed", "expected a TLS handshake (PEER_DID_NOT_RETURN_A_CERTIFICATE)")
+        ]
         assert asked == [frozenset({"CT1", "ct1.example"})]
         assert set(web.held()) == {UIDS[0]}
 

@@ -14,17 +14,20 @@ from socket import IPPROTO_TCP, TCP_NODELAY, socket
 from typing import Any, Self, cast
 
 import h11
+import structlog
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.machine.crowd import crowded
-from gateway.machine.tls import names
+from gateway.machine.tls import names, words
 
 MAXIMUM_HEAD_BYTES = 16 * 1024
 _BACKLOG = 512
 _CHANNEL_BYTES = 4096
 """Of a message that somebody sends into a websocket: there is nothing to be said."""
 Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+_logger = structlog.get_logger()
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,22 @@ class _Current(ssl.SSLContext):
         return made
 
     def wrap_bio(self, *arguments: Any, **options: Any) -> ssl.SSLObject:
-        return self.current().wrap_bio(*arguments, **options)
+        context = self.current()
+        context.sslobject_class = _Told
+        return context.wrap_bio(*arguments, **options)
+
+
+class _Told(ssl.SSLObject):
+    """The log says why a handshake failed: asyncio tells nobody, and the other side sees no more than an end."""
+
+    def do_handshake(self) -> None:
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            _logger.warning("handshake.failed", reason=words(error))
+            raise
 
 
 class _Server(uvicorn.Server):

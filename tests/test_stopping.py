@@ -52,11 +52,13 @@ def test_a_terminal_that_is_closed_stops_it_in_order_and_nohup_keeps_it(before: 
 
 
 BUSY = """
-import threading, time
+import os, signal, threading, time
 from concurrent.futures import ThreadPoolExecutor
 from gateway.machine.stopping import Stop
 
 stop = Stop()
+os.kill(os.getpid(), signal.SIGTERM)
+stop.wait()
 pool = ThreadPoolExecutor()
 lane = threading.Thread(target=lambda: pool.submit(time.sleep, 600), daemon=True)  # as the engine's, which its pool's threads copy
 lane.start()
@@ -67,3 +69,23 @@ stop.leave()
 
 def test_work_that_ignores_its_end_keeps_no_process_alive() -> None:
     assert subprocess.run([sys.executable, "-c", BUSY], timeout=20, check=False).returncode == 0
+
+
+HELD_UP = """
+import os, signal, time
+from gateway.machine import stopping
+
+stopping._LONGEST_SECONDS = 0.2
+stop = stopping.Stop()
+time.sleep(0.5)
+os.kill(os.getpid(), signal.SIGTERM)
+stop.wait()
+time.sleep(600)  # a peer, a mail server or a disk that does not answer
+"""
+
+
+def test_a_stop_that_somebody_holds_up_ends_all_the_same_and_says_so() -> None:
+    ended = subprocess.run([sys.executable, "-c", HELD_UP], timeout=20, check=False, capture_output=True, text=True)
+
+    assert ended.returncode == 1
+    assert "stop.cut_off" in ended.stdout

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from structlog.testing import capture_logs
 
 from tests.gate_fixture import Gate, open_gate, wait
 from tests.scanner_fixture import (
@@ -274,7 +275,7 @@ def test_a_process_that_can_start_no_more_threads_takes_the_next_connection_late
 
 def test_a_process_without_free_file_descriptors_takes_the_next_connection_when_it_has_one(gate: Gate) -> None:
     descriptors, (soft, hard) = [], resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket() as first, socket.socket() as waiting:
+    with capture_logs() as logs, socket.socket() as first, socket.socket() as waiting:
         waiting.settimeout(0.5)
         resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + 20, hard))
         try:
@@ -293,6 +294,7 @@ def test_a_process_without_free_file_descriptors_takes_the_next_connection_when_
         waiting.settimeout(10)
         assert waiting.recv(1) == bytes((AC,))
 
+    assert [one["reason"] for one in logs if one["event"] == "association.not_accepted"] == ["too many open files"]
     assert gate.takes(GOOD)
 
 

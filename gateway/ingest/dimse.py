@@ -4,6 +4,7 @@ The accept loop only accepts. Handshake, negotiation and everything after are a 
 silent or hostile holds nobody up but itself, and not for long.
 """
 
+import os
 import socket
 import ssl
 import threading
@@ -52,7 +53,7 @@ STORAGE = frozenset(str(context.abstract_syntax) for context in AllStoragePresen
 SUPPORTED: Mapping[str, Sequence[str]] = dict.fromkeys(STORAGE, TRANSFER_SYNTAXES) | dict.fromkeys(
     (str(Verification), COMMITMENT, PROCEDURE_STEP), (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 )
-_GRACE_SECONDS = 3
+_GRACE_SECONDS, _FULL_SECONDS = 3, 1
 
 _logger = structlog.get_logger()
 
@@ -101,8 +102,8 @@ class Listener:
             except OSError as error:
                 if self._listening.fileno() < 0 or error.errno == 22:  # closed, or shut down
                     return
-                _logger.error("association.not_accepted", error=type(error).__name__)
-                time.sleep(0.1)  # out of file descriptors: those that end will free some
+                _logger.error("association.not_accepted", reason=os.strerror(error.errno).lower() if error.errno else "")
+                time.sleep(_FULL_SECONDS)  # out of file descriptors: those that end will free some
                 continue
             origin = Origin("dimse", str(uuid4()), address=address)
             visit = self._limits.enter(address, partial(self._displace, origin))

@@ -1,7 +1,7 @@
 """`gateway check` tells everything that is wrong, and says ok of everything that is in order."""
 
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from gateway.configuration.config import load
 from gateway.db import open_database, open_engine, takes_writes
 from gateway.migrations import upgrade
 from gateway.serving.hosts import share
+from tests.certificates import Authority
 from tests.door_fixture import Place, scanner
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp
 from tests.ports import free_port
@@ -175,6 +176,23 @@ def test_an_address_that_is_not_this_machines_and_a_port_that_two_want_are_told(
     assert "[web] port and [dicomweb] port are both 8080: expected one of its own for each" in wrong
     assert "[dimse] port and [web] port are both 8080: expected one of its own for each" in other
     assert not any("expected one of its own" in text or "nobody can listen" in text for text in none)
+
+
+def test_certificates_and_revocation_lists_whose_time_is_over_are_told(checked, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ca")
+    tls = '[tls]\ncertificate = "{0.certificate}"\nkey = "{0.key}"\nauthorities = "{1}"\ncrl = "{2}"\n'
+
+    good, _ = checked(tls.format(authority.issue("now"), authority.certificate, authority.crl()), rules=None)
+    over = authority.issue("over", expired=True)
+    _, wrong = checked(tls.format(over, authority.certificate, authority.crl(expired=True)), rules=None)
+
+    today = datetime.now(UTC)
+    until = f"{today - timedelta(2):%Y-%m-%d} until {today - timedelta(1):%Y-%m-%d}"
+    assert [text.split(":")[0] for text in good if text.startswith("[tls]")] == [
+        f"[tls] certificate {tmp_path}/ca/now-1.pem", f"[tls] crl {tmp_path}/ca/crl-1.pem",
+    ]  # fmt: skip
+    assert f"[tls] certificate {over.certificate}: good from {until}" in wrong
+    assert any(text.startswith(f"[tls] crl {tmp_path}/ca/crl-2.pem: good until ") for text in wrong)
 
 
 @pytest.fixture

@@ -1,16 +1,27 @@
-"""Ground: whether this machine has what gateway.toml names: folders, room in them, addresses and ports. Nothing is made."""
+"""Ground: whether this machine has what gateway.toml names: folders, room in them, addresses and ports, certificates of today.
+
+Nothing is made.
+"""
 
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import TypeVar
+
+from cryptography import x509
 
 from gateway.commands.reach import Asked
 from gateway.configuration.sections import Config
 from gateway.machine.listening import why
 
+T = TypeVar("T")
+_SOON = timedelta(days=14)
+_END_OF_CRL = b"-----END X509 CRL-----"
 _EVERY = {"0.0.0.0", "::", ""}  # noqa: S104 - looked for, not listened on
 
 
@@ -29,6 +40,7 @@ def found(config: Config) -> Iterator[Asked]:
         good = folder.path.is_dir()
         yield good, f"[[folders]] {folder.path}: " + ("is watched" if good else "there is no such folder")
     yield from _listening(config)
+    yield from _in_time(config, datetime.now(UTC))
 
 
 def writable(name: str, folder: Path) -> Asked:
@@ -70,3 +82,27 @@ def _listening(config: Config) -> Iterator[Asked]:
     for one, other in combinations(doors, 2):
         if one[3] and one[3] == other[3] and (one[2] == other[2] or not _EVERY.isdisjoint((one[2], other[2]))):
             yield False, f"{one[0]} {one[1]} and {other[0]} {other[1]} are both {one[3]}: expected one of its own for each"
+
+
+def _in_time(config: Config, now: datetime) -> Iterator[Asked]:
+    """Ours, and the lists of what was taken back: where the time of one is over, nobody comes in any more."""
+    for section, file in (("tls", config.tls.certificate), ("web", config.web.certificate)):
+        times = [(one.not_valid_before_utc, one.not_valid_after_utc) for one in _read(file, x509.load_pem_x509_certificates)]
+        if times:
+            begins, ends = max(begin for begin, _ in times), min(end for _, end in times)
+            words = f"good from {begins:%Y-%m-%d} until {ends:%Y-%m-%d}"
+            yield begins <= now < ends - _SOON, f"[{section}] certificate {file}: {words}"
+    nexts = [one.next_update_utc for one in _read(config.tls.crl, _lists) if one.next_update_utc]
+    if nexts:
+        yield now < min(nexts), f"[tls] crl {config.tls.crl}: good until {min(nexts):%Y-%m-%d %H:%M} UTC"
+
+
+def _lists(content: bytes) -> list[x509.CertificateRevocationList]:
+    return [x509.load_pem_x509_crl(one + _END_OF_CRL) for one in content.split(_END_OF_CRL)[:-1]]
+
+
+def _read(file: Path | None, what: Callable[[bytes], Iterable[T]]) -> Iterable[T]:
+    """None of a file that cannot be read: that is told by who needs it."""
+    with suppress(OSError, ValueError):
+        return what(file.read_bytes()) if file else ()
+    return ()

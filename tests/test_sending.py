@@ -2,6 +2,7 @@
 
 import shlex
 import tempfile
+import threading
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -12,6 +13,10 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import MediaStorageDirectoryStorage
 
+from gateway.configuration.config import parse
+from gateway.errors import DeliveryError
+from gateway.machine.listening import listen
+from gateway.peers import own_listener
 from tests.command_fixture import Command
 from tests.peers_fixture import data_set, running_http, running_scp
 from tests.synthetic import ct_series, part10
@@ -136,3 +141,13 @@ def test_a_zip_without_an_instance_is_nothing_to_send(send, tmp_path: Path) -> N
         ran = send("study.zip", dimse(scp))
 
     assert ran == (1, [], ["study.zip: expected DICOM files (PS3.10)"])
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "", "::1", "::"])
+def test_our_own_listener_is_reached_wherever_it_listens(host: str) -> None:
+    with listen(host, 0) as listening:
+        config = parse({"dimse": {"host": host, "port": listening.getsockname()[1]}}, where="tests")
+        threading.Thread(target=lambda: listening.accept()[0].close(), daemon=True).start()
+
+        with pytest.raises(DeliveryError, match=r"^the (peer closed the connection|connection broke: connection reset)"):
+            own_listener(config, "CT1").echo()

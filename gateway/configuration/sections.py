@@ -37,7 +37,7 @@ class GatewaySection(Section):
 class DimseSection(Section):
     ae_title: AeTitle = "AIGATEWAY"
     host: str = "127.0.0.1"
-    """Address to listen on. The default is this machine only; "0.0.0.0" lets scanners in."""
+    """Address to listen on. The default is this machine only; "0.0.0.0" lets scanners in, "::" those that come by IPv6."""
     port: int = Field(default=11112, ge=0, le=65535)
     tls_port: int | None = Field(default=None, ge=0, le=65535)
     """A second port, which speaks DICOM TLS by what [tls] says (2762 is the registered one)."""

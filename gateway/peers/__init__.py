@@ -33,6 +33,7 @@ SOCKET_OPTIONS = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.IPPROTO_T
 STUDY_KEYS = ("StudyInstanceUID", "StudyDate", "PatientID", "IssuerOfPatientID")
 SERIES_KEYS = ("SeriesInstanceUID", "Modality", "BodyPartExamined", "NumberOfSeriesRelatedInstances")
 """What is asked of a patient's studies, and of a study's series (PS3.4 C.6.2.1)."""
+_HERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound
 _OPEN = {"name", "protocol", "host", "port", "ae_title", "url", "path", "proof"}
 _RETRIED = (PROCESSING_FAILURE, 0x0213)
 _OFFER = Offer(__name__, BUILT_IN, "peer", "def peer(settings: Mapping[str, object]) -> Peer")
@@ -265,7 +266,7 @@ def peer_of_file(config: "Config", name: str) -> Peer | None:
 
 def own_listener(config: "Config", calling_ae_title: str, port: int | None = None) -> Peer:
     """The way any scanner reaches this gateway."""
-    host = "127.0.0.1" if config.dimse.host in ("0.0.0.0", "::", "") else config.dimse.host  # noqa: S104 - compared, not bound
+    host = _HERE.get(config.dimse.host, config.dimse.host)
     settings = {
         "name": "this gateway", "protocol": "dimse", "host": host, "port": port or config.dimse.port,
         "ae_title": config.dimse.ae_title, "calling_ae_title": calling_ae_title,

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from gateway.doors.policy import AE_TITLE
 
 _NAME = re.compile(r"[\x21-\x7E]([\x20-\x7E]{0,62}[\x21-\x7E])?")
-_DATABASE = re.compile(r"|sqlite:///.+|postgresql(\+psycopg)?://.+", re.DOTALL)
+_HOST = r"\[[^\]]+\]|[^/:.@]{1,63}(\.[^/:.@]{1,63})*\.?"  # a part that is empty, or longer, raises when it is looked up
+_DATABASE = re.compile(rf"|sqlite:///.+|postgresql(\+psycopg)?://(?=.)([^@]*@)?({_HOST})?(:[0-9]{{1,5}})?(/.*)?", re.DOTALL)
 _ISSUER = re.compile(r"https://[^\s?#@]+|http://(localhost|127\.0\.0\.1)(:[0-9]+)?(/[^\s?#@]*)?")
 _WEB = re.compile(r"|https?://[^\s/?#@]+")
 _SYSLOG = re.compile(r"|(udp|tls)://[^\s/]+:[0-9]{1,5}")

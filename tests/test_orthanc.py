@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,9 @@ from sqlalchemy import select
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
+from gateway.errors import Unreachable
 from gateway.fetching import fetch
+from gateway.peers import load_protocols, make_peer
 from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
 from gateway.rows.tables import DeliveryState, JobState
 from gateway.rows.trail import AuditEvent
@@ -157,6 +159,19 @@ def test_twenty_series_are_worked_on_once_whatever_fails_and_whoever_is_killed(t
             wait_read(world, orthanc)
             assert_done_once(world, orthanc, *every)
             assert {world.story(series).series.revision for series in every} == {1}
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"{}", b"[{}]", b"null", b'"Orthanc"'])
+def test_a_service_that_is_no_orthanc_is_said_to_be_something_else(answer):
+    asks = [
+        lambda peer: peer.echo(), lambda peer: peer.newest(), lambda peer: peer.news(1), lambda peer: peer.patient_of("2.25.1"),
+        lambda peer: peer.series("one"), lambda peer: peer.listing("2.25.1", "2.25.2"), lambda peer: peer.studies_of("id"),
+    ]  # fmt: skip
+    for ask in asks:
+        with running_http(*[(200, {}, answer)] * 3) as (url, _):
+            peer = make_peer({"name": "orthanc", "protocol": "orthanc", "url": url}, protocols=load_protocols())
+            with suppress(Unreachable):  # some of them can be understood all the same
+                ask(peer)
 
 
 def test_an_orthanc_is_watched_from_when_it_is_added_and_no_longer_when_it_is_disabled(orthanc, tmp_path, triton):

@@ -1,9 +1,10 @@
 """What the answer of a DICOMweb service means (PS3.18 10.5.3, 10.6.3): the body decides, of one instance. No I/O."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import httpx2
 from pydicom.datadict import tag_for_keyword
@@ -11,6 +12,8 @@ from pydicom.datadict import tag_for_keyword
 from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.peers import NOT_SUPPORTED, NOT_UNDERSTOOD, PROCESSING_FAILURE, STORED, Sent, judge
 
+P = ParamSpec("P")
+T = TypeVar("T")
 _FINAL = {400: NOT_UNDERSTOOD, 415: NOT_SUPPORTED}
 _BUSY = {408, 425, 429, 503}
 _REPAIRABLE = {
@@ -20,7 +23,7 @@ _REPAIRABLE = {
     405: "there is no DICOMweb service at this url",
 }
 _MOST_SECONDS = 3600
-_NOT_THE_MODEL = (ValueError, AttributeError, TypeError, RecursionError)
+_NOT_THE_MODEL = (ValueError, AttributeError, TypeError, LookupError, RecursionError)
 """What the reading of a body raises that is not the DICOM JSON model (PS3.18 F.2), or is nested to do harm."""
 
 
@@ -46,6 +49,19 @@ def verdict(response: httpx2.Response, body: bytes, sop_instance_uid: str) -> Se
     if code >= 500 and code not in _BUSY:
         raise Unanswered(f"HTTP {code}: the peer failed; the instance may be stored or not", _after(response))
     raise refusal(response)
+
+
+def understood(ask: Callable[P, T]) -> Callable[P, T]:
+    """Raises Unreachable too where what answers there speaks JSON, but is not what was expected."""
+
+    @wraps(ask)
+    def asked(*arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return ask(*arguments, **named)
+        except _NOT_THE_MODEL as error:
+            raise Unreachable("what answers there is not what was expected: look at the url") from error
+
+    return asked
 
 
 def refusal(response: httpx2.Response) -> DeliveryError:

@@ -39,7 +39,7 @@ from gateway.peers import (
 from gateway.peers._body import read
 from gateway.peers._http import JSON, Http
 from gateway.peers._part10 import read_part10, unreadable
-from gateway.peers._verdict import refusal
+from gateway.peers._verdict import refusal, understood
 from gateway.peers.dicomweb import AS_STORED
 
 _MOST_ANSWER = 64 * 1024 * 1024
@@ -113,6 +113,7 @@ class Orthanc(Http):
             raise Rejected(PROCESSING_FAILURE, "Orthanc does not keep it: expected Success or AlreadyStored")
         return Sent(status, "stored" if status == STORED else "the peer has it already")
 
+    @understood
     def holds(self, sought: Sought) -> bool:
         uids = {
             "StudyInstanceUID": sought.study_instance_uid, "SeriesInstanceUID": sought.series_instance_uid,
@@ -121,6 +122,7 @@ class Orthanc(Http):
         with self.client() as client:
             return bool(self._find(client, "Instance", uids))
 
+    @understood
     def patient_of(self, study_instance_uid: str) -> str | None:
         with self.client() as client:
             for study in self._find(client, "Study", {"StudyInstanceUID": study_instance_uid}):
@@ -130,6 +132,7 @@ class Orthanc(Http):
     def request_commitment(self, transaction_uid: str, instances: Sequence[tuple[str, str]]) -> None:  # noqa: ARG002 - a Peer's
         raise Rejected(NOT_SUPPORTED, 'its REST API has no storage commitment: expected proof = "query" or "none"')
 
+    @understood
     def echo(self) -> str:
         started = time.perf_counter()
         with self.client() as client:
@@ -142,11 +145,13 @@ class Orthanc(Http):
 
     # Series
 
+    @understood
     def newest(self) -> int:
         """The number of the last change."""
         with self.client() as client:
             return int(self._ask(client, "GET", "changes?last")["Last"])
 
+    @understood
     def news(self, position: int) -> News:
         """The changes after that number. Raises Unreachable or Rejected, as all below."""
         with self.client() as client:
@@ -163,6 +168,7 @@ class Orthanc(Http):
             self._add_parents(client, late, series)
             return News(int(answer["Last"]), not answer["Done"], series)
 
+    @understood
     def series(self, resource: str) -> Found | None:
         """None where it was deleted meanwhile, or is not one of `modalities`."""
         with self.client() as client:
@@ -177,6 +183,7 @@ class Orthanc(Http):
         is_wanted = self.modalities is None or found.modality in self.modalities
         return found if is_wanted and is_uid(found.study_instance_uid) and is_uid(found.series_instance_uid) else None
 
+    @understood
     def listing(self, study_instance_uid: str, series_instance_uid: str) -> dict[str, str]:
         """By SOP Instance UID how it is asked for, of all instances that Orthanc has of the series."""
         with self.client() as client:
@@ -186,12 +193,14 @@ class Orthanc(Http):
                 instances += self._ask(client, "GET", f"series/{series['ID']}/instances", gone=[])
         return {str(one["MainDicomTags"].get("SOPInstanceUID", "")): str(one["ID"]) for one in instances}
 
+    @understood
     def studies_of(self, patient_id: str) -> list[dict[str, str]]:
         """As Dicomweb's."""
         with self.client() as client:
             found = self._find(client, "Study", {"PatientID": patient_id})
         return [_keys(STUDY_KEYS, one["MainDicomTags"] | one.get("PatientMainDicomTags", {})) for one in found]
 
+    @understood
     def series_of(self, study_instance_uid: str) -> list[dict[str, str]]:
         with self.client() as client:
             found = self._find(client, "Series", {"StudyInstanceUID": study_instance_uid})
@@ -211,6 +220,7 @@ class Orthanc(Http):
         """Whether whole series can be asked for."""
         return self.dicomweb != ""
 
+    @understood
     def write_state(self, study_instance_uid: str, series_instance_uid: str, state: str) -> None:
         """As metadata of the series, for whoever looks there."""
         with self.client() as client:

@@ -92,7 +92,7 @@ def test_a_disk_that_is_nearly_full_takes_nothing(place: Place) -> None:
 def test_a_folder_that_is_gone_is_answered_out_of_resources(place: Place) -> None:
     shutil.rmtree(place.folder)
 
-    with pytest.raises(OutOfResources):
+    with pytest.raises(OutOfResources, match="the store cannot be written: no such file or directory"):
         place.bring(ct_series(1)[0])
 
     place.folder.mkdir()

@@ -97,7 +97,7 @@ def test_a_file_that_takes_a_part_of_what_is_written_is_told_and_has_no_entry(tm
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (before.end + 100, limits[1]))
     try:
-        with pytest.raises(OutOfResources):
+        with pytest.raises(OutOfResources, match="the journal cannot be written: file too large"):
             segment.write(b"a" * 30, b"b" * 30, b"c" * 30)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

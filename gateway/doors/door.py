@@ -35,7 +35,7 @@ from gateway.doors.entry import (
     identifying,
     record,
 )
-from gateway.doors.journal import Segment, new_segment
+from gateway.doors.journal import Segment, new_segment, unwritable
 from gateway.doors.steps import Steps
 from gateway.doors.tally import Tally
 from gateway.errors import GatewayError, NotUnderstood, OutOfResources, ResourceLimitation
@@ -86,7 +86,7 @@ class Door:
                 raise OutOfResources("the store's disk is nearly full")
             return Arrival(self._segment(origin.association), self, incoming, origin, maximum_bytes)
         except OSError as error:
-            raise OutOfResources("the store cannot be written") from error
+            raise unwritable("store", error) from error
 
     def _has_room(self) -> bool:
         """Looked at every tenth of a second while there is: what comes meanwhile is far less than is kept free."""
@@ -214,7 +214,7 @@ class Door:
         try:
             self._segment(association, last=last).commit(record(entry), durable=False)
         except (OSError, OutOfResources) as error:
-            _logger.error("journal.failed", error=type(error).__name__)
+            _logger.error("journal.failed", reason=str(unwritable("journal", error) if isinstance(error, OSError) else error))
         self._wake()
 
 

@@ -95,7 +95,7 @@ class Segment:
             except OSError as error:  # pages that were not written may count as clean from now on
                 self.is_broken = True
                 self._put((bytes(_HEAD.size),), self._start)  # nobody is told that it was kept: nobody shall find it
-                raise OutOfResources("the journal cannot be written") from error
+                raise unwritable("journal", error) from error
             crash_point("journal.synced")
         self._start += _HEAD.size + self._size + len(encoded)
         self.begin()
@@ -110,8 +110,12 @@ class Segment:
             while written < size:
                 written += os.pwrite(self._file, b"".join(parts)[written:], at + written)
         except OSError as error:
-            raise OutOfResources("the journal cannot be written") from error
+            raise unwritable("journal", error) from error
         return size
+
+
+def unwritable(what: str, error: OSError) -> OutOfResources:
+    return OutOfResources(f"the {what} cannot be written: {(error.strerror or type(error).__name__).lower()}")
 
 
 def new_segment(folder: Path) -> Segment:

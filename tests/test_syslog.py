@@ -1,5 +1,6 @@
 """Audit messages go over UDP and TLS as RFC 5424, 5425 and 5426 say, to nobody but the collector that was meant."""
 
+import socket
 import ssl
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import CollectorError
+from gateway.telling import syslog
 from gateway.telling.syslog import LONGEST_DATAGRAM, Line, frame, line
 from tests.certificates import Authority
 from tests.collector_fixture import TlsCollector, server_context, udp_collector, wait_until
@@ -154,6 +156,15 @@ def test_a_collector_that_hangs_up_while_it_is_told_raises(authority: Authority)
 def test_a_collector_that_is_not_there_is_told_in_words(url: str) -> None:
     with pytest.raises(CollectorError, match=r"Connection refused|a host name that is known"):
         a_line(url.format(port=free_port())).open()
+
+
+def test_a_collector_that_says_nothing_is_told_in_words(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(syslog, "_CONNECT_SECONDS", 0.2)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(CollectorError, match=r"^expected a collector that answers in time$"),
+    ):
+        a_line(f"tls://127.0.0.1:{silent.getsockname()[1]}", authority).open()
 
 
 def test_files_that_hold_no_certificates_are_told_in_words(authority: Authority, tmp_path: Path) -> None:

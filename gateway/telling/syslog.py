@@ -130,7 +130,7 @@ class Stream:
                 if not is_there:
                     raise OSError("expected a collector that keeps the connection open")
                 if time.monotonic() > deadline:
-                    raise TimeoutError("expected a collector that acknowledges in time")
+                    raise CollectorError("expected a collector that acknowledges in time")
                 time.sleep(0.002)
 
     def close(self) -> None:
@@ -203,6 +203,8 @@ def _words(error: OSError) -> str:
         return tls.words(error)
     if isinstance(error, socket.gaierror):
         return "expected a host name that is known"
+    if isinstance(error, TimeoutError) and not error.errno:
+        return "expected a collector that answers in time"
     if error.errno:
         return f"expected a collector that takes messages ({os.strerror(error.errno)})"
-    return str(error) or "expected a collector that answers in time"
+    return str(error)

@@ -13,8 +13,9 @@ from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian, SegmentationStor
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context
 
 from gateway.dicom import command, pdu
-from gateway.errors import Rejected, Unanswered, Unreachable
+from gateway.errors import ConfigError, Rejected, Unanswered, Unreachable
 from gateway.peers import Sent, load_protocols, make_peer, send_many
+from tests.certificates import Authority
 from tests.peers_fixture import (
     closes,
     data_set,
@@ -62,6 +63,93 @@ def test_orthanc_holds_the_data_set_byte_for_byte_after_c_store(orthanc, instanc
 
 def test_orthanc_answers_the_echo(orthanc):
     assert dimse(orthanc.dicom_port).echo().startswith("answered C-ECHO in ")
+
+
+@pytest.fixture
+def tls(tmp_path):
+    """A table's keys towards a storescp that takes nobody without a certificate, its own options, and who signs."""
+    authority = Authority(tmp_path / "ca")
+    theirs, ours = authority.issue("pacs", hosts=("pacs.example",)), authority.issue("gateway")
+    table = {"verify": authority.certificate, "certificate": ours.certificate, "certificate_key": ours.key}
+    options = ("+tls", str(theirs.key), str(theirs.certificate), "+cf", str(authority.certificate))
+    return {"tls": True} | {key: str(path) for key, path in table.items()}, options, authority
+
+
+def test_storescp_receives_the_data_set_byte_for_byte_by_tls(tmp_path, tls):
+    table, options, _ = tls
+    paths = stored(tmp_path, ct_series(2, 1200, 1200))  # more than goes to the network at once
+    received = tmp_path / "received"
+    received.mkdir()
+
+    with running_storescp(received, *options) as port:
+        peer = dimse(port, **table)
+        answered, named = peer.echo(), dimse(port, **table, certificate_name="pacs.example").echo()
+        sent = [outcome for _, outcome in send_many(peer, paths)]
+
+    assert [one.status for one in sent] == [0x0000, 0x0000]
+    assert answered.startswith("answered C-ECHO") and named.startswith("answered C-ECHO")
+    assert sorted(map(data_set_sha256, received.iterdir())) == sorted(map(data_set_sha256, paths))
+
+
+def test_what_is_wrong_with_tls_is_told_and_is_tried_again(tmp_path, tls):
+    table, options, _ = tls
+    other = Authority(tmp_path / "other")
+    stranger = other.issue("gateway")
+    unknown = {"certificate": str(stranger.certificate), "certificate_key": str(stranger.key)}
+    bare = {key: value for key, value in table.items() if not key.startswith("certificate")}
+    said = {}
+
+    with running_storescp(tmp_path, *options) as port:
+        for what, keys in {
+            "name": {**table, "certificate_name": "archive.example"}, "issuer": {**table, "verify": str(other.certificate)},
+            "ours": {**table, **unknown}, "none": bare, "plain": {"timeout_seconds": 1},
+        }.items():  # fmt: skip
+            with pytest.raises(Unreachable) as told:
+                dimse(port, **keys).echo()
+            said[what] = str(told.value)
+        believed = dimse(port, **{**bare, "verify": False})
+        with pytest.raises(Unreachable, match=r"TLS failed|closed"):  # we believe everybody, and are not believed
+            believed.echo()
+
+    assert said["name"].startswith("no connection: the certificate is not trusted (Hostname mismatch")
+    assert said["issuer"].startswith("no connection: the certificate is not trusted (self-signed certificate")
+    assert "the connection broke: TLS failed" in said["ours"] and "TLS failed" in said["none"]
+    assert "connection" in said["plain"]
+
+
+def test_certificates_that_are_replaced_count_with_the_next_connection(tmp_path, tls):
+    table, options, authority = tls
+    expired = authority.issue("gateway", expired=True)
+    files = {key: tmp_path / key for key in ("certificate", "certificate_key")}
+    good = {key: Path(table[key]).read_bytes() for key in files}
+    files["certificate"].write_bytes(expired.certificate.read_bytes())
+    files["certificate_key"].write_bytes(expired.key.read_bytes())
+
+    with running_storescp(tmp_path, *options) as port:
+        peer = dimse(port, **{**table, **{key: str(path) for key, path in files.items()}})
+        with pytest.raises(Unreachable, match="TLS failed"):
+            peer.echo()
+        for key, path in files.items():
+            path.write_bytes(good[key])
+        assert peer.echo().startswith("answered C-ECHO")
+        files["certificate_key"].unlink()
+        with pytest.raises(Unreachable, match="the files with the certificates cannot be read"):
+            peer.echo()
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ({"verify": False}, "expected tls = true"),
+        ({"certificate_name": "pacs.example"}, "expected tls = true"),
+        ({"tls": True, "certificate": "ours.pem"}, "expected certificate and certificate_key together"),
+        ({"tls": True, "certificate": "no.pem", "certificate_key": "no.key"}, "a certificate and its unencrypted key"),
+        ({"tls": True, "verify": "no.pem"}, "the path of a file of CA certificates"),
+    ],
+)  # fmt: skip
+def test_keys_of_tls_that_do_not_go_together_are_told(keys, problem):
+    with pytest.raises(ConfigError, match=problem):
+        dimse(104, **keys)
 
 
 def test_storescp_receives_the_data_set_byte_for_byte_in_implicit_vr(tmp_path, instances):

@@ -26,6 +26,7 @@ from gateway.peers._find import NO_QUERIES, NO_WORKLIST
 from gateway.peers._part10 import Part10, unreadable
 
 T = TypeVar("T")
+Secured = Callable[[socket.socket], socket.socket]
 MOST_CONTEXTS = 128
 VERIFICATION: Context = ("1.2.840.10008.1.1", ImplicitVRLittleEndian)
 COMMITMENT_REPORTS: Context = (COMMITMENT, ImplicitVRLittleEndian)
@@ -231,21 +232,18 @@ def associate(
     calling: str,
     timeout: float,
     scp_of: Sequence[str] = (),
+    secured: Secured | None = None,
 ) -> Iterator[Association]:
     """Released at the end, aborted on an exception. `timeout` (seconds) is for the connection, every send, every answer.
 
-    `scp_of` are SOP classes of which we want to be the SCP (PS3.4 J.3.3, C.4.3).
+    `scp_of` are SOP classes of which we want to be the SCP (PS3.4 J.3.3, C.4.3). `secured` makes the connection one of TLS.
 
     Raises Unreachable with the reason, also where the peer rejects the association: its administrator can mend that.
     """
-    try:
-        opened = socket.create_connection(address, timeout)
-    except OSError as error:
-        raise Unreachable(f"no connection: {words(error, timeout)}") from error
-    with opened:
-        for option in SOCKET_OPTIONS:
-            opened.setsockopt(*option)
-        connection, parting = Connection(opened, timeout), Connection(opened, min(timeout, _PARTING_SECONDS))
+    with _connected(address, timeout, secured) as opened:
+        is_secured = secured is not None
+        connection = Connection(opened, timeout, is_secured)
+        parting = Connection(opened, min(timeout, _PARTING_SECONDS), is_secured)
         try:
             association = _negotiate(connection, list(contexts), called, calling, scp_of)
             yield association
@@ -255,6 +253,17 @@ def associate(
             raise
         with suppress(Unreachable):  # what was answered stays answered
             _part(parting, association)
+
+
+def _connected(address: tuple[str, int], timeout: float, secured: Secured | None) -> socket.socket:
+    """With TLS, behind its handshake."""
+    try:
+        opened = socket.create_connection(address, timeout)
+        for option in SOCKET_OPTIONS:
+            opened.setsockopt(*option)
+        return opened if secured is None else secured(opened)
+    except OSError as error:
+        raise Unreachable(f"no connection: {words(error, timeout)}") from error
 
 
 def _part(parting: Connection, association: Association) -> None:

@@ -1,6 +1,7 @@
 """PDUs over one socket (PS3.8 9.1), each with its deadline: what a peer does not send or does not read ends in Unreachable."""
 
 import socket
+import ssl
 import struct
 import time
 from collections import deque
@@ -17,8 +18,11 @@ _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 
 @dataclass(frozen=True)
 class Connection:
+    """`is_secured`: by TLS, which encrypts what is put together and gathers nothing."""
+
     socket: socket.socket
     timeout: float
+    is_secured: bool = False
 
     @property
     def deadline(self) -> float:
@@ -33,6 +37,9 @@ class Connection:
 
     def send_parts(self, parts: list[bytes | memoryview]) -> None:
         """Gathered by the system: nothing is put together here. What raises has not sent the last byte."""
+        if self.is_secured:
+            self.send(b"".join(parts))
+            return
         waiting = deque(parts)
         try:
             self.socket.settimeout(self.timeout)
@@ -81,4 +88,8 @@ def words(error: OSError, timeout: float) -> str:
         return f"no answer within {timeout:g} s"
     if isinstance(error, socket.gaierror):
         return "the host name is not known"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed ({(error.reason or 'unknown').replace('_', ' ').lower()})"
     return (error.strerror or type(error).__name__).lower()

@@ -4,21 +4,20 @@ Basic authentication, a bearer token, an access token by OAuth 2.0 (client crede
 the `[[peers]]` table.
 """
 
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx2
 
 from gateway.errors import ConfigError, Unanswered, Unreachable
-from gateway.machine.marks import marks
 from gateway.peers import SOCKET_OPTIONS, is_host, is_seconds, is_text, setting
 from gateway.peers._connection import words
 from gateway.peers._oauth import ClientCredentials
+from gateway.peers._tls import VERIFY, Trust, is_verify
 
 JSON = "application/dicom+json"
 
@@ -41,16 +40,6 @@ def _is_headers(value: object) -> bool:
     return isinstance(value, Mapping) and all(is_text(text) and text.isascii() for pair in value.items() for text in pair)
 
 
-def _is_verify(value: object) -> bool:
-    if isinstance(value, bool) or not is_text(value):
-        return isinstance(value, bool)
-    try:
-        ssl.create_default_context(cafile=str(value))
-    except OSError:  # ssl.SSLError is one
-        return False
-    return True
-
-
 def _is_file(value: object) -> bool:
     try:
         return is_text(value) and _is_token(_first_line(str(value)))
@@ -71,21 +60,7 @@ def _why(error: BaseException | None, timeout: float) -> str:
     """What the system, or TLS, said where the connection could not be made, or broke; empty where neither said anything."""
     while error is not None and not isinstance(error, OSError):
         error = error.__cause__ or error.__context__
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f": the certificate is not trusted ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return f": TLS failed ({(error.reason or 'unknown').replace('_', ' ').lower()})"
     return "" if error is None else f": {words(error, timeout)}"
-
-
-@lru_cache
-def _context(authorities: str | None, certificate: str | None, key: str | None, _marks: object) -> ssl.SSLContext:
-    """Made once for the files as they are: reading them takes longer than a request. Raises OSError."""
-    context = ssl.create_default_context(cafile=authorities)
-    if certificate:
-        # Without a passphrase OpenSSL would ask a terminal for that of an encrypted key, and wait.
-        context.load_cert_chain(certificate, key, password="")
-    return context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +87,7 @@ class Http:
     certificate_key: str | None = setting("the path of its unencrypted key (PEM)", is_text, None)
     headers: Mapping[str, str] | None = setting("a table of texts", _is_headers, None, secret=True)
     timeout_seconds: float = setting("seconds, more than 0 and at most 3600", is_seconds, 60)
-    verify: bool | str = setting("true, false, or the path of a file of CA certificates", _is_verify, default=True)
+    verify: bool | str = setting(VERIFY, is_verify, default=True)
 
     def check(self) -> None:
         """Raise ConfigError where keys that belong together are not."""
@@ -125,18 +100,9 @@ class Http:
             problems.append("expected a token, or user and password together, or a token_url, or neither")
         if len({bool(self.token_url), bool(self.client_id), bool(self.client_secret)}) > 1:
             problems.append("expected token_url, client_id and client_secret together")
-        problems += self._certificate_problems()
+        problems += self._trust.problems()
         if problems:
             raise ConfigError([f"peer {self.name}: {problem}" for problem in problems])
-
-    def _certificate_problems(self) -> list[str]:
-        if bool(self.certificate) != bool(self.certificate_key) or (self.certificate and self.verify is False):
-            return ["expected certificate and certificate_key together, and verify not false"]
-        try:
-            _ = self._tls
-        except OSError:
-            return ["expected certificate and certificate_key to be a certificate and its unencrypted key (PEM)"]
-        return []
 
     @contextmanager
     def client(self, *, connections: int = 1) -> Iterator[httpx2.Client]:
@@ -177,12 +143,9 @@ class Http:
             raise Unreachable(words) from error
 
     def _transport(self, connections: int) -> httpx2.HTTPTransport:
-        try:
-            tls = self._tls
-        except OSError as error:
-            raise Unreachable("the files with the certificates cannot be read, or do not belong together") from error
+        is_tls = any(url.startswith("https:") for url in (self.url, self.token_url) if url)
         return httpx2.HTTPTransport(
-            verify=tls, trust_env=False, socket_options=SOCKET_OPTIONS,
+            verify=self._trust.context() if is_tls else False, trust_env=False, socket_options=SOCKET_OPTIONS,
             limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections),
         )  # fmt: skip
 
@@ -204,10 +167,5 @@ class Http:
         )  # fmt: skip
 
     @property
-    def _tls(self) -> ssl.SSLContext | bool:
-        """By the files as they are now: certificates are replaced while the gateway serves. Raises OSError."""
-        is_tls = any(url.startswith("https:") for url in (self.url, self.token_url) if url)
-        if not is_tls or self.verify is False:
-            return False
-        files = self.verify if isinstance(self.verify, str) else None, self.certificate, self.certificate_key
-        return _context(*files, tuple(marks(Path(file)) for file in files if file))
+    def _trust(self) -> Trust:
+        return Trust(self.verify, self.certificate, self.certificate_key)

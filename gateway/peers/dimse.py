@@ -5,13 +5,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydicom import Dataset
 
 from gateway.dicom.commitment import Outcome, encoded_request
 from gateway.dicom.pdu import Context
-from gateway.errors import DeliveryError, Rejected, Unreachable
+from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
 from gateway.peers import (
     NOT_SUPPORTED,
     PROCESSING_FAILURE,
@@ -43,9 +44,11 @@ from gateway.peers._association import (
     VERIFICATION,
     WORKLIST,
     Association,
+    Secured,
     associate,
 )
 from gateway.peers._part10 import Part10, read_part10
+from gateway.peers._tls import VERIFY, Trust, is_verify
 
 _GROUP = 500
 _WORKLIST_SECONDS = 5
@@ -63,7 +66,11 @@ _AE_TITLE = "1 to 16 ASCII characters without backslash"
 
 @dataclass(frozen=True, kw_only=True)
 class Dimse:
-    """`timeout_seconds` is for the connection and for every PDU, so a slow network does not end a large instance."""
+    """`timeout_seconds` is for the connection and for every PDU, so a slow network does not end a large instance.
+
+    With `tls` the peer has to show a certificate for `certificate_name`, or else for its host; ours is for one that asks for it
+    (PS3.15 B.12, the BCP 195 profile).
+    """
 
     name: str = setting("a name", is_text)
     host: str = setting("a host name or an address", is_host)
@@ -75,6 +82,19 @@ class Dimse:
     concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
     per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
     worklist: bool = setting("true or false", lambda value: isinstance(value, bool), default=False)
+    tls: bool = setting("true or false", lambda value: isinstance(value, bool), default=False)
+    verify: bool | str = setting(VERIFY, is_verify, default=True)
+    certificate: str | None = setting("the path of a certificate (PEM)", is_text, None)
+    certificate_key: str | None = setting("the path of its unencrypted key (PEM)", is_text, None)
+    certificate_name: str | None = setting("the host name, or address, in the peer's certificate", is_host, None)
+
+    def check(self) -> None:
+        """Raise ConfigError where keys that belong together are not."""
+        problems = self._trust.problems()
+        if not self.tls and (self.verify is not True or self.certificate or self.certificate_key or self.certificate_name):
+            problems.append("expected tls = true with verify, certificate and certificate_name")
+        if problems:
+            raise ConfigError([f"peer {self.name}: {problem}" for problem in problems])
 
     def holds(self, sought: Sought) -> bool:
         keys = {
@@ -221,12 +241,22 @@ class Dimse:
     ) -> AbstractContextManager[Association]:
         return associate(
             (self.host, self.port), contexts, called=self.ae_title, calling=self.calling_ae_title,
-            timeout=timeout or self.timeout_seconds, scp_of=scp_of,
+            timeout=timeout or self.timeout_seconds, scp_of=scp_of, secured=self._secured() if self.tls else None,
         )  # fmt: skip
+
+    def _secured(self) -> Secured:
+        """Raises Unreachable."""
+        return partial(self._trust.context().wrap_socket, server_hostname=self.certificate_name or self.host)
+
+    @property
+    def _trust(self) -> Trust:
+        return Trust(self.verify, self.certificate, self.certificate_key)
 
 
 def peer(settings: Mapping[str, object]) -> Dimse:
-    return read_settings(Dimse, settings)
+    made = read_settings(Dimse, settings)
+    made.check()
+    return made
 
 
 def _check(status: int, what: str) -> int:

@@ -92,8 +92,9 @@ def run(
         with db() as session:
             found = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
             inputs = [(uid, sha256) for uid, sha256 in session.execute(found)]
-            earlier = _earlier(session, job.id)
-        result = _work(job, inputs, earlier, _found(pipelines, job.pipeline), models, equipment, store, clock, zone)
+            earlier, replaces = _earlier(session, job.id), _replaces(session, job)
+        pipeline = _found(pipelines, job.pipeline)
+        result = _work(job, inputs, earlier, replaces, pipeline, models, equipment, store, clock, zone)
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
@@ -140,6 +141,7 @@ def _work(
     job: Job,
     inputs: Inputs,
     earlier: Sequence[Earlier],
+    replaces: Sequence[Dataset],
     pipeline: Pipeline,
     models: Models,
     equipment: Equipment,
@@ -162,7 +164,9 @@ def _work(
         pipeline=job.pipeline, version=pipeline.version, model=pipeline.model, model_version=identity.version,
         weights=identity.weights, inputs=[*inputs, *(pair for one in earlier for pair in one.inputs)],
     )  # fmt: skip
-    encoding = Encoding(study.source, outputs, algorithm, equipment, key, started_at, job.partial)
+    encoding = Encoding(
+        study.source, outputs, algorithm, equipment, key, started_at, job.partial, revision=job.revision, replaces=replaces
+    )  # fmt: skip
     del study, theirs
     objects = [(dataset, part10(dataset)) for dataset in map(encoding.dataset, outputs)]
     problems = conformance.problems([dataset for dataset, _ in objects], encoding=encoding)
@@ -186,6 +190,17 @@ def _earlier(session: Session, job: int) -> list[Earlier]:
         Earlier(one.series_instance_uid, one.peer, one.days_before or 0, _instances(session, one.id))
         for one in session.scalars(mine)
     ]
+
+
+def _replaces(session: Session, job: Job) -> list[Dataset]:
+    """The names of the results whose place these take."""
+    found = []
+    for output in delivery.replaced(session, job):
+        name = Dataset()
+        name.StudyInstanceUID, name.SeriesInstanceUID = output.study_instance_uid, output.series_instance_uid
+        name.SOPClassUID, name.SOPInstanceUID = output.sop_class_uid, output.sop_instance_uid
+        found.append(name)
+    return found
 
 
 def _instances(session: Session, prior: int) -> list[tuple[str, str]]:

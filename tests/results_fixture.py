@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -78,7 +79,7 @@ def lung_outputs(source: Sequence[Dataset], labels: np.ndarray) -> tuple[Segment
     return segmentation, MeasurementReport(segmentation, groups, CT, "Lungs")
 
 
-def encoding(source: Sequence[Dataset], outputs: Sequence[Output], *, key: str = "a job key") -> Encoding:
+def encoding(source: Sequence[Dataset], outputs: Sequence[Output], *, key: str = "a job key", **more: Any) -> Encoding:
     return Encoding(
         source=source,
         outputs=outputs,
@@ -86,6 +87,7 @@ def encoding(source: Sequence[Dataset], outputs: Sequence[Output], *, key: str =
         equipment=Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1"),
         key=key,
         started_at=datetime(2026, 1, 2, 23, 30, 15, 250000, tzinfo=UTC),
+        **more,
     )
 
 

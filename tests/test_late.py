@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset
-from sqlalchemy import select
+from pydicom import Dataset, dcmread
+from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
 from gateway.acts import admin
+from gateway.acts.retract import retract
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rules import load as load_rules
 from gateway.deliver import deliver
@@ -280,6 +281,66 @@ def test_half_a_series_is_worked_on_and_the_rest_two_hours_later_makes_a_revisio
     assert (second.revision, second.supersedes, inputs(place, second)) == (2, first.id, 8)
     assert acts(place, "series.complete", "series.reopened") == ["series.complete", "series.reopened", "series.complete"]
     assert list(stories.show_job(place.db, first.id).superseded_by) == [second.id]
+
+
+def made(place: Place, job: int) -> tuple[Dataset, Dataset]:
+    """The segmentation and the report of a job."""
+    with place.db() as session:
+        found = session.scalars(select(OutputInstance).where(OutputInstance.job == job, OutputInstance.retracts == "")).all()
+    read = {one.modality: dcmread(place.store.path(one.sha256)) for one in found}
+    return read["SEG"], read["SR"]
+
+
+def test_results_of_a_later_revision_say_so_and_its_report_names_the_one_whose_place_it_takes(place: Place) -> None:
+    """A PACS shows both, and nothing else would tell them apart."""
+    series = ct_series(8)
+    for count in (4, 6, 8):
+        come(place, series[count - 4 if count == 4 else count - 2 : count])
+        look(place, series)
+        work(place, jobs(place)[-1].id)
+        place.now += timedelta(hours=2)
+
+    (seg, sr), (second_seg, second_sr), (_, third_sr) = (made(place, job.id) for job in jobs(place))
+    assert [seg.SeriesDescription[:4], sr.get("PredecessorDocumentsSequence")] == ["Not ", None]
+    assert [one.SeriesDescription for one in (second_seg, second_sr)] == [
+        f"REVISION 2 - {one.SeriesDescription}"[:64] for one in (seg, sr)
+    ]
+    assert predecessors(second_sr) == [(sr.StudyInstanceUID, sr.SeriesInstanceUID, sr.SOPClassUID, sr.SOPInstanceUID)]
+    assert [uid for *_, uid in predecessors(third_sr)] == [second_sr.SOPInstanceUID]
+
+
+def predecessors(report: Dataset) -> list[tuple[str, str, str, str]]:
+    return [
+        (study.StudyInstanceUID, one.SeriesInstanceUID, sop.ReferencedSOPClassUID, sop.ReferencedSOPInstanceUID)
+        for study in report.PredecessorDocumentsSequence
+        for one in study.ReferencedSeriesSequence
+        for sop in one.ReferencedSOPSequence
+    ]
+
+
+def test_results_that_nobody_has_or_that_were_taken_back_have_no_successor(place: Place) -> None:
+    series = ct_series(8)
+    come(place, series[:4])
+    look(place, series)
+    (first,) = jobs(place)
+    work(place, first.id)
+    with place.db.begin() as session:
+        session.execute(update(Delivery).values(state=DeliveryState.CANCELLED))
+    come(place, series[4:6])
+    look(place, series)
+    work(place, jobs(place)[1].id)
+    unsent, _ = made(place, jobs(place)[1].id)
+    retract(
+        place.db, place.queues, job=jobs(place)[1].id, reason="quality", actor="ann", now=place.now, equipment=EQUIPMENT,
+        store=place.store,
+    )  # fmt: skip
+    come(place, series[6:])
+    look(place, series)
+    work(place, jobs(place)[2].id)
+
+    seg, sr = made(place, jobs(place)[2].id)
+    assert [one.SeriesDescription[:4] for one in (unsent, seg, sr)] == ["Not "] * 3
+    assert "PredecessorDocumentsSequence" not in sr
 
 
 def test_half_a_series_whose_association_never_ends_is_taken_as_it_is_at_the_deadline(place: Place) -> None:

@@ -79,6 +79,16 @@ def test_validators_accept_what_is_there_without_a_measurement(folder, job):
     assert (dciodvfy(file), pixelmed_sr(file)) == ([], [])
 
 
+@pytest.mark.slow
+def test_validators_accept_results_that_take_the_place_of_earlier_ones(folder, job):
+    later = encoding(job.source, job.outputs, key="a later job key", revision=2, replaces=encoded(job))
+
+    seg, sr = written(folder, encoded(later), "later")
+
+    assert (dciodvfy(seg), dciodvfy(sr), pixelmed_sr(sr)) == ([], [], [])
+    assert problems([dcmread(seg), dcmread(sr)], encoding=later) == []
+
+
 def test_dciodvfy_accepts_the_synthetic_source(files):
     assert dciodvfy(files[2][0]) == []
 

@@ -62,7 +62,9 @@ class Encoding:
     the frames of enhanced ones (enhanced.py).
     `outputs` is everything that the job yields, so that one object can refer to another. `key` is the job key; the same
     key gives the same UIDs. `started_at` is the start of inference, aware. `partial` is what the series lacks that the model
-    saw; every object says that it does.
+    saw; every object says that it does. `replaces` name (study, series, SOP class, SOP instance) the results of an earlier
+    `revision` of the series that peers may have: every object says that it is a later one, and reports name theirs
+    (PS3.3 C.17.2, Predecessor Documents).
     """
 
     source: Sequence[Dataset] = field(repr=False)
@@ -72,6 +74,8 @@ class Encoding:
     key: str
     started_at: datetime
     partial: str = ""
+    revision: int = 1
+    replaces: Sequence[Dataset] = ()
     _made: dict[int, Dataset] = field(default_factory=dict, repr=False)
 
     def uid(self, output: Output, role: str) -> str:
@@ -86,8 +90,8 @@ class Encoding:
         made = self._made.get(id(output))
         if made is None:
             made = self._made[id(output)] = output.encode(self)
-            if self.partial:
-                made.SeriesDescription = f"{INCOMPLETE} - {made.SeriesDescription}"[:64].rstrip()
+            marks = [INCOMPLETE] * bool(self.partial) + [f"REVISION {self.revision}"] * bool(self.replaces)
+            made.SeriesDescription = " - ".join([*marks, made.SeriesDescription])[:64].rstrip()
         return made
 
 

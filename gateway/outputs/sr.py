@@ -12,6 +12,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage
 
 from gateway import outputs
 from gateway.errors import BadOutput
@@ -106,6 +107,7 @@ class MeasurementReport:
             is_final=False,
             is_verified=False,
             requested_procedures=_requests(encoding),
+            previous_versions=[one for one in encoding.replaces if one.SOPClassUID == Comprehensive3DSRStorage] or None,
             series_description=modules.series_description(self.description),
         )
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
@@ -73,6 +73,21 @@ def standing(session: Session, job: int) -> list[OutputInstance]:
     found = session.scalars(select(OutputInstance).where(OutputInstance.job == job).order_by(OutputInstance.created_at)).all()
     retracted = {one.retracts for one in found if one.retracts}
     return [one for one in found if not one.retracts and one.sop_instance_uid not in retracted and one.gone_at is None]
+
+
+def replaced(session: Session, job: Job) -> list[OutputInstance]:
+    """The results that peers have, or get, of the revision before; of one earlier still where that made none."""
+    earlier, found = job.supersedes, list[OutputInstance]()
+    goes_out = exists().where(
+        Delivery.sop_instance_uid == OutputInstance.sop_instance_uid,
+        or_(Delivery.state != DeliveryState.CANCELLED, Delivery.sent_at.is_not(None)),
+    )
+    while earlier is not None and not found:
+        made = session.execute(select(OutputInstance, goes_out).where(OutputInstance.job == earlier)).all()
+        retracted = {one.retracts for one, _ in made}
+        found = [one for one, goes in made if goes and not one.retracts and one.sop_instance_uid not in retracted]
+        earlier = session.get_one(Job, earlier).supersedes
+    return found
 
 
 def made_by(session: Session, *, job: int | None = None, sop_instance_uid: str | None = None) -> list[OutputInstance]:

@@ -40,7 +40,7 @@ os.kill(os.getpid(), signal.SIGHUP)
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("", "stop.wait()"),
+        ("signal.signal(signal.SIGHUP, signal.SIG_DFL)", "stop.wait()"),
         ("signal.signal(signal.SIGHUP, signal.SIG_IGN)", "assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN"),
     ],
     ids=["closed", "nohup"],

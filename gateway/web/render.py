@@ -61,6 +61,12 @@ def size(number: float) -> str:
     return f"{number:.1f} TB"
 
 
+def sentence(said: object) -> str:
+    """What an act or an error of ours says, which begins small and has no full stop."""
+    words = str(said)
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("gateway.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,

@@ -11,7 +11,7 @@ from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import InAddress, InForm, Narrow
 from gateway.web.number import Key
-from gateway.web.render import go, page
+from gateway.web.render import go, page, sentence
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 
@@ -69,7 +69,7 @@ def send_again(request: Request, person: Operator, here: Here, delivery: Key) ->
 
 
 def _told(request: Request, delivery: int, *said: str) -> Response:
-    return go(request, f"/deliveries/{delivery}", *(f"{one[:1].upper()}{one[1:]}." for one in said))
+    return go(request, f"/deliveries/{delivery}", *map(sentence, said))
 
 
 def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:

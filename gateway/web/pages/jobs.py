@@ -16,7 +16,7 @@ from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import InAddress, InForm, Narrow
 from gateway.web.number import Key
-from gateway.web.render import go, page
+from gateway.web.render import go, page, sentence
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 from gateway.work.shadow import release_job
@@ -53,18 +53,18 @@ def show_one_now(request: Request, _person: Viewer, here: Here, news: News, job:
 @router.post("/jobs/{job}/retry")
 def retry(request: Request, person: Operator, here: Here, job: Key) -> Response:
     said = admin.retry_job(here.db, here.queues, job, actor=person.name, now=here.clock())
-    return go(request, f"/jobs/{job}", _sentence(said))
+    return go(request, f"/jobs/{job}", sentence(said))
 
 
 @router.post("/jobs/{job}/cancel")
 def cancel(request: Request, person: Operator, here: Here, job: Key) -> Response:
-    return go(request, f"/jobs/{job}", _sentence(admin.cancel_job(here.db, job, actor=person.name, now=here.clock())))
+    return go(request, f"/jobs/{job}", sentence(admin.cancel_job(here.db, job, actor=person.name, now=here.clock())))
 
 
 @router.post("/jobs/{job}/release")
 def release(request: Request, person: Operator, here: Here, job: Key) -> Response:
     said = release_job(here.db, here.queues, job, actor=person.name, now=here.clock())
-    return go(request, f"/jobs/{job}", _sentence(said))
+    return go(request, f"/jobs/{job}", sentence(said))
 
 
 @router.post("/jobs/{job}/resend")
@@ -72,7 +72,7 @@ def send_again(
     request: Request, person: Operator, here: Here, job: Key, to: Annotated[str, Form(max_length=64)] = ""
 ) -> Response:
     said = resend(here.db, here.queues, job=job, to=to or None, peers=here.peers, actor=person.name, now=here.clock())
-    return go(request, f"/jobs/{job}", *map(_sentence, said))
+    return go(request, f"/jobs/{job}", *map(sentence, said))
 
 
 @router.post("/jobs/{job}/retract")
@@ -80,11 +80,7 @@ def take_back(request: Request, person: Operator, here: Here, job: Key, reason: 
     said = retract(
         here.db, here.queues, job=job, reason=reason, actor=person.name, now=here.clock(), equipment=equipment(), store=here.store
     )  # fmt: skip
-    return go(request, f"/jobs/{job}", *map(_sentence, said))
-
-
-def _sentence(said: str) -> str:
-    return f"{said[:1].upper()}{said[1:]}."
+    return go(request, f"/jobs/{job}", *map(sentence, said))
 
 
 def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:

@@ -10,6 +10,7 @@ from gateway.access.signin import NotLetIn
 from gateway.errors import ConfigError
 from gateway.web.enter import address, entered, form, held_up, ours
 from gateway.web.oidc import Issuer, Proved
+from gateway.web.render import sentence
 from gateway.web.site import Here, Site
 from gateway.web.who import Anybody, cookie
 
@@ -64,7 +65,7 @@ def _enter(here: Site, issuer: str, proved: Proved, where: str) -> str:
 
 async def _refused(request: Request, here: Site, error: NotLetIn | ConfigError) -> Response:
     await run_in_threadpool(signin.refused, here.db, address=address(request), now=here.clock(), reason=str(error))
-    values = {"then": "/", "name": "", "problem": f"{str(error).capitalize()}."}
+    values = {"then": "/", "name": "", "problem": sentence(error)}
     return form(request, here, "sign-in.html", status=403, **values)
 
 

@@ -15,7 +15,7 @@ from gateway.peers import Key
 from gateway.roster import HIDDEN
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.render import go, page
+from gateway.web.render import go, page, sentence
 from gateway.web.site import Here, Site
 from gateway.web.who import Administrator, Operator, Viewer
 
@@ -67,7 +67,7 @@ def add(request: Request, person: Administrator, here: Here, protocol: Protocol,
         )
     except ConfigError as error:
         return _form(request, here, protocol, filled=filled, problems=error.problems)
-    return go(request, f"/peer?{_named(filled.name.strip())}", f"{said[:1].upper()}{said[1:]}.")
+    return go(request, f"/peer?{_named(filled.name.strip())}", sentence(said))
 
 
 @router.get("/peer/edit")
@@ -87,7 +87,7 @@ def change(request: Request, person: Administrator, here: Here, name: Name, fill
         )
     except ConfigError as error:
         return _form(request, here, protocol, filled=filled, known=name, problems=error.problems)
-    return go(request, f"/peer?{_named(name)}", f"{said[:1].upper()}{said[1:]}.")
+    return go(request, f"/peer?{_named(name)}", sentence(said))
 
 
 @router.post("/peer/echo")
@@ -118,7 +118,7 @@ def enable(request: Request, person: Administrator, here: Here, name: Name) -> R
 def remove(request: Request, person: Administrator, here: Here, name: Name) -> Response:
     ruled = sent_to(here.db, pipelines=here.plan.pipelines, peers=here.roster.names)
     said = peering.remove_peer(here.db, here.roster, name, ruled=ruled, actor=person.name, now=here.clock())
-    return go(request, "/peers", f"{said[:1].upper()}{said[1:]}.")
+    return go(request, "/peers", sentence(said))
 
 
 def _disable(here: Site, name: str, actor: str, *, disabled: bool) -> str:
@@ -158,7 +158,7 @@ def _text(value: Any) -> str:
 
 
 def _told(request: Request, name: str, said: str, *, is_problem: bool = False) -> Response:
-    return go(request, f"/peer?{_named(name)}", f"{said[:1].upper()}{said[1:]}.", is_problem=is_problem)
+    return go(request, f"/peer?{_named(name)}", sentence(said), is_problem=is_problem)
 
 
 def _named(name: str) -> str:

@@ -17,7 +17,7 @@ from gateway.errors import ConfigError
 from gateway.serving.stages import equipment
 from gateway.web.found import Navigation
 from gateway.web.number import BELOW, FROM, Key
-from gateway.web.render import go, page
+from gateway.web.render import go, page, sentence
 from gateway.web.site import Here, Site
 from gateway.web.who import Administrator, Operator, Viewer
 from gateway.work.kept import Keep
@@ -94,7 +94,7 @@ def activate(request: Request, person: Administrator, here: Here, number: Key) -
 @router.post("/rules/rollback")
 def rollback(request: Request, person: Administrator, here: Here) -> Response:
     said = rulebook.rollback(here.db, **_act(person.name, here))
-    return go(request, "/rules", f"{said[:1].upper()}{said[1:]}.")
+    return go(request, "/rules", sentence(said))
 
 
 @router.get("/rules/versions/{number}/replay")
@@ -143,4 +143,4 @@ def _act(actor: str, here: Site) -> dict[str, Any]:
 
 
 def _said(request: Request, number: int, said: str) -> Response:
-    return go(request, f"/rules/versions/{number}", f"{said[:1].upper()}{said[1:]}.")
+    return go(request, f"/rules/versions/{number}", sentence(said))

@@ -16,7 +16,7 @@ from gateway.views.wanted import CONSEQUENCES, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.narrow import InAddress, InForm, Narrow
-from gateway.web.render import go, page
+from gateway.web.render import go, page, sentence
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 
@@ -54,19 +54,19 @@ def show_one_now(request: Request, _person: Viewer, here: Here, news: News, seri
 @router.post("/series/{series_instance_uid}/complete")
 def complete(request: Request, person: Operator, here: Here, series_instance_uid: str) -> Response:
     said = complete_series(here.db, here.queues, series_instance_uid, actor=person.name, now=here.clock())
-    return go(request, f"/series/{series_instance_uid}", f"{said[:1].upper()}{said[1:]}.")
+    return go(request, f"/series/{series_instance_uid}", sentence(said))
 
 
 @router.post("/series/{series_instance_uid}/release")
 def release(request: Request, person: Operator, here: Here, series_instance_uid: str) -> Response:
     said = release_series(here.db, here.queues, series_instance_uid, actor=person.name, now=here.clock())
-    return go(request, f"/series/{series_instance_uid}", f"{said[:1].upper()}{said[1:]}.")
+    return go(request, f"/series/{series_instance_uid}", sentence(said))
 
 
 @router.post("/series/{series_instance_uid}/hold")
 def hold(request: Request, person: Operator, here: Here, series_instance_uid: str) -> Response:
     said = hold_series(here.db, series_instance_uid, actor=person.name, now=here.clock())
-    return go(request, f"/series/{series_instance_uid}", f"{said[:1].upper()}{said[1:]}.")
+    return go(request, f"/series/{series_instance_uid}", sentence(said))
 
 
 @router.post("/series/{series_instance_uid}/order")
@@ -77,7 +77,7 @@ def order_job(
         here.db, here.queues, series_instance_uid, pipeline=pipeline, pipelines=here.plan.pipelines, send_to=[to] if to else [],
         peers=here.peers, actor=person.name, now=here.clock(),
     )  # fmt: skip
-    return go(request, f"/jobs/{made.job}", f"{str(made).capitalize()}.")
+    return go(request, f"/jobs/{made.job}", sentence(made))
 
 
 def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:

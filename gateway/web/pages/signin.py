@@ -11,6 +11,7 @@ from gateway.access.signin import NotLetIn
 from gateway.errors import ConfigError
 from gateway.rows.accounts import Right
 from gateway.web.enter import address, entered, form, held_up, ours
+from gateway.web.render import sentence
 from gateway.web.site import Here
 from gateway.web.who import Anybody, Viewer, cookie
 
@@ -38,7 +39,7 @@ def enter(
     try:
         secret = signin.sign_in(here.db, name, password, address=address(request), now=here.clock())
     except NotLetIn as error:
-        return form(request, here, "sign-in.html", status=403, then=ours(then), name=name, problem=str(error).capitalize() + ".")
+        return form(request, here, "sign-in.html", status=403, then=ours(then), name=name, problem=sentence(error))
     here.limits.sign_ins.give_back(address(request))
     return entered(here, secret, then)
 

@@ -21,14 +21,14 @@ from gateway.db import Database, insert_once, lock
 from gateway.dicom.header import Copies
 from gateway.dicom.part10 import part10
 from gateway.dicom.uids import job_key
-from gateway.engine import RUN, Queues, backoff, model_lane, rank
+from gateway.engine import Queues, backoff
 from gateway.errors import BadOutput, Crashed, JobError, ModelDied, NoPipeline, NoRoom, OutOfResources
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Pipeline
 from gateway.rows.searches import Prior, PriorInstance, PriorState
 from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.store import Store, Stored
-from gateway.work import conformance, delivery, foreign, shadow
+from gateway.work import conformance, delivery, foreign, jobs, shadow
 from gateway.work.load import Earlier, Inputs, beside, load
 
 CRASHES_AT_MOST = 3
@@ -227,10 +227,8 @@ def _ended_badly(job: Job, error: JobError, now: datetime, db: Database, queues:
         delay = backoff(job.attempts, first=_RETRY_FIRST, at_most=_RETRY_AT_MOST)
         again = {"state": JobState.QUEUED, "due_at": now + delay, "ticket": str(job.attempts), "crashes": crashes}
         if _end(session, job, code=error.code, reason=str(error), **again):
-            queues.enqueue(
-                session, RUN, str(job.id), attempt=str(job.attempts), lane=model_lane(job.model, job.priority), delay=delay,
-                rank=rank(job.priority, job.created_at),
-            )  # fmt: skip
+            job.ticket = str(job.attempts)
+            jobs.enqueue(session, job, queues, delay)
             _audit(session, Act.JOB_RETRIED, job, now, outcome=audit.MINOR, code=error.code, reason=str(error))
 
 

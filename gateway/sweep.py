@@ -22,15 +22,14 @@ from gateway.engine import (
     SETTLE,
     SWEEP,
     Queues,
-    model_lane,
     peer_lane,
-    rank,
     settle_attempt,
     ticket,
 )
 from gateway.rows.searches import PriorSearch, SearchState, is_open
 from gateway.rows.tables import Commitment, CommitmentState, Delivery, Instance, Job, JobState, Series, SeriesState
 from gateway.rows.workitems import Workitem
+from gateway.work import jobs
 from gateway.work.delivery import OPEN, UNPROVED, enqueue, enqueue_proof, follow
 from gateway.work.nominate import late_studies, look_again
 
@@ -95,8 +94,7 @@ def _jobs(session: Session, now: datetime, queues: Queues) -> int:
     lost = _lost(session, Job, overdue, RUN, queues)
     for job in lost:
         job.due_at, job.ticket = now, ticket(job.attempts, now)
-        lane = model_lane(job.model, job.priority)
-        queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=lane, rank=rank(job.priority, job.created_at))
+        jobs.enqueue(session, job, queues)
     return len(lost)
 
 

@@ -21,7 +21,7 @@ from gateway.crash import crash_point
 from gateway.db import Database, lock
 from gateway.dicom.uids import is_uid
 from gateway.dicom.values import texts
-from gateway.engine import PRIORS, RUN, Queues, backoff, model_lane, rank, ticket
+from gateway.engine import PRIORS, Queues, backoff, ticket
 from gateway.errors import DeliveryError
 from gateway.fetching.archives import Archive, Archives, here
 from gateway.fetching.prior import Past, chosen, day, days_before, why_not_study
@@ -29,6 +29,7 @@ from gateway.pipeline import HOLD, Needs, Pipeline, Priors
 from gateway.rows.searches import Prior, PriorInstance, PriorSearch, PriorState, SearchState
 from gateway.rows.tables import Job, JobInstance, JobState, Series, Study
 from gateway.store import Store
+from gateway.work import jobs
 
 _AGAIN, _AGAIN_AT_MOST = timedelta(seconds=2), timedelta(minutes=1)
 _MOST_STUDIES = 20
@@ -236,8 +237,8 @@ def _end(
             series=job.series_instance_uid, taken=came, held=held, reason=search.reason,
         )  # fmt: skip
         if not held:
-            job.due_at, lane = now, model_lane(job.model, job.priority)
-            queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=lane, rank=rank(job.priority, job.created_at))
+            job.due_at = now
+            jobs.enqueue(session, job, queues)
 
 
 def _none(wants: Priors) -> str:

@@ -86,18 +86,22 @@ def make(
 ) -> None:
     """The job of an order, once for these instances; where it is there already, its results go to the order's peers as well."""
     earlier = _supersede(session, series, order.pipeline, now)
-    inputs, key = _inputs(instances), input_key(order.pipeline, pipeline, instances)
+    key = input_key(order.pipeline, pipeline, instances)
     made = insert_once(
         session, Job, input_key=key, series_instance_uid=series.series_instance_uid, revision=series.revision,
         supersedes=earlier, rules=list(order.rules), pipeline=order.pipeline, model=pipeline.model, send_to=list(order.send_to),
         priority=order.priority, partial=order.partial, created_at=now, due_at=now,
     )  # fmt: skip
+    job = session.scalars(select(Job).where(Job.input_key == key)).one()
     if made:
-        _enqueue(session, key, inputs, series, now, queues, order.priority_by, order.beside, pipeline.needs.priors)
+        _write(session, job, order, series, instances, now)
+        if pipeline.needs.priors is not None:
+            _seek_first(session, job, pipeline.needs.priors, now, queues)
+        else:
+            enqueue(session, job, queues)
     elif order.beside is None:
-        known = session.scalars(select(Job.id).where(Job.input_key == key)).one()
-        _share(session, known)
-        job = lock(session, Job, known)
+        _share(session, job.id)
+        lock(session, Job, job.id)
         if not shadow.leave(session, job.id, now, queues=queues, peers=list(order.send_to)):
             delivery.also(session, job, order.send_to, now, queues=queues)
 
@@ -105,8 +109,15 @@ def make(
 def again(session: Session, job: Job, now: datetime, queues: Queues) -> None:
     """A job that failed or was cancelled is queued as it was; who asks holds its row."""
     job.state, job.ticket, job.due_at, job.crashes, job.ended_at = JobState.QUEUED, ticket(job.attempts, now), now, 0, None
-    lane = model_lane(job.model, job.priority)
-    queues.enqueue(session, RUN, str(job.id), attempt=job.ticket, lane=lane, rank=rank(job.priority, job.created_at))
+    enqueue(session, job, queues)
+
+
+def enqueue(session: Session, job: Job, queues: Queues, delay: timedelta = timedelta(0)) -> None:
+    """An attempt under the row's ticket, on the lane of its model."""
+    queues.enqueue(
+        session, RUN, str(job.id), attempt=job.ticket, lane=model_lane(job.model, job.priority), delay=delay,
+        rank=rank(job.priority, job.created_at),
+    )  # fmt: skip
 
 
 def _share(session: Session, job: int) -> None:
@@ -144,30 +155,16 @@ def _inputs(instances: Sequence[Instance]) -> list[tuple[str, str]]:
     return sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)
 
 
-def _enqueue(
-    session: Session,
-    key: str,
-    inputs: Sequence[tuple[str, str]],
-    series: Series,
-    now: datetime,
-    queues: Queues,
-    decided_by: str,
-    beside: str | None,
-    priors: Priors | None,
-) -> None:
-    job = session.scalars(select(Job).where(Job.input_key == key)).one()
-    session.execute(insert(JobInstance), [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in inputs])
-    if beside is not None:
-        shadow.enter(session, job, beside)
-    if priors is not None:
-        _seek_first(session, job, priors, now, queues)
-    else:
-        lane = model_lane(job.model, job.priority)
-        queues.enqueue(session, RUN, str(job.id), attempt="0", lane=lane, rank=rank(job.priority, job.created_at))
+def _write(session: Session, job: Job, order: Order, series: Series, instances: Sequence[Instance], now: datetime) -> None:
+    """What goes with the row of a new job."""
+    inputs = [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in _inputs(instances)]
+    session.execute(insert(JobInstance), inputs)
+    if order.beside is not None:
+        shadow.enter(session, job, order.beside)
     audit.record(
         session, Act.JOB_CREATED, at=now, study=series.study_instance_uid, series=series.series_instance_uid, job=job.id,
-        pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes, priority=job.priority, priority_by=decided_by,
-        missing=job.partial or None, shadow=beside is not None,
+        pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes, priority=job.priority, priority_by=order.priority_by,
+        missing=job.partial or None, shadow=order.beside is not None,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from gateway import engine, filing, migrations
 from gateway.acts import rulebook
 from gateway.acts.order import order
 from gateway.acts.rulebook import Current
-from gateway.attempt import AWAY
+from gateway.attempt import AWAY, named
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.commit import resume
@@ -97,8 +97,8 @@ class Gateway:
         try:
             self._enter()
         except AWAY as error:
-            what = type(getattr(error, "orig", error)).__name__
-            raise GatewayError(f"the database failed while the gateway started ({what}): see to it, and start again") from error
+            failed = f"the database failed while the gateway started ({named(error)})"
+            raise GatewayError(f"{failed}: see to it, and start again") from error
         return self
 
     def _enter(self) -> None:

@@ -5,12 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from gateway import log
 
 AWAY = (DBAPIError, NoConnectionFree)
+FAILING = (OperationalError, InternalError, NoConnectionFree)
+"""It is away, full, or can only be read: what else a database says is no trouble of its own."""
 _REFUSED = (DataError, IntegrityError)
 """The database is there, and cannot hold what it was told: repeated for ever, it would stop a lane."""
 
@@ -37,6 +39,11 @@ def guarded(stage: Stage, key: str) -> None:
         stage.failed(key, error)
 
 
+def named(error: Exception) -> str:
+    """What the database's own driver calls it."""
+    return type(getattr(error, "orig", error)).__name__
+
+
 def until_the_database_answers(act: Callable[[], None], stopping: threading.Event) -> None:
     """A stage is safe to repeat; while the database is away it is repeated, its row cannot say anything else."""
     wait = 0.5
@@ -44,7 +51,7 @@ def until_the_database_answers(act: Callable[[], None], stopping: threading.Even
         try:
             return act()
         except AWAY as error:
-            _logger.warning("database.unavailable", error=type(getattr(error, "orig", error)).__name__, seconds=wait)
+            _logger.warning("database.unavailable", error=named(error), seconds=wait)
             if stopping.wait(wait):
                 raise
             wait = min(2 * wait, 30)

@@ -10,10 +10,9 @@ from heapq import merge
 from pathlib import Path
 
 import structlog
-from sqlalchemy.exc import InternalError, OperationalError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
 
 from gateway import log
+from gateway.attempt import FAILING, named
 from gateway.doors.door import Door
 from gateway.doors.entry import Ended, Full, Kept, promise
 from gateway.doors.journal import entries, release, segments
@@ -109,7 +108,7 @@ def told(event: str, filing: Filing | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (OutOfResources, OperationalError, InternalError, NoConnectionFree) as error:
+    except (OutOfResources, *FAILING) as error:
         now = time.monotonic()
         if filing is None or now >= filing.told_at + _TELL_SECONDS:
             _logger.error(event, reason=str(error) if isinstance(error, OutOfResources) else _away(error))
@@ -120,7 +119,7 @@ def told(event: str, filing: Filing | None = None) -> Iterator[None]:
 
 
 def _away(error: Exception) -> str:
-    name = type(getattr(error, "orig", error)).__name__
+    name = named(error)
     what = "can only be read" if name == "ReadOnlySqlTransaction" else "does not answer"
     return f"the database {what} ({name}); what is acknowledged is kept meanwhile"
 

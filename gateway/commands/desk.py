@@ -13,10 +13,10 @@ import structlog
 from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy import Engine, make_url
-from sqlalchemy.exc import DataError, InternalError, OperationalError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as NoConnectionFree
+from sqlalchemy.exc import DataError, SQLAlchemyError
 
 from gateway import migrations
+from gateway.attempt import FAILING, named
 from gateway.auditing import audit, events, seal
 from gateway.auditing.chain import Entry, canonical
 from gateway.commands.screen import Screen
@@ -149,9 +149,8 @@ def in_words() -> Iterator[None]:
         yield
     except (DataError, OverflowError) as error:
         raise GatewayError("expected values that the database can hold: a number or a time is too large") from error
-    except (OperationalError, InternalError, NoConnectionFree) as error:
-        what = type(getattr(error, "orig", error)).__name__
-        raise GatewayError(f"the database failed ({what}): see to it, and try again") from error
+    except FAILING as error:
+        raise GatewayError(f"the database failed ({named(error)}): see to it, and try again") from error
 
 
 def reach(config: Config, *, patience: timedelta = timedelta(0)) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from starlette.exceptions import HTTPException
 
 from gateway import log
+from gateway.attempt import named
 from gateway.errors import ConfigError
 from gateway.web.live import NothingNew, Shown
 from gateway.web.render import page
@@ -104,7 +105,7 @@ def _value(request: Request, _error: DataError | OverflowError) -> Response:
 
 
 def _database(request: Request, error: DBAPIError | NoConnectionFree) -> Response:
-    _logger.warning("web.no_database", error=type(getattr(error, "orig", error)).__name__)
+    _logger.warning("web.no_database", error=named(error))
     return failure(request, 503, headers={"Retry-After": "5"})
 
 

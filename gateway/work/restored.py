@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.auditing.seal import Signed, heads_file, public_key, public_key_file, read
+from gateway.auditing.seal import Signed, heads, heads_file
 from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.errors import ConfigError
@@ -39,15 +39,15 @@ def refuse_older(config: Config, *, db: Database) -> None:
 
 def accept(config: Config, *, db: Database, actor: str, now: datetime) -> str:
     """Write down that a backup was restored; the signed heads are put aside, because they tell of another trail."""
-    there, signed, heads = _there(db), _missing(config, db=db), heads_file(config)
+    there, signed, file = _there(db), _missing(config, db=db), heads_file(config)
     if signed is None:
         raise ConfigError(["database: nothing was signed that it does not have: expected one that was restored"])
-    aside = heads.with_name(f"{heads.stem}.until-{now:%Y%m%dT%H%M%S}{heads.suffix}")
+    aside = file.with_name(f"{file.stem}.until-{now:%Y%m%dT%H%M%S}{file.suffix}")
     with db.begin() as session:
         audit.record(
             session, Act.DATABASE_RESTORED, at=now, actor=actor, outcome=audit.SERIOUS, signed=signed.position, events=there
         )  # fmt: skip
-    heads.rename(aside)
+    file.rename(aside)
     found = f"event {signed.position} was signed and is not in the database, which ends at event {there}"
     return f"{found}; the signed heads of before are in {aside}"
 
@@ -74,11 +74,7 @@ def without_files(config: Config, *, db: Database) -> int:
 
 def _missing(config: Config, *, db: Database) -> Signed | None:
     """The last head that was signed, where the database does not have it: its event is not there, or is another one."""
-    heads = heads_file(config)
-    if not heads.exists() or not public_key_file(config).exists():
-        return None
-    with heads.open() as lines:
-        signed = max(read(lines, public_key(public_key_file(config))).signed, key=lambda one: one.position, default=None)
+    signed = max(heads(config).signed, key=lambda one: one.position, default=None)
     with db() as session:
         is_there = signed is None or audit.has(session, signed)
     return None if is_there else signed

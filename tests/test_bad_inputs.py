@@ -16,7 +16,7 @@ _NAME = "test_ingest_content.py::test_a_hostile_name_is_kept_and_indexed_like_an
 _REQUEST = "test_ingest_messages.py::test_what_is_wrong_in_a_request_is_refused_with_its_status_and_the_next_instance_is_taken"
 _BEFORE = "test_ingest_hostile.py::test_what_is_no_association_request_is_aborted"
 _WITHIN = "test_ingest_hostile.py::test_what_is_not_allowed_within_an_association_aborts_it"
-_METADATA = "test_ingest_dicomweb.py::test_metadata_in_json_or_xml_is_refused_and_nothing_is_fetched"
+_METADATA = "test_ingest_dicomweb_refused.py::test_metadata_in_json_or_xml_is_refused_and_nothing_is_fetched"
 _ZIP = "test_ingest_folder.py::test_a_hostile_zip_is_refused_before_anything_of_it_is_taken"
 _AE_TITLES = (
     "test_policy.py::test_what_is_no_ae_title_is_rejected_by_whoever_lets_everybody_in",
@@ -63,7 +63,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "B13": (*_cases(_BROKEN, "big endian"), "test_ingest.py::test_big_endian_and_deflate_are_not_negotiated"),
     "B17": (
         "test_ingest.py::test_big_endian_and_deflate_are_not_negotiated",
-        "test_ingest_dicomweb.py::test_a_compressed_body_is_refused_unread",
+        "test_ingest_dicomweb_refused.py::test_a_compressed_body_is_refused_unread",
         *_cases(_ZIP, "a bomb"),
     ),
     "B18": (
@@ -79,7 +79,6 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_canary.py::test_what_identifies_a_patient_is_in_the_store_and_in_the_table_of_studies_and_nowhere_else",
     ),
     "B41": (
-        "test_ingest_dicomweb.py::test_a_foreign_preamble_is_accepted_and_not_kept",
         "test_ingest_dicomweb.py::test_a_preamble_that_could_be_a_program_is_not_kept_and_somebody_is_told",
         "test_ingest_folder.py::test_a_preamble_may_be_anything_and_is_not_kept",
     ),
@@ -115,17 +114,17 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_ingest_messages.py::test_items_that_are_not_negotiated_here_are_passed_over",
     ),
     "B56": (
-        "test_ingest_dicomweb.py::test_a_request_of_doubtful_framing_is_refused_and_its_connection_ends",
-        "test_ingest_dicomweb.py::test_an_absurd_length_is_not_believed",
-        "test_ingest_dicomweb.py::test_a_compressed_body_is_refused_unread",
-        "test_ingest_dicomweb.py::test_a_million_parts_are_refused_at_the_limit_without_being_held",
-        "test_ingest_dicomweb.py::test_a_media_type_that_we_do_not_take_is_refused_and_told_in_the_trail",
-        "test_ingest_dicomweb.py::test_a_whole_boundary_in_the_pixels_cuts_the_instance_and_it_is_not_stored",
-        "test_ingest_dicomweb.py::test_a_part_of_another_type_is_refused_and_the_others_are_stored",
+        "test_ingest_dicomweb_refused.py::test_a_request_of_doubtful_framing_is_refused_and_its_connection_ends",
+        "test_ingest_dicomweb_limits.py::test_an_absurd_length_is_not_believed",
+        "test_ingest_dicomweb_refused.py::test_a_compressed_body_is_refused_unread",
+        "test_ingest_dicomweb_limits.py::test_a_million_parts_are_refused_at_the_limit_without_being_held",
+        "test_ingest_dicomweb_refused.py::test_a_media_type_that_we_do_not_take_is_refused_and_told_in_the_trail",
+        "test_ingest_dicomweb_refused.py::test_a_whole_boundary_in_the_pixels_cuts_the_instance_and_it_is_not_stored",
+        "test_ingest_dicomweb_refused.py::test_a_part_of_another_type_is_refused_and_the_others_are_stored",
     ),
     "B57": (
         *_cases(_METADATA, "deep", "bulk data at an address", "bulk data in a file"),
-        "test_ingest_dicomweb.py::test_a_large_request_that_is_refused_still_gets_its_answer",
+        "test_ingest_dicomweb_refused.py::test_a_large_request_that_is_refused_still_gets_its_answer",
     ),
     "B58": _cases(_METADATA, "entity", "include"),
     "B59": _cases(
@@ -137,7 +136,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
         "test_query.py::test_a_pattern_of_stars_costs_no_more_than_its_length_times_that_of_the_text",
         "test_query.py::test_a_page_is_never_longer_than_the_longest",
         "test_dicomweb_server.py::test_what_cannot_be_answered_says_what_was_expected",
-        "test_ingest_dicomweb.py::test_a_head_without_end_is_refused",
+        "test_ingest_dicomweb_refused.py::test_a_head_without_end_is_refused",
     ),
     "B63": _AE_TITLES,
     "4.3 silent connect": ("test_ingest_hostile.py::test_who_does_not_associate_in_time_is_cut_off",),

@@ -67,7 +67,7 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "F15": (
         "test_ingest_content.py::test_a_nearly_full_disk_is_answered_a700_until_there_is_room_again",
         "test_ingest_content.py::test_a_disk_that_fills_up_in_the_middle_is_answered_a700_until_there_is_room_again",
-        "test_ingest_dicomweb.py::test_a_full_disk_is_answered_503_with_a700",
+        "test_ingest_dicomweb_limits.py::test_a_full_disk_is_answered_503_with_a700",
     ),
     "F16": ("test_faulty_machine.py::test_a_job_whose_results_have_no_room_waits_and_is_done_when_there_is_some",),
     "F17": ("test_faulty_machine.py::test_a_database_whose_disk_is_full_closes_the_door_loses_nothing_and_recovers_alone",),

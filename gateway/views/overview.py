@@ -49,8 +49,8 @@ class Overview:
     """`receiving`, `jobs`, `deliveries`: how many are in each state that does not last. Then what needs a person.
 
     `undecided` are series that rules in force could not decide on, `alarms` those that are on; `unmatched` are series of the last
-    day that no rule wanted; `door` and `collector` say why senders are refused and why the
-    audit trail is not told elsewhere, and are empty while all is well.
+    day that no rule wanted; `door` and `collector` say why senders are refused and why the audit trail is not told elsewhere, and
+    are empty while all is well.
     """
 
     hours: Sequence[Hour]

@@ -88,34 +88,32 @@ def _peers(told: Overview, here: Site) -> Iterator[tuple[str, str, str]]:
 def _concerns(told: Overview, here: Site) -> Iterator[Concern]:
     if told.door:
         yield Concern(f"Senders are told to come again: {told.door}", "/audit?act=door.closed", "It opens by itself.")
-    counted = (
-        (
-            told.held_series,
-            "series is held",
-            "series are held",
-            "/series?state=held",
-            "Complete it, or wait for the rest.",
-        ),
-        (
-            told.undecided,
-            "series is not decided on",
-            "series are not decided on",
-            "/series?state=not+decided",
-            "The reason stands there; mend the rules, then release.",
-        ),
-        (told.failed_jobs, "job failed", "jobs failed", "/jobs?state=failed", "Its reason stands there: retry or cancel."),
-        (told.held_deliveries, "delivery is held", "deliveries are held", "/deliveries?state=held", "Decide whether it is sent."),
-        (
-            told.failed_deliveries,
-            "delivery failed",
-            "deliveries failed",
-            "/deliveries?state=failed",
-            "Mend it and retry, or cancel.",
-        ),
-    )
-    for count, one, many, where, advice in counted:
+    yield from _of_rows(told)
+    yield from _of_peers(told, here)
+    for alarm in told.alarms:
+        yield Concern(f"{alarm.reason[:1].upper()}{alarm.reason[1:]}", _OF_ALARMS.get(alarm.kind, "/audit?act=alarm.raised"), "")
+    if told.collector:
+        advice = "Nothing is lost: events wait and follow."
+        yield Concern(f"The audit collector is away: {told.collector}", "/audit?act=collector.down", advice)
+
+
+def _of_rows(told: Overview) -> Iterator[Concern]:
+    """By how many there are: what is said of one, what of many."""
+    complete, release = "Complete it, or wait for the rest.", "The reason stands there; mend the rules, then release."
+    read, decide = "Its reason stands there: retry or cancel.", "Decide whether it is sent."
+    retry = "Mend it and retry, or cancel."
+    for count, one, many, where, advice in (
+        (told.held_series, "series is held", "series are held", "/series?state=held", complete),
+        (told.undecided, "series is not decided on", "series are not decided on", "/series?state=not+decided", release),
+        (told.failed_jobs, "job failed", "jobs failed", "/jobs?state=failed", read),
+        (told.held_deliveries, "delivery is held", "deliveries are held", "/deliveries?state=held", decide),
+        (told.failed_deliveries, "delivery failed", "deliveries failed", "/deliveries?state=failed", retry),
+    ):
         if count:
             yield Concern(f"{count}{'+' if count >= COUNTED else ''} {one if count == 1 else many}", where, advice)
+
+
+def _of_peers(told: Overview, here: Site) -> Iterator[Concern]:
     for away in told.away:
         waiting, tried = ("1 delivery waits", "is") if away.waiting == 1 else (f"{away.waiting} deliveries wait", "are")
         where, obstacle = f"/deliveries?peer={quote(away.peer)}&state=queued", here.roster.obstacle(away.peer)
@@ -125,12 +123,6 @@ def _concerns(told: Overview, here: Site) -> Iterator[Concern]:
         where, count = f"/deliveries?peer={quote(unproved.peer)}&state=sent", unproved.waiting
         what = f"{unproved.peer} took {count} result{'' if count == 1 else 's'} long ago, {unproved.reason}"
         yield Concern(what, where, "It is looked for on: mend the cause, let the peer prove in another way, or cancel.")
-    for alarm in told.alarms:
-        where = _OF_ALARMS.get(alarm.kind, "/audit?act=alarm.raised")
-        yield Concern(f"{alarm.reason[:1].upper()}{alarm.reason[1:]}", where, "")
-    if told.collector:
-        advice = "Nothing is lost: events wait and follow."
-        yield Concern(f"The audit collector is away: {told.collector}", "/audit?act=collector.down", advice)
 
 
 def _of_the_machine(here: Site, free: int, models: dict[str, bool], told: Collection[str]) -> Iterator[Concern]:

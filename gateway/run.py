@@ -57,6 +57,15 @@ class Identity(Protocol):
 
 
 @dataclass(frozen=True)
+class _Given:
+    """What the rows say that a job works on. `earlier`: its priors, the newest first; `replaces` names the results before it."""
+
+    inputs: Inputs
+    earlier: Sequence[Earlier]
+    replaces: Sequence[Dataset]
+
+
+@dataclass(frozen=True)
 class _Result:
     objects: Sequence[tuple[Dataset, bytes]]
     encoding: Encoding
@@ -90,11 +99,8 @@ def run(
     crash_point("run.started")
     try:
         with db() as session:
-            found = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
-            inputs = [(uid, sha256) for uid, sha256 in session.execute(found)]
-            earlier, replaces = _earlier(session, job.id), _replaces(session, job)
-        pipeline = _found(pipelines, job.pipeline)
-        result = _work(job, inputs, earlier, replaces, pipeline, models, equipment, store, clock, zone)
+            given = _given(session, job)
+        result = _work(job, given, _found(pipelines, job.pipeline), models, equipment, store, clock=clock, zone=zone)
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
@@ -138,23 +144,14 @@ def _start(job_id: int, now: datetime, db: Database, begun: Mapping[int, int]) -
 
 
 def _work(
-    job: Job,
-    inputs: Inputs,
-    earlier: Sequence[Earlier],
-    replaces: Sequence[Dataset],
-    pipeline: Pipeline,
-    models: Models,
-    equipment: Equipment,
-    store: Store,
-    clock: Clock,
-    zone: tzinfo,
+    job: Job, given: _Given, pipeline: Pipeline, models: Models, equipment: Equipment, store: Store, *, clock: Clock, zone: tzinfo
 ) -> _Result:
     identity = models.identity(pipeline.model)
     algorithm = Algorithm(
         job.pipeline, pipeline.version, equipment.manufacturer, pipeline.model, identity.version, identity.weights
     )
-    study, notes = load(inputs, pipeline.needs, store)
-    study, told = beside(study, earlier, pipeline.needs, store)
+    study, notes = load(given.inputs, pipeline.needs, store)
+    study, told = beside(study, given.earlier, pipeline.needs, store)
     started_at = clock().astimezone(zone)
     theirs = replace(study, source=Copies(study.source))  # whose result it is comes from ours
     outputs = foreign.outputs(pipeline, theirs, models.infer(pipeline.model))
@@ -162,10 +159,10 @@ def _work(
     crash_point("run.inferred")
     key = job_key(
         pipeline=job.pipeline, version=pipeline.version, model=pipeline.model, model_version=identity.version,
-        weights=identity.weights, inputs=[*inputs, *(pair for one in earlier for pair in one.inputs)],
+        weights=identity.weights, inputs=[*given.inputs, *(pair for one in given.earlier for pair in one.inputs)],
     )  # fmt: skip
     encoding = Encoding(
-        study.source, outputs, algorithm, equipment, key, started_at, job.partial, revision=job.revision, replaces=replaces
+        study.source, outputs, algorithm, equipment, key, started_at, job.partial, revision=job.revision, replaces=given.replaces
     )  # fmt: skip
     del study, theirs
     objects = [(dataset, part10(dataset)) for dataset in map(encoding.dataset, outputs)]
@@ -183,13 +180,14 @@ def _found(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
     return pipelines[name]
 
 
-def _earlier(session: Session, job: int) -> list[Earlier]:
-    """The newest first."""
-    mine = select(Prior).where(Prior.job == job, Prior.state == PriorState.HERE).order_by(Prior.days_before, Prior.id)
-    return [
+def _given(session: Session, job: Job) -> _Given:
+    inputs = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
+    priors = select(Prior).where(Prior.job == job.id, Prior.state == PriorState.HERE).order_by(Prior.days_before, Prior.id)
+    earlier = [
         Earlier(one.series_instance_uid, one.peer, one.days_before or 0, _instances(session, one.id))
-        for one in session.scalars(mine)
+        for one in session.scalars(priors)
     ]
+    return _Given([(uid, sha256) for uid, sha256 in session.execute(inputs)], earlier, _replaces(session, job))
 
 
 def _replaces(session: Session, job: Job) -> list[Dataset]:

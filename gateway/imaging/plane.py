@@ -29,7 +29,6 @@ WINDOWS: Mapping[str, tuple[float, float]] = {
 _LONGEST = 1024
 """Rows or columns of a PNG at most."""
 _MOST_BYTES = 256 * 1024 * 1024
-_GREY = ("MONOCHROME1", "MONOCHROME2")
 _SQUARE = 0.01
 _HEADER = 12
 """Bytes of tag, VR and length before encapsulated Pixel Data (PS3.5 7.1.2)."""

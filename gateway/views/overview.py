@@ -71,13 +71,6 @@ class Overview:
     door: str
     collector: str
 
-    @property
-    def needs_a_person(self) -> bool:
-        return bool(
-            self.failed_jobs or self.failed_deliveries or self.held_deliveries or self.held_series or self.undecided
-            or self.away or self.unproved or self.alarms or self.door or self.collector
-        )  # fmt: skip
-
 
 def overview(db: Database, now: datetime, *, obstacle: Callable[[str], str] = lambda _peer: "") -> Overview:
     """`obstacle` says why nothing goes to a peer now (roster.py)."""

@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
-from gateway.db import Database, lock
+from gateway.db import Database, changed, lock
 from gateway.dicom.commitment import CONFLICT, DUPLICATE_TRANSACTION, NO_SUCH_INSTANCE, PROCESSING_FAILURE, Outcome
 from gateway.engine import COMMIT, Queues, backoff, peer_lane, ticket
 from gateway.errors import Damaged, DeliveryError, Rejected, Unreachable
@@ -225,8 +225,7 @@ def _end(session: Session, commitment: Commitment, **values: object) -> bool:
     mine = (
         (Commitment.id == commitment.id) & (Commitment.state == commitment.state) & (Commitment.attempts == commitment.attempts)
     )
-    ended = session.execute(update(Commitment).where(mine).values(**values).execution_options(synchronize_session=False))
-    return bool(ended.rowcount)  # type: ignore[attr-defined]
+    return changed(session, update(Commitment).where(mine).values(**values).execution_options(synchronize_session=False))
 
 
 def _peer(peers: Mapping[str, Peer], ae_title: str) -> str:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 import structlog
-from sqlalchemy import Engine, create_engine, event, update
+from sqlalchemy import Engine, Executable, create_engine, event, update
 from sqlalchemy import Table as Rows
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session, sessionmaker
@@ -112,6 +112,11 @@ def insert_new(session: Session, table: type[Table], values: Sequence[Mapping[st
     insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     statement = insert(rows).on_conflict_do_nothing().returning(next(iter(rows.primary_key.columns)))
     return set(session.scalars(statement, list(values)))
+
+
+def changed(session: Session, statement: Executable) -> bool:
+    """Whether an update, or a delete, found a row: none is left where another one was faster."""
+    return bool(session.execute(statement).rowcount)  # type: ignore[attr-defined]
 
 
 def lock(session: Session, table: type[Row], key: object) -> Row:

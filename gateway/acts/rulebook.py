@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, undefer
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, insert_once
+from gateway.db import Database, changed, insert_once
 from gateway.decisions.rules import RuleSet, load, load_taken
 from gateway.errors import ConfigError
 from gateway.rows.ruleset import RuleActivation, RuleVersion
@@ -196,7 +196,7 @@ def approve(db: Database, number: int, *, actor: str, now: datetime) -> str:
         if version.author == actor:
             raise ConfigError([f"version {number} is yours: expected another person's approval"])
         open_one = update(RuleVersion).where(RuleVersion.number == number, RuleVersion.approver == "")
-        if not session.execute(open_one.values(approver=actor, approved_at=now)).rowcount:  # type: ignore[attr-defined]
+        if not changed(session, open_one.values(approver=actor, approved_at=now)):
             raise ConfigError([f"version {number} is approved already"])
         _tell(session, Act.RULES_APPROVED, number, version.digest, version.digest, actor=actor, now=now)
     return f"version {number} is approved"

@@ -13,7 +13,7 @@ from uuid import uuid4
 import structlog
 from sqlalchemy import delete, func, select, text, update
 
-from gateway.db import Database, insert_once
+from gateway.db import Database, changed, insert_once
 from gateway.errors import ConfigError
 from gateway.machine.disk import sync_folder
 from gateway.rows.columns import UtcDateTime
@@ -81,7 +81,7 @@ class Hosts:
                 session.execute(delete(Filed).where(mine))
                 return
             ours = {"filed_at": at, "opened_at": opened_at}
-            if not session.execute(update(Filed).where(mine).values(ours)).rowcount:  # type: ignore[attr-defined]
+            if not changed(session, update(Filed).where(mine).values(ours)):
                 insert_once(session, Filed, executor=self._executor, **ours)
 
     def forget(self, with_folders: set[str], now: datetime, *, dead: Collection[str] = ()) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import insert_once
+from gateway.db import changed, insert_once
 from gateway.rows.trail import OpenAlarm
 
 _logger = structlog.get_logger()
@@ -46,5 +46,5 @@ def compare(session: Session, present: Iterable[Alarm], now: datetime, *, kinds:
     for (kind, subject), row in known.items():
         if kind in kinds and (kind, subject) not in wanted:
             mine = delete(OpenAlarm).where(OpenAlarm.kind == kind, OpenAlarm.subject == subject)
-            if session.execute(mine.execution_options(synchronize_session=False)).rowcount:  # type: ignore[attr-defined]
+            if changed(session, mine.execution_options(synchronize_session=False)):
                 audit.record(session, Act.ALARM_ENDED, at=now, kind=kind, subject=subject, reason=row.reason)

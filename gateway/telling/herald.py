@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
-from gateway.db import Database, insert_once
+from gateway.db import Database, changed, insert_once
 from gateway.engine import backoff
 from gateway.errors import NoticeError
 from gateway.machine.rounds import Rounds
@@ -151,5 +151,4 @@ class Herald:
 def _moved(session: Session, sink: AuditSink, **values: object) -> bool:
     """Compare-and-swap: a process that has lost its turn without knowing changes nothing."""
     as_read = update(AuditSink).filter_by(name=sink.name, position=sink.position, reason=sink.reason)
-    moved = session.execute(as_read.values(**values).execution_options(synchronize_session=False))
-    return bool(moved.rowcount)  # type: ignore[attr-defined]
+    return changed(session, as_read.values(**values).execution_options(synchronize_session=False))

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import insert_once
+from gateway.db import changed, insert_once
 from gateway.engine import DELIVER, PROVE, Queues, backoff, peer_lane, rank, ticket
 from gateway.errors import ConfigError
 from gateway.outputs.rejection import note_uid
@@ -131,8 +131,7 @@ def end(session: Session, delivery: Delivery, **values: object) -> bool:
     """Compare-and-swap: only who still holds the row as it was read may write how the attempt ended."""
     read = {"state": delivery.state, "attempts": delivery.attempts, "looks": delivery.looks}
     mine = update(Delivery).filter_by(id=delivery.id, **read)
-    ended = session.execute(mine.values(**values).execution_options(synchronize_session=False))
-    return bool(ended.rowcount)  # type: ignore[attr-defined]
+    return changed(session, mine.values(**values).execution_options(synchronize_session=False))
 
 
 def again(session: Session, delivery: Delivery, now: datetime, queues: Queues, *, delay: timedelta, **values: object) -> bool:

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, lock
+from gateway.db import Database, changed, lock
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.rows.ruleset import Shadow
@@ -38,7 +38,7 @@ def leave(
     """False where it was not in the shadow. What it has made goes out now, what it will make goes out then; to `peers` too."""
     job = lock(session, Job, job_id)
     mine = update(Shadow).where(Shadow.job == job_id, Shadow.released_at.is_(None))
-    if not session.execute(mine.values(released_at=now, released_by=actor)).rowcount:  # type: ignore[attr-defined]
+    if not changed(session, mine.values(released_at=now, released_by=actor)):
         return False
     if peers:
         job.send_to = list(dict.fromkeys(peers))

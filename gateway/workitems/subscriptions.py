@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, insert_once
+from gateway.db import Database, changed, insert_once
 from gateway.dicom.procedure import PROGRESS, SOP_CLASS_UID, items
 from gateway.dicom.query import BadQuery, fits_within, parse, paths
 from gateway.errors import Damaged, GatewayError
@@ -92,7 +92,7 @@ def unsubscribe(db: Database, ae_title: str, target: str, *, actor: str, now: da
         gone, untold = (delete(rows).where(rows.ae_title == ae_title) for rows in (Subscription, Report))
         if target not in (WORKLIST, FILTERED):
             gone, untold = gone.where(Subscription.sop_instance_uid == target), untold.where(Report.sop_instance_uid == target)
-        if not session.execute(gone).rowcount:  # type: ignore[attr-defined]
+        if not changed(session, gone):
             raise NotFollowed("expected a subscription of this AE title")
         session.execute(untold)
         _tell(session, ae_title, target, actor, now, follows=False)
@@ -103,8 +103,8 @@ def suspend(db: Database, ae_title: str, target: str, *, actor: str, now: dateti
     with db.begin() as session:
         _check(session, ae_title, actor)
         mine = (Subscription.ae_title == ae_title) & (Subscription.sop_instance_uid == target)
-        suspended = session.execute(update(Subscription).where(mine).values(suspended=True))
-        if target not in (WORKLIST, FILTERED) or not suspended.rowcount:  # type: ignore[attr-defined]
+        suspended = changed(session, update(Subscription).where(mine).values(suspended=True))
+        if target not in (WORKLIST, FILTERED) or not suspended:
             raise NotFollowed("expected a subscription of this AE title to the worklist")
         _tell(session, ae_title, target, actor, now, follows=False)
 

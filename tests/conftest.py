@@ -15,11 +15,12 @@ from hypothesis import settings
 from tests.blank import blank, migrate
 from tests.command_fixture import command
 from tests.console_fixture import chromium, console
+from tests.door_fixture import place
 from tests.postgres_fixture import OwnPostgres, own_cluster
 from tests.sharing import pytest_xdist_make_scheduler
 from tests.stow_fixture import web
 
-__all__ = ("chromium", "command", "console", "pytest_xdist_make_scheduler", "web")  # what stands in files of their own
+__all__ = ("chromium", "command", "console", "place", "pytest_xdist_make_scheduler", "web")  # what stands in files of their own
 
 ROOT = Path(__file__).parent.parent
 

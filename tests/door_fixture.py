@@ -1,11 +1,13 @@
 """A door over a folder, and what it promised: filed and indexed as the doorman would."""
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import func, select
 
@@ -75,6 +77,22 @@ class Place:
         self.door.close()
         self.queues.close()
         self.db.kw["bind"].dispose()
+
+
+@pytest.fixture
+def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
+    place = Place(database_url, tmp_path)
+    yield place
+    place.close()
+
+
+def come(place: Place, series: Iterable[Dataset], origin: Origin | None = None) -> None:
+    """Over one association, which ends; and filed."""
+    origin = origin or scanner()
+    for ds in series:
+        place.bring(ds, origin)
+    place.door.end(origin)
+    place.file()
 
 
 def scanner(association: str = "") -> Origin:

@@ -6,8 +6,10 @@ The canaries (CANARY^NAME, CANARY-ID, CANARYACC) are what the leak test looks fo
 from io import BytesIO
 
 import numpy as np
-from pydicom import DataElement, Dataset
+from pydicom import DataElement, Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
@@ -53,6 +55,16 @@ def part10(ds: Dataset) -> bytes:
     buffer = BytesIO()
     ds.save_as(buffer, enforce_file_format=True)
     return buffer.getvalue()
+
+
+def meta_changed(file: bytes, **attributes: object) -> bytes:
+    """A PS3.10 file with another file meta before the same data set."""
+    meta, content = dcmread(BytesIO(file)).file_meta, DicomBytesIO()
+    data_set = file[132 + 12 + meta.FileMetaInformationGroupLength :]
+    for keyword, value in attributes.items():
+        setattr(meta, keyword, value)
+    write_file_meta_info(content, meta)
+    return file[:132] + content.getvalue() + data_set
 
 
 def _instance(n: int, hounsfield: np.ndarray, spacing_mm: float, seed: int) -> Dataset:

@@ -488,13 +488,6 @@ def test_a_context_counts_as_accepted_unless_its_role_is_refused(as_scp: bool | 
     assert taken == ({COMMITMENT_REPORTS: 1} if is_taken else {})
 
 
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
-
-
 def asked_for(place: Place, *instances: tuple[str, str]) -> int:
     """The ID of the row that a request becomes."""
     asked = Asked(place.now, Origin("dimse", "a", "CT1", "AIGATEWAY", "127.0.0.1"), "1.2.4", instances)

@@ -4,7 +4,6 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,9 +28,9 @@ from gateway.sweep import sweep
 from gateway.views import lists, stories
 from gateway.views.wanted import Wanted
 from gateway.work.elect import elect
-from tests.door_fixture import Place
+from tests.door_fixture import Place, come
 from tests.synthetic import ct_series
-from tests.test_late import EQUIPMENT, PIPELINES, RULES, come
+from tests.test_late import EQUIPMENT, PIPELINES, RULES
 
 STUDY_RULES = RULES + "    level: study\n"
 QUIET = timedelta(seconds=60)
@@ -107,13 +106,6 @@ def test_a_series_is_judged_by_its_largest_regular_volume():
 
 
 # --- Rows ---
-
-
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
 
 
 def look(place: Place, series: list[Dataset], *, after: float = 30, rules: str = STUDY_RULES, pipelines=PIPELINES) -> None:

@@ -4,7 +4,6 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,9 +24,9 @@ from gateway.rows.trail import AuditEvent
 from gateway.settle import settle
 from gateway.views import lists, stories
 from gateway.views.wanted import Wanted
-from tests.door_fixture import NOW, Place, scanner
+from tests.door_fixture import NOW, Place, come, scanner
 from tests.synthetic import ct_series
-from tests.test_late import EQUIPMENT, PIPELINES, RULES, come, work
+from tests.test_late import EQUIPMENT, PIPELINES, RULES, work
 
 POLICY = Policy(quiet_seconds=10, deadline_seconds=600)
 WHOLE = Signal("declared", Says.WHOLE, "64 of 64")
@@ -270,13 +269,6 @@ def _numbered(ds: Dataset, number: int) -> Dataset:
 
 
 # --- Rows: settle, a person ---
-
-
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
 
 
 def look(

@@ -14,28 +14,16 @@ from xml.etree import ElementTree as ET
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom import dcmread
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from gateway.doors.entry import Alarming, Declined, Ended, Kept
 from gateway.peers import Sent, load_protocols, make_peer
 from tests.peers_fixture import data_set, stored
 from tests.stow_fixture import FILES, SERIES, STUDY, TYPE, UIDS, Answers, answered, body, changed, posted, sequence
-from tests.synthetic import ct_series, part10
+from tests.synthetic import ct_series, meta_changed, part10
 
 PROTOCOLS = load_protocols()
 JSON, XML = "application/dicom+json", "application/dicom+xml"
-
-
-def meta_changed(**attributes):
-    """An instance with another file meta before the same data set."""
-    meta = dcmread(BytesIO(FILES[0])).file_meta
-    for keyword, value in attributes.items():
-        setattr(meta, keyword, value)
-    content = DicomBytesIO()
-    write_file_meta_info(content, meta)
-    return FILES[0][:132] + content.getvalue() + data_set(FILES[0])
 
 
 def test_an_instance_of_our_own_peer_is_kept_byte_for_byte(web, tmp_path):
@@ -179,10 +167,10 @@ def test_good_instances_are_stored_beside_bad_ones_and_each_is_told(web):
     [
         (FILES[0][:-1], 0xC000),
         (FILES[0][:400], 0xC000),
-        (meta_changed(TransferSyntaxUID=DeflatedExplicitVRLittleEndian), 0xC122),
-        (meta_changed(TransferSyntaxUID="1.2.840.10008.1.2.2"), 0xC122),
-        (meta_changed(TransferSyntaxUID=ImplicitVRLittleEndian), 0xC000),
-        (meta_changed(MediaStorageSOPClassUID="1.2.840.10008.1.1"), 0x0122),
+        (meta_changed(FILES[0], TransferSyntaxUID=DeflatedExplicitVRLittleEndian), 0xC122),
+        (meta_changed(FILES[0], TransferSyntaxUID="1.2.840.10008.1.2.2"), 0xC122),
+        (meta_changed(FILES[0], TransferSyntaxUID=ImplicitVRLittleEndian), 0xC000),
+        (meta_changed(FILES[0], MediaStorageSOPClassUID="1.2.840.10008.1.1"), 0x0122),
     ],
     ids=["truncated", "nearly all gone", "deflated", "big endian", "implicit by its meta", "no storage class"],
 )

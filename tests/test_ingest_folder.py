@@ -15,9 +15,6 @@ from pathlib import Path
 
 import pytest
 import structlog
-from pydicom import dcmread
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import (
     BasicTextSRStorage,
     CTImageStorage,
@@ -36,7 +33,7 @@ from gateway.errors import ConfigError
 from gateway.ingest._place import Changed, find
 from gateway.ingest.folder import Folder
 from tests.peers_fixture import data_set
-from tests.synthetic import ct_series, part10
+from tests.synthetic import ct_series, meta_changed, part10
 
 SERIES = ct_series(4, 32, 32)
 FILES = [part10(ds) for ds in SERIES]
@@ -146,17 +143,7 @@ def zipped(*contents, compression=zipfile.ZIP_DEFLATED, change=lambda infos: Non
     return file.getvalue()
 
 
-def meta_changed(**attributes):
-    """An instance with another file meta before the same data set."""
-    meta = dcmread(BytesIO(FILES[0])).file_meta
-    for keyword, value in attributes.items():
-        setattr(meta, keyword, value)
-    content = DicomBytesIO()
-    write_file_meta_info(content, meta)
-    return FILES[0][:132] + content.getvalue() + data_set(FILES[0])
-
-
-DICOMDIR = meta_changed(MediaStorageSOPClassUID=MediaStorageDirectoryStorage)
+DICOMDIR = meta_changed(FILES[0], MediaStorageSOPClassUID=MediaStorageDirectoryStorage)
 
 
 # What is taken
@@ -403,7 +390,7 @@ def test_a_file_that_changes_is_not_refused_for_what_it_was(tmp_path, pack):
             return super().__contains__(sop_class_uid)
 
     with watching(tmp_path, sop_classes=Changing([CTImageStorage])) as watched:
-        watched.lay("IM", pack(meta_changed(MediaStorageSOPClassUID=BasicTextSRStorage)))
+        watched.lay("IM", pack(meta_changed(FILES[0], MediaStorageSOPClassUID=BasicTextSRStorage)))
 
         watched.empty()
 
@@ -532,12 +519,15 @@ def test_a_file_that_was_kept_but_not_removed_is_read_again_after_a_crash(tmp_pa
         (b"\xff\xd8\xff\xe0" + bytes(1000), NO_DICOM),
         (bytes(128) + b"DICM", "expected a PS3.10 file with a data set"),
         (FILES[0][:-10], "an element's length runs past its end"),
-        (meta_changed(MediaStorageSOPClassUID=BasicTextSRStorage), "expected a SOP class of Storage"),
+        (meta_changed(FILES[0], MediaStorageSOPClassUID=BasicTextSRStorage), "expected a SOP class of Storage"),
         (
-            meta_changed(TransferSyntaxUID=DeflatedExplicitVRLittleEndian),
+            meta_changed(FILES[0], TransferSyntaxUID=DeflatedExplicitVRLittleEndian),
             "expected a transfer syntax that the gateway can decode",
         ),
-        (meta_changed(MediaStorageSOPInstanceUID="1.2.3"), "expected the SOP Instance UID of the request in the data set"),
+        (
+            meta_changed(FILES[0], MediaStorageSOPInstanceUID="1.2.3"),
+            "expected the SOP Instance UID of the request in the data set",
+        ),
         (FILES[0] + bytes(MEGABYTE), f"expected at most {MEGABYTE} bytes"),
     ],
 )

@@ -6,7 +6,7 @@ on PostgreSQL, with a clock that can be moved.
 
 import random
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -47,7 +47,7 @@ from gateway.run import CRASHES_AT_MOST, run
 from gateway.settle import settle
 from gateway.views import lists, stories, wanted
 from gateway.work.delivery import Pace
-from tests.door_fixture import NOW, Place, scanner
+from tests.door_fixture import NOW, Place, come, scanner
 from tests.synthetic import ct_series
 
 RULES = """\
@@ -59,22 +59,6 @@ rules:
 """
 EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
 PIPELINES = {"bright": load_pipelines([Path(__file__).parent / "pipelines"])["bright"]}
-
-
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
-
-
-def come(place: Place, series: Sequence[Dataset], origin: Origin | None = None) -> None:
-    """Over one association, which ends."""
-    origin = origin or scanner()
-    for ds in series:
-        place.bring(ds, origin)
-    place.door.end(origin)
-    place.file()
 
 
 def look(place: Place, series: Sequence[Dataset], *, after: timedelta = timedelta(seconds=30)) -> None:

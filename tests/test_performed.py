@@ -1,7 +1,7 @@
 """Modality Performed Procedure Step (PS3.4 F.7): what a modality says that it made is evidence of whether a series is whole."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from gateway.rows.trail import AuditEvent
 from gateway.serving.stages import equipment
 from gateway.settle import settle
 from gateway.work.heed import forget
-from tests.door_fixture import NOW, Place, scanner
+from tests.door_fixture import NOW, Place, come, scanner
 from tests.gate_fixture import open_gate
 from tests.synthetic import ct_series
 from tests.world import World
@@ -138,26 +138,11 @@ def test_a_caller_without_the_service_is_not_offered_it(tmp_path: Path) -> None:
 # In the database
 
 
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
-
-
 def tell(place: Place, state: str, series: Sequence[Dataset] | None = None, *, uid: str = STEP, study: str = "") -> None:
     """Through the door, and filed."""
     made = None if series is None else tuple((str(ds.SeriesInstanceUID), str(ds.SOPInstanceUID)) for ds in series)
     step = Step(state, study, made)
     (place.door.begin_step if study else place.door.change_step)(scanner(), uid, step)
-    place.file()
-
-
-def come(place: Place, series: Sequence[Dataset]) -> None:
-    origin = scanner()
-    for ds in series:
-        place.bring(ds, origin)
-    place.door.end(origin)
     place.file()
 
 

@@ -1,7 +1,7 @@
 """Priority: what makes a job stat, and that stat does not wait; that background waits, but not for ever."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -92,13 +92,6 @@ def test_stat_ae_titles_reach_the_ingest_processes() -> None:
 
 
 # What settle makes of it
-
-
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
 
 
 def settled(place: Place, series: Sequence[Dataset], *, rule: str = "routine") -> tuple[Job, AuditEvent]:

@@ -1,7 +1,6 @@
 """Receive: what a door promised is filed, indexed once, kept apart or told; on SQLite and on PostgreSQL."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO
@@ -17,13 +16,6 @@ from gateway.rows.tables import Association, Instance, Segment, Series, SeriesSt
 from gateway.rows.trail import AuditEvent
 from tests.door_fixture import NOW, Place, parts, scanner
 from tests.synthetic import ct_series
-
-
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
 
 
 def acts(place: Place) -> list[str]:

@@ -37,7 +37,7 @@ from gateway.telling.traces import Traces
 from gateway.views import stories
 from gateway.work import retention
 from gateway.work.retention import retain
-from tests.door_fixture import Place, scanner
+from tests.door_fixture import Place, come
 from tests.ports import free_port
 from tests.synthetic import ct_series
 from tests.test_commit import asked_for, listening
@@ -79,15 +79,6 @@ def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
     place.store.free = [2**50]
     yield place
     place.close()
-
-
-def come(place: Place, series: list[Dataset]) -> None:
-    """Over one association, which ends."""
-    origin = scanner()
-    for ds in series:
-        place.bring(ds, origin)
-    place.door.end(origin)
-    place.file()
 
 
 def a_series(place: Place, slices: int = 3, *, seed: int = 0, state: str = "complete") -> list[Dataset]:

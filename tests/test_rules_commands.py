@@ -17,7 +17,7 @@ from gateway.rows.tables import Job
 from gateway.settle import settle
 from gateway.work.kept import Keep
 from tests.command_fixture import Command
-from tests.door_fixture import Place, scanner
+from tests.door_fixture import Place, come
 from tests.synthetic import ct_series, part10
 
 HERE = Path(__file__).parent
@@ -31,11 +31,7 @@ def place(tmp_path: Path, migrated_sqlite: Path) -> Iterator[Place]:
     shutil.copy(migrated_sqlite, tmp_path / "gateway.db")
     place = Place(f"sqlite:///{tmp_path / 'gateway.db'}", tmp_path)
     place.now = datetime.now(UTC) - timedelta(hours=1)
-    origin = scanner()
-    for ds in ct_series(3):
-        place.bring(ds, origin)
-    place.door.end(origin)
-    place.file()
+    come(place, ct_series(3))
     (tmp_path / "gateway.toml").write_text(
         f'[gateway]\npipelines = ["{HERE / "pipelines"}"]\n[store]\nfolder = "{tmp_path / "store"}"\n[database]\nurl = "sqlite:///{tmp_path / "gateway.db"}"\n'
         f'[[peers]]\nname = "pacs"\nprotocol = "folder"\npath = "{tmp_path / "pacs"}"\n'

@@ -1,9 +1,8 @@
 """One job of one pipeline: what that gets, what becomes of what it yields, and why there is nothing of it."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from io import BytesIO
-from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -19,19 +18,12 @@ from gateway.pipeline import Infer, Needs, Pipeline, Study
 from gateway.rows.tables import Job, OutputInstance
 from gateway.run import run
 from gateway.settle import settle
-from tests.door_fixture import Place, scanner
+from tests.door_fixture import Place, come
 from tests.results_fixture import NOTHING_FOUND
 from tests.synthetic import ct_series
 
 EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
 RULES = "rules:\n  - {name: all CT, when: {all: [{attribute: Modality, is: CT}]}, pipeline: p, send_to: [pacs]}\n"
-
-
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
 
 
 class Models:
@@ -48,11 +40,8 @@ def done(
     place: Place, series: list[Dataset], what: Callable[[Study, Infer], Iterable[Output]], *, times: int = 1, **settings: object
 ) -> tuple[Job, list[Dataset]]:
     """The job of a pipeline that does `what` on `series`, after so many attempts, and its results as they are stored."""
-    origin, pipelines = scanner(), {"p": Pipeline("1", "m", Needs("CT"), what)}
-    for ds in series:
-        place.bring(ds, origin)
-    place.door.end(origin)
-    place.file()
+    pipelines = {"p": Pipeline("1", "m", Needs("CT"), what)}
+    come(place, series)
     place.now += timedelta(seconds=30)
     settle(
         series[0].SeriesInstanceUID, place.now, policy=Policy(10, 3600), pipelines=pipelines, equipment=EQUIPMENT,

@@ -1,7 +1,7 @@
 """What no rule wanted, what a rule wanted that is no more, and what runs in the shadow: nothing of it is lost, nothing of it is sent."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -30,7 +30,7 @@ from gateway.views.agreement import agreement, dice
 from gateway.views.lists import held_series
 from gateway.work.kept import Keep
 from gateway.work.shadow import release_job
-from tests.door_fixture import Place, scanner
+from tests.door_fixture import Place, come
 from tests.synthetic import ct_series
 
 EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
@@ -39,21 +39,6 @@ PIPELINES = {"bright": BRIGHT, "bright_v2": BRIGHT}
 NAMES = {"pipelines": tuple(PIPELINES), "peers": ("pacs", "archive")}
 CT = "rules:\n  - {name: all CT, when: {all: [{attribute: Modality, is: CT}]}, pipeline: bright, send_to: [pacs]%s}\n"
 LIVE, SHADOW = CT % "", CT % ", shadow: true"
-
-
-@pytest.fixture
-def place(database_url: str, tmp_path: Path) -> Iterator[Place]:
-    place = Place(database_url, tmp_path)
-    yield place
-    place.close()
-
-
-def come(place: Place, series: Sequence[Dataset]) -> None:
-    origin = scanner()
-    for ds in series:
-        place.bring(ds, origin)
-    place.door.end(origin)
-    place.file()
 
 
 def look(place: Place, series: Sequence[Dataset], rules: RuleSet | str) -> Series:

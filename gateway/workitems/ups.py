@@ -79,10 +79,7 @@ def create(db: Database, store: Store, queues: Queues, asked: Dataset, uid: str,
 def retrieve(db: Database, store: Store, uid: str) -> Dataset:
     """Raises NoWorkitem and GoneWorkitem."""
     with db() as session:
-        row = session.get(Workitem, uid)
-        _check_there(row)
-        assert row is not None
-        return read(store, row.document)
+        return read(store, _there(session.get(Workitem, uid)).document)
 
 
 def change(
@@ -172,12 +169,9 @@ def search(db: Database, store: Store, pairs: Iterable[tuple[str, str]]) -> list
 def find(session: Session, uid: str) -> Workitem:
     """Locked. Raises NoWorkitem and GoneWorkitem."""
     try:
-        row = lock(session, Workitem, uid)
+        return _there(lock(session, Workitem, uid))
     except NoResultFound:
-        row = None
-    _check_there(row)
-    assert row is not None
-    return row
+        return _there(None)
 
 
 def read(store: Store, document: str) -> Dataset:
@@ -275,11 +269,12 @@ def _check_transaction(row: Workitem, transaction: str) -> None:
         raise Conflict("The Transaction UID is incorrect.")
 
 
-def _check_there(row: Workitem | None) -> None:
+def _there(row: Workitem | None) -> Workitem:
     if row is None:
         raise NoWorkitem("there is no such workitem")
     if row.gone_at is not None:
         raise GoneWorkitem("this workitem was removed when its days were over")
+    return row
 
 
 def _readable(store: Store, documents: Iterable[str]) -> Iterator[Dataset]:

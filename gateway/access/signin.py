@@ -1,7 +1,7 @@
 """Sign-in: who shows a password or a token, and what is kept of it; who is too often wrong waits longer each time.
 
 The wait of an account is in the database, so that it counts for all processes together; that of an address is kept by the
-console (web/_limits.py).
+console (web/limits.py).
 """
 
 import secrets
@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from gateway.access import passwords
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database
+from gateway.db import Database, changed
 from gateway.errors import GatewayError
 from gateway.rows.accounts import Account, Right, SignIn, Token
 
@@ -69,8 +69,8 @@ def begin(db: Database, name: str, *, address: str, now: datetime) -> str:
     """For somebody whose identity is proved."""
     secret = secrets.token_urlsafe(32)
     with db.begin() as session:
-        changed = update(Account).where(Account.name == name, Account.disabled_at.is_(None)).values(failures=0, not_before=None)
-        if not session.execute(changed.returning(Account.name)).all():
+        mine = update(Account).where(Account.name == name, Account.disabled_at.is_(None))
+        if not changed(session, mine.values(failures=0, not_before=None)):
             raise NotLetIn("this account is disabled: an administrator can enable it")
         session.add(SignIn(digest=passwords.digest(secret), account=name, address=address, began_at=now, seen_at=now))
         audit.record(session, Act.PERSON_SIGNED_IN, at=now, actor=name, address=address)
@@ -87,7 +87,7 @@ def refused(db: Database, *, address: str, now: datetime, reason: str) -> None:
 
 def sign_out(db: Database, person: Person, *, now: datetime) -> None:
     with db.begin() as session:
-        if session.execute(delete(SignIn).where(SignIn.digest == person.digest).returning(SignIn.digest)).all():
+        if changed(session, delete(SignIn).where(SignIn.digest == person.digest)):
             audit.record(session, Act.PERSON_SIGNED_OUT, at=now, actor=person.name)
 
 

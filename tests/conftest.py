@@ -19,8 +19,17 @@ from tests.door_fixture import place
 from tests.postgres_fixture import OwnPostgres, own_cluster
 from tests.sharing import pytest_xdist_make_scheduler
 from tests.stow_fixture import web
+from tests.watched_fixture import watched
 
-__all__ = ("chromium", "command", "console", "place", "pytest_xdist_make_scheduler", "web")  # what stands in files of their own
+__all__ = (
+    "chromium",
+    "command",
+    "console",
+    "place",
+    "pytest_xdist_make_scheduler",
+    "watched",
+    "web",
+)  # what stands in files of their own
 
 ROOT = Path(__file__).parent.parent
 

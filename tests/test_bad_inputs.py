@@ -17,7 +17,7 @@ _REQUEST = "test_ingest_messages.py::test_what_is_wrong_in_a_request_is_refused_
 _BEFORE = "test_ingest_hostile.py::test_what_is_no_association_request_is_aborted"
 _WITHIN = "test_ingest_hostile.py::test_what_is_not_allowed_within_an_association_aborts_it"
 _METADATA = "test_ingest_dicomweb_refused.py::test_metadata_in_json_or_xml_is_refused_and_nothing_is_fetched"
-_ZIP = "test_ingest_folder.py::test_a_hostile_zip_is_refused_before_anything_of_it_is_taken"
+_ZIP = "test_ingest_zip.py::test_a_hostile_zip_is_refused_before_anything_of_it_is_taken"
 _AE_TITLES = (
     "test_policy.py::test_what_is_no_ae_title_is_rejected_by_whoever_lets_everybody_in",
     "test_policy.py::test_hostile_text_is_rejected_without_being_quoted",

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from cryptography import x509
 
@@ -67,21 +67,32 @@ def _room(store: Path, keep_free_bytes: int) -> Iterator[Asked]:
         yield False, f"store {store}: {free / 1024**3:.1f} GiB are free, and {wanted}: senders are told to come again"
 
 
+class _Listening(NamedTuple):
+    section: str
+    key: str
+    host: str
+    port: int | None
+
+
 def _listening(config: Config) -> Iterator[Asked]:
-    doors = [("[dimse]", "port", config.dimse.host, config.dimse.port), ("[web]", "port", config.web.host, config.web.port)]
-    if config.dimse.tls_port is not None:
-        doors.append(("[dimse]", "tls_port", config.dimse.host, config.dimse.tls_port))
-    if config.dicomweb.port is not None:
-        doors.append(("[dicomweb]", "port", config.dicomweb.host, config.dicomweb.port))
-    for section, host in dict.fromkeys((section, host) for section, _, host, _ in doors):
+    every = (
+        _Listening("[dimse]", "port", config.dimse.host, config.dimse.port),
+        _Listening("[web]", "port", config.web.host, config.web.port),
+        _Listening("[dimse]", "tls_port", config.dimse.host, config.dimse.tls_port),
+        _Listening("[dicomweb]", "port", config.dicomweb.host, config.dicomweb.port),
+    )
+    doors = [one for one in every if one.port is not None]
+    for section, host in dict.fromkeys((one.section, one.host) for one in doors):
         try:
             with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
                 pass
         except OSError as error:
             yield False, f"{section} host {host}: nobody can listen there on this machine: {why(error)}"
     for one, other in combinations(doors, 2):
-        if one[3] and one[3] == other[3] and (one[2] == other[2] or not _EVERY.isdisjoint((one[2], other[2]))):
-            yield False, f"{one[0]} {one[1]} and {other[0]} {other[1]} are both {one[3]}: expected one of its own for each"
+        is_same = one.host == other.host or not _EVERY.isdisjoint((one.host, other.host))
+        if one.port and one.port == other.port and is_same:
+            both = f"{one.section} {one.key} and {other.section} {other.key}"
+            yield False, f"{both} are both {one.port}: expected one of its own for each"
 
 
 def _in_time(config: Config, now: datetime) -> Iterator[Asked]:

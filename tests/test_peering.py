@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -232,6 +233,17 @@ def test_a_peer_that_something_still_goes_to_is_not_removed(db, roster: Roster) 
     admin.cancel_job(db, job, **ANN)
     assert remove_peer(db, roster, "late", ruled=["pacs"], **ANN) == "peer late is removed; its deliveries stay on record"
     assert "late" not in a_roster(db)
+
+
+def test_a_peer_that_two_remove_at_once_is_removed_by_one_and_the_others_are_told(db, roster: Roster) -> None:
+    add_peer(db, roster, LATE, **ANN)
+
+    with ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(remove_peer, db, a_roster(db), "late", ruled=(), **ANN) for _ in range(8)]
+    problems = [one.exception() for one in asked if one.exception() is not None]
+
+    assert len(problems) == 7
+    assert {type(one) for one in problems} == {ConfigError}
 
 
 def test_a_retry_says_that_it_waits_for_a_peer_that_is_disabled_or_not_there_and_no_longer_why_it_failed(

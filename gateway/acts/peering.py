@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
@@ -207,9 +208,10 @@ def _to_change(session: Session, roster: Roster, name: str) -> tuple[Contact, st
     entry = _entry(roster, name)
     if entry.row is None:
         raise ConfigError([f"peer {name}: it stands in {FILE}: change it there"])
-    if session.get(Contact, name) is None:
-        raise ConfigError([f"peer {name}: somebody else has removed it"])
-    row = lock(session, Contact, name)
+    try:
+        row = lock(session, Contact, name)
+    except NoResultFound as error:
+        raise ConfigError([f"there is no peer {name!r} any more: somebody else has removed it"]) from error
     return row, _digest(Entry(name, {**row.settings, "name": name}, entry.peer))
 
 

@@ -87,6 +87,11 @@ def test_an_unknown_key_is_told_with_the_one_that_was_meant(problems, text: str,
         ("[database]\nurl = 'postgresql://gw@db..hospital/d'", "[database] url: expected sqlite:///FILE or postgresql://"),
         ("[database]\nurl = 'postgresql://gw@db:port/d'", "[database] url: expected sqlite:///FILE or postgresql://"),
         ("[completeness]\nquiet_seconds = nan", "[completeness] quiet_seconds: input should be a finite number"),
+        (
+            "[completeness]\ndeadline_seconds = 1e15",
+            "[completeness] deadline_seconds: expected at most 3155760000: a hundred years",
+        ),
+        ("[retention]\nsources_days = 99_999_999_999", "[retention] sources_days: expected at most 36525: a hundred years"),
         ("peers = 'pacs'", "[peers]: expected a list, in square brackets"),
     ],
 )

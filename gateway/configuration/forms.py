@@ -1,10 +1,11 @@
 """What the values in gateway.toml may be: texts of a form, and the section that every other is made from."""
 
 import re
-from typing import Annotated
+from datetime import timedelta
+from typing import Annotated, Any
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo, field_validator
 
 from gateway.doors.policy import AE_TITLE
 
@@ -14,6 +15,8 @@ _DATABASE = re.compile(rf"|sqlite:///.+|postgresql(\+psycopg)?://(?=.)([^@]*@)?(
 _ISSUER = re.compile(r"https://[^\s?#@]+|http://(localhost|127\.0\.0\.1)(:[0-9]+)?(/[^\s?#@]*)?")
 _WEB = re.compile(r"|https?://[^\s/?#@]+")
 _SYSLOG = re.compile(r"|(udp|tls)://[^\s/]+:[0-9]{1,5}")
+_LONGEST = timedelta(days=36_525)
+_UNITS = {unit: timedelta(**{unit: 1}) for unit in ("seconds", "minutes", "hours", "days")}
 _TRITON = re.compile(r"embedded|[^\s/]+:[0-9]{1,5}")
 
 
@@ -52,3 +55,12 @@ SyslogUrl = Annotated[str, matching(_SYSLOG, "expected udp://HOST:PORT or tls://
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_time(cls, value: Any, info: ValidationInfo) -> Any:
+        """Keys end with their unit; what is longer leads out of the calendar, or is more than the system can wait for."""
+        unit = _UNITS.get(str(info.field_name).rpartition("_")[2])
+        if unit is not None and isinstance(value, float) and value > _LONGEST / unit:
+            raise ValueError(f"expected at most {_LONGEST / unit:.0f}: a hundred years")
+        return value

@@ -168,3 +168,42 @@ def test_an_administrator_writes_rules_and_brings_them_into_force(console: Conso
     assert rest.post(f"/rules/{number}/activate").status_code == 200
     assert rest.get("/rules/active").json()["number"] == number
     assert client(console, "operator").post("/rules", json={"text": text}).status_code == 403
+
+
+def test_a_search_takes_what_its_list_can_be_narrowed_to_and_refuses_the_rest(
+    console: ConsolePlace, ids: tuple[int, int]
+) -> None:
+    rest = client(console, "viewer")
+    narrow = {
+        "studies": {"modality"}, "series": {"modality", "state", "rule", "peer"}, "jobs": {"state", "pipeline"},
+        "deliveries": {"state", "peer"},
+    }  # fmt: skip
+
+    for name, known in narrow.items():
+        for field in ("modality", "state", "rule", "peer", "pipeline"):
+            answer = rest.post(f"/{name}/search", json={field: "failed"})
+            assert (answer.status_code == 422) == (field not in known), (name, field, answer.text)
+    assert rest.post("/deliveries/search", json={"peer": "nobody"}).json()["items"] == []
+
+
+def test_a_query_that_is_misspelt_or_repeated_is_refused_and_not_answered_with_everything(
+    console: ConsolePlace, ids: tuple[int, int]
+) -> None:
+    rest = client(console, "viewer")
+
+    misspelt = rest.get("/jobs", params={"status": "failed"})
+    repeated = rest.get("/jobs", params=[("state", "failed"), ("state", "done")])
+
+    assert (misspelt.status_code, misspelt.json()["problems"]) == (422, ["status: unknown here"])
+    assert (repeated.status_code, repeated.json()["problems"]) == (422, ["state: expected once"])
+    assert rest.get("/jobs", params={"state": "failed", "pipeline": "bright", "limit": 1, "after": ""}).status_code == 200
+
+
+def test_a_body_that_is_not_there_or_not_said_to_be_json_is_told_so(console: ConsolePlace) -> None:
+    rest = client(console, "operator")
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+
+    answers = [rest.post("/results/retract"), rest.post("/results/retract", content=b'{"job": 1}', headers=form)]
+
+    for answer in answers:
+        assert answer.json()["problems"] == ["body: expected a JSON object, sent with Content-Type: application/json"]

@@ -1,8 +1,10 @@
 """The application: pages, REST, assets and errors of one site."""
 
+from collections import Counter
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Security
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
@@ -26,7 +28,17 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     "4XX": {"description": "Refused, in words", "content": _PROBLEM},
     "5XX": {"description": "The gateway or its database failed", "content": _PROBLEM},
 }
-_TOKEN = (Security(HTTPBearer(auto_error=False, description="A token of /me")),)
+_TOKEN = Security(HTTPBearer(auto_error=False, description="A token of /me"))
+
+
+async def _knows(request: Request) -> None:
+    """What a query does not know it refuses, as a body does: who asks for some of a list would be told all of it."""
+    known = {field.alias for field in request.scope["route"].dependant.query_params}
+    asked = Counter(name for name, _ in request.query_params.multi_items())
+    told = {name: "expected once" if name in known else "unknown here" for name in asked if name not in known or asked[name] > 1}
+    if told:
+        raise RequestValidationError([{"loc": ("query", name), "msg": what} for name, what in told.items()])
+
 
 assets = APIRouter()
 
@@ -67,7 +79,7 @@ def inner(site: Site) -> FastAPI:
     for page in app.state.pages:
         app.include_router(page.router, include_in_schema=False)
     for part in found.rest():
-        app.include_router(part.router, prefix=_REST, responses=_PROBLEMS, dependencies=_TOKEN)
+        app.include_router(part.router, prefix=_REST, responses=_PROBLEMS, dependencies=(_TOKEN, Depends(_knows)))
     for part in found.dicomweb():
         app.include_router(part.router, prefix=_DICOMWEB, include_in_schema=False)
     failures.prepare(app)

@@ -1,6 +1,6 @@
 """What goes wrong, in words: a page that says what to do, or problem details of REST (RFC 9457). Never a value, never a stack."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -91,7 +91,13 @@ def _refused(request: Request, error: ConfigError) -> Response:
 
 
 def _invalid(request: Request, error: RequestValidationError) -> Response:
-    return failure(request, 422, *(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()))
+    return failure(request, 422, *(_told(one["loc"], one["msg"]) for one in error.errors()))
+
+
+def _told(place: Sequence[str | int], what: str) -> str:
+    if place == ("body",):  # none came, no object, or one that is not said to be JSON
+        what = "expected a JSON object, sent with Content-Type: application/json"
+    return f"{'.'.join(map(str, place[1:])) or place[0]}: {what}"
 
 
 def _http(request: Request, error: HTTPException) -> Response:

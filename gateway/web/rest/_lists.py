@@ -25,11 +25,6 @@ class Search(Asked):
 
     text: Text = ""
     """The beginning of a patient's name or ID or of an accession number, or a whole UID of anything."""
-    state: Text = ""
-    modality: Text = ""
-    rule: Text = ""
-    peer: Text = ""
-    pipeline: Text = ""
     since: Time | None = None
     until: Time | None = None
     after: Cursor = ""
@@ -38,6 +33,26 @@ class Search(Asked):
     @property
     def wanted(self) -> Wanted:
         return Wanted(**self.model_dump(exclude={"after", "limit"}))
+
+
+class StudySearch(Search):
+    modality: Text = ""
+
+
+class SeriesSearch(StudySearch):
+    state: Text = ""
+    rule: Text = ""
+    peer: Text = ""
+
+
+class JobSearch(Search):
+    state: Text = ""
+    pipeline: Text = ""
+
+
+class DeliverySearch(Search):
+    state: Text = ""
+    peer: Text = ""
 
 
 def items(page: Page[Any], shape: Callable[[Any], T]) -> Items[T]:

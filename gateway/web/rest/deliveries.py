@@ -13,7 +13,7 @@ from gateway.views import lists, stories
 from gateway.views.lists import DeliveryRow
 from gateway.views.wanted import Wanted
 from gateway.web.number import Key
-from gateway.web.rest._lists import Search, items
+from gateway.web.rest._lists import DeliverySearch, items
 from gateway.web.rest._shapes import (
     Asked,
     CursorQuery,
@@ -79,7 +79,7 @@ def list_deliveries(
 
 
 @router.post("/deliveries/search")
-def search_deliveries(_person: Viewer, here: Here, search: Search) -> Items[DeliveryLine]:
+def search_deliveries(_person: Viewer, here: Here, search: DeliverySearch) -> Items[DeliveryLine]:
     return items(lists.deliveries(here.db, search.wanted, after=search.after, limit=search.limit), _line)
 
 

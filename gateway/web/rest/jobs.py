@@ -7,7 +7,7 @@ from gateway.views import lists, stories
 from gateway.views.lists import JobRow
 from gateway.views.wanted import Wanted
 from gateway.web.number import Key
-from gateway.web.rest._lists import Search, items
+from gateway.web.rest._lists import JobSearch, items
 from gateway.web.rest._shapes import (
     CursorQuery,
     DeliveryShape,
@@ -59,7 +59,7 @@ def list_jobs(
 
 
 @router.post("/search")
-def search_jobs(_person: Viewer, here: Here, search: Search) -> Items[JobLine]:
+def search_jobs(_person: Viewer, here: Here, search: JobSearch) -> Items[JobLine]:
     return items(lists.jobs(here.db, search.wanted, after=search.after, limit=search.limit), _line)
 
 

@@ -6,7 +6,7 @@ from gateway.acts import forced
 from gateway.views import lists, stories
 from gateway.views.lists import SeriesRow, StudyRow
 from gateway.views.wanted import Wanted
-from gateway.web.rest._lists import Search, items
+from gateway.web.rest._lists import SeriesSearch, StudySearch, items
 from gateway.web.rest._shapes import (
     CursorQuery,
     DeliveryShape,
@@ -78,7 +78,7 @@ def list_series(
 
 
 @router.post("/series/search")
-def search_series(_person: Viewer, here: Here, search: Search) -> Items[SeriesLine]:
+def search_series(_person: Viewer, here: Here, search: SeriesSearch) -> Items[SeriesLine]:
     return items(lists.series(here.db, search.wanted, after=search.after, limit=search.limit), _line)
 
 
@@ -109,5 +109,5 @@ def list_studies(
 
 
 @router.post("/studies/search")
-def search_studies(_person: Viewer, here: Here, search: Search) -> Items[StudyLine]:
+def search_studies(_person: Viewer, here: Here, search: StudySearch) -> Items[StudyLine]:
     return items(lists.studies(here.db, search.wanted, after=search.after, limit=search.limit), _study)

@@ -207,3 +207,14 @@ def test_a_body_that_is_not_there_or_not_said_to_be_json_is_told_so(console: Con
 
     for answer in answers:
         assert answer.json()["problems"] == ["body: expected a JSON object, sent with Content-Type: application/json"]
+
+
+def test_head_is_answered_as_get_without_a_body(console: ConsolePlace, ids: tuple[int, int]) -> None:
+    rest = client(console, "viewer")
+
+    for path in ("/api/v1/jobs", "/healthz", "/readyz", "/metrics", "/sign-in"):
+        asked, told = rest.get(console.url + path), rest.head(console.url + path)
+        assert (told.status_code, told.content) == (asked.status_code, b""), path
+        assert told.headers["content-type"] == asked.headers["content-type"]
+    assert console.client().head("/api/v1/jobs").status_code == 401
+    assert rest.head("/results/retract").status_code == 405

@@ -50,6 +50,8 @@ class Guard:
                     headers["Strict-Transport-Security"] = "max-age=31536000"
             await send(message)
 
+        if scope["method"] == "HEAD":  # as GET (RFC 9110 9.3.2): the server leaves the body out
+            scope = {**scope, "method": "GET"}
         await (refused or self._application)(scope, receive, send_guarded)
 
     def _refused(self, scope: Any) -> Response | None:

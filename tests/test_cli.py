@@ -350,7 +350,9 @@ def test_rules_are_checked_by_line(gateway, tmp_path: Path) -> None:
 
 
 def test_without_rules_that_is_told(gateway) -> None:
-    assert gateway("rules check").out == "rules.yaml: there is no such file: series are kept, none is worked on\n"
+    ran = gateway("rules check")
+
+    assert (ran.code, ran.out) == (1, "rules.yaml: there is no such file: series are kept, none is worked on\n")
 
 
 def test_files_are_sent_to_a_peer_and_those_that_are_no_dicom_are_named(gateway, tmp_path: Path) -> None:

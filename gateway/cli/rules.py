@@ -40,7 +40,9 @@ def rules_check(config: ConfigOption = None) -> None:
     from gateway.serving.plan import plan
 
     settings = configured(config)
-    out.print(rules_in_words(plan(settings, added=known(settings).names)).text, highlight=False, markup=False)
+    found = rules_in_words(plan(settings, added=known(settings).names))
+    out.print(found.text, highlight=False, markup=False)
+    raise typer.Exit(0 if found.good else 1)
 
 
 @rules.command("plan")

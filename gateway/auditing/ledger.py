@@ -39,6 +39,8 @@ class Ledger:
             return Histogram(f"gateway_{name}_seconds", words, labels, registry=registry, buckets=_SECONDS)
 
         self._events = counter("events", "Events of the audit trail.", "act")
+        for act in Act:  # told as 0 before the first one, or Prometheus sees no increase in that
+            self._events.labels(act)
         self._jobs = counter("jobs_ended", "Jobs that came to an end.", "code", "pipeline", "state")
         self._deliveries = counter("delivery_attempts", "What became of attempts to deliver.", "peer", "state")
         self._settled = histogram("series_settle", "From the last instance of a series until it was complete.")

@@ -408,6 +408,14 @@ def test_a_database_of_a_newer_gateway_is_wrong(checked, tmp_path: Path) -> None
     assert f"database: SQLite in {tmp_path / 'gateway.db'} was made by a newer gateway: use that version" in wrong
 
 
+def test_a_database_in_a_folder_that_nobody_makes_is_wrong(checked, tmp_path: Path) -> None:
+    file = tmp_path / "nowhere" / "gateway.db"
+
+    _, wrong = checked(f'[database]\nurl = "sqlite:///{file}"\n')
+
+    assert f"database: SQLite in {file}: there is no folder {file.parent}" in wrong
+
+
 def test_a_file_that_is_no_database_is_wrong(checked, tmp_path: Path) -> None:
     (tmp_path / "letter").write_text("dear reader, " * 100)
 

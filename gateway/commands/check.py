@@ -56,7 +56,7 @@ def check_all(path: Path | None) -> list[Finding]:
     keys = [Finding(good=False, text=problem) for problem in wrong]
     if not keys:
         keys = [Finding(good=True, text=f"{path or 'defaults (there is no gateway.toml here)'}: every key is known")]
-    database = _database(config.database_url, served_unsafe=config.database.unsafe)
+    database = _database(config)
     here = [*keys, *(Finding(*one) for one in ground.found(config)), *database]
     with _asked(config, database) as db:
         return [*here, *_served(config, db), *_planned(config, db)]
@@ -109,14 +109,16 @@ def _refused(config: Config, db: Database) -> Iterator[Finding]:
             yield from (Finding(good=False, text=problem) for problem in error.problems)
 
 
-def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
-    engine, kind = open_engine(url), "PostgreSQL"
+def _database(config: Config) -> list[Finding]:
+    engine, kind = open_engine(config.database_url), "PostgreSQL"
     try:
         if engine.dialect.name == "sqlite":
-            file = Path(make_url(url).database or "")
+            file = Path(engine.url.database or "")
             kind = f"SQLite in {file}"
             if not file.exists():
                 good, text = ground.writable("data_dir", file.parent)
+                if good and file.parent != config.gateway.data_dir and not file.parent.exists():  # `serve` makes no other folder
+                    good, text = False, f"{kind}: there is no folder {file.parent}"
                 return [Finding(good, f"database: {kind}, will be made" if good else f"database: {text}")]
         found, unsafe, is_read_only = migrations.state(engine), durability(engine), not takes_writes(engine)
     except ConfigError as error:
@@ -126,7 +128,7 @@ def _database(url: str, *, served_unsafe: bool) -> list[Finding]:
     state = Finding(found is not Schema.NEWER, f"database: {kind} {_SCHEMAS[found]}")
     if is_read_only:
         state = Finding(good=False, text=f"database: {kind} can only be read: it is a standby, or is told so")
-    return [state, *(Finding(served_unsafe, f"database: {kind}: {what}") for what in unsafe)]
+    return [state, *(Finding(config.database.unsafe, f"database: {kind}: {what}") for what in unsafe)]
 
 
 def _planned(config: Config, db: Database | None) -> Iterator[Finding]:

@@ -218,3 +218,15 @@ def test_head_is_answered_as_get_without_a_body(console: ConsolePlace, ids: tupl
         assert told.headers["content-type"] == asked.headers["content-type"]
     assert console.client().head("/api/v1/jobs").status_code == 401
     assert rest.head("/results/retract").status_code == 405
+
+
+def test_a_peer_is_reached_whatever_its_name_is(console: ConsolePlace, tmp_path: Path) -> None:
+    rest = client(console, "administrator")
+    rest.post("/peers", json={"name": "ct/1 disable", "protocol": "folder", "settings": {"path": str(tmp_path)}})
+    place = "/peers/ct%2F1%20disable"
+
+    assert rest.get(place).json()["name"] == "ct/1 disable"
+    assert rest.patch(place, json={"settings": {"concurrency": 1}}).status_code == 200
+    assert [rest.post(f"{place}/{act}").status_code for act in ("disable", "enable", "echo", "probe")] == [200] * 4
+    assert rest.delete(place).json() == {"told": ["peer ct/1 disable is removed; its deliveries stay on record"]}
+    assert rest.get(place).status_code == 404

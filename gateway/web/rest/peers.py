@@ -15,6 +15,7 @@ from gateway.web.who import Administrator, Operator, Viewer
 
 router = APIRouter(prefix="/peers", tags=["peers"])
 _Name = Annotated[str, Path(min_length=1, max_length=64)]
+"""With `:path` also one with a slash in it, which an address writes as %2F."""
 _Value = Text | bool | int | float | list[Text] | None
 
 
@@ -70,7 +71,7 @@ def list_peers(_person: Viewer, here: Here) -> Peers:
     return Peers(items=[_peer(line) for line in peering.list_peers(here.db, here.roster)])
 
 
-@router.get("/{name}")
+@router.get("/{name:path}")
 def show_peer(_person: Viewer, here: Here, name: _Name) -> PeerShape:
     return _peer(peering.show_peer(here.db, here.roster, name))
 
@@ -84,7 +85,7 @@ def add_peer(person: Administrator, here: Here, new: New) -> Done:
     )
 
 
-@router.patch("/{name}")
+@router.patch("/{name:path}")
 def change_peer(person: Administrator, here: Here, name: _Name, change: Change) -> Done:
     return done(
         peering.change_peer(
@@ -93,25 +94,25 @@ def change_peer(person: Administrator, here: Here, name: _Name, change: Change) 
     )
 
 
-@router.delete("/{name}")
+@router.delete("/{name:path}")
 def remove_peer(person: Administrator, here: Here, name: _Name) -> Done:
     """Where no rule names it and nothing is on its way to it."""
     ruled = rulebook.sent_to(here.db, pipelines=tuple(here.plan.pipelines), peers=here.roster.names)
     return done(peering.remove_peer(here.db, here.roster, name, ruled=ruled, actor=person.name, now=here.clock()))
 
 
-@router.post("/{name}/disable")
+@router.post("/{name:path}/disable")
 def disable(person: Administrator, here: Here, name: _Name) -> Done:
     """What is to go there waits."""
     return done(peering.disable_peer(here.db, here.roster, name, disabled=True, actor=person.name, now=here.clock()))
 
 
-@router.post("/{name}/enable")
+@router.post("/{name:path}/enable")
 def enable(person: Administrator, here: Here, name: _Name) -> Done:
     return done(peering.disable_peer(here.db, here.roster, name, disabled=False, actor=person.name, now=here.clock()))
 
 
-@router.post("/{name}/echo")
+@router.post("/{name:path}/echo")
 def echo(_person: Operator, here: Here, name: _Name) -> Done:
     """Ask it whether it answers; 409 says in words why it does not."""
     try:
@@ -120,7 +121,7 @@ def echo(_person: Operator, here: Here, name: _Name) -> Done:
         raise ConfigError([str(error)]) from error
 
 
-@router.post("/{name}/probe")
+@router.post("/{name:path}/probe")
 def probe(person: Operator, here: Here, name: _Name) -> Probed:
     """Ask it what it takes, and keep the answer."""
     return Probed.model_validate(peering.probe_peer(here.db, here.roster, name, actor=person.name, now=here.clock()))

@@ -117,6 +117,15 @@ def test_sign_ins_that_are_over_are_forgotten(db) -> None:
     assert who(db, kept)
 
 
+def test_who_may_not_sign_in_gets_no_token_for_the_day_on_which_they_may_again(db) -> None:
+    people.disable(db, "miller", actor="root", now=NOW)
+
+    with pytest.raises(ConfigError, match="miller may not sign in: expected somebody who may"):
+        people.make_token(db, "miller", label="reports", role="viewer", days=7, actor="root", now=NOW)
+
+    assert people.list_tokens(db) == []
+
+
 def test_a_token_lets_a_program_in_until_it_is_revoked(db) -> None:
     made = people.make_token(db, "miller", label="reports", role="viewer", days=7, actor="miller", now=NOW)
 

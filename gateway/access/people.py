@@ -202,6 +202,8 @@ def make_token(db: Database, name: str, *, label: str, role: str, days: int, act
     secret = passwords.secret()
     with db.begin() as session:
         account = _known(session, name, to_change=True)
+        if account.disabled_at is not None:  # else it lets them in from the day on which they may again
+            raise ConfigError([f"{name} may not sign in: expected somebody who may"])
         if not Right(account.role).includes(Right(_role(role))):
             raise ConfigError([f"{name} is {account.role}: expected a token that may do no more"])
         token = Token(

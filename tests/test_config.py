@@ -158,7 +158,7 @@ def test_environment_variables_override_the_file(loaded) -> None:
         ("GATEWAY_DIMZE__PORT", "1", "unknown key, did you mean 'dimse'?"),
         ("GATEWAY_DIMSE__PORT", "", "input should be a valid integer"),
         ("GATEWAY_DIMSE__CALLING_AE_TITLES", '["CT1"', "expected a list, in square brackets"),
-        ("GATEWAY_PEERS__0__HOST", "x", "expected a list, in square brackets"),
+        ("GATEWAY_PEERS__0__HOST", "x", "expected a key of a section: those of [[peers]] are set in the file alone"),
     ],
 )
 def test_a_wrong_environment_variable_is_told_by_its_own_name(problems, name: str, value: str, problem: str) -> None:

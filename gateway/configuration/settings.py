@@ -35,7 +35,7 @@ class Settings:
 
 
 def read(path: Path | None, environment: Mapping[str, str]) -> Settings:
-    """The values of the file (None: there is none) under those of the environment. Raises ConfigError where it is no TOML."""
+    """The values of the file (None: there is none) under those of the environment. Raises ConfigError."""
     try:
         values = tomllib.loads(path.read_text("utf-8")) if path else {}
     except OSError as error:
@@ -43,8 +43,10 @@ def read(path: Path | None, environment: Mapping[str, str]) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path}: expected TOML: {lowered(str(error))}"]) from error
     overrides = _overrides(environment)
-    for (section, key), (_, value) in overrides.items():
+    for (section, key), (name, value) in overrides.items():
         table = values.get(section)
+        if isinstance(table, list):  # of which one it is meant for, the name does not say
+            raise ConfigError([f"{name}: expected a key of a section: those of [[{section}]] are set in the file alone"])
         values[section] = {**(table if isinstance(table, dict) else {}), key: value}
     return Settings(values, str(path or "defaults"), {place: name for place, (name, _) in overrides.items()})
 

@@ -25,6 +25,7 @@ GatewayError
 |  +- ModelUnavailable     Triton or the model did not answer (try again)
 |  +- NoRoom               the store does not take the results now (try again)
 |  +- NoPipeline           this process does not have it, another one may (try again)
+|  +- Outdated             results of an earlier revision have come or gone since it began (try again)
 +- DeliveryError           a peer did not take an output
 |  +- Unreachable          no association, no answer, out of resources (try again)
 |  |  +- Unanswered        everything was sent and the answer never came: the peer may hold it (ask, then send the same again)
@@ -163,6 +164,11 @@ class NoRoom(JobError):
 
 class NoPipeline(JobError):
     code = "PIPELINE"
+    retryable = True
+
+
+class Outdated(JobError):
+    code = "REVISION"
     retryable = True
 
 

@@ -22,7 +22,7 @@ from gateway.dicom.header import Copies
 from gateway.dicom.part10 import part10
 from gateway.dicom.uids import job_key
 from gateway.engine import Queues, backoff
-from gateway.errors import BadOutput, Crashed, JobError, ModelDied, NoPipeline, NoRoom, OutOfResources
+from gateway.errors import BadOutput, Crashed, JobError, ModelDied, NoPipeline, NoRoom, Outdated, OutOfResources
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Pipeline
 from gateway.rows.searches import Prior, PriorInstance, PriorState
@@ -30,6 +30,7 @@ from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.store import Store, Stored
 from gateway.work import conformance, delivery, foreign, jobs, shadow
 from gateway.work.load import Earlier, Inputs, beside, load
+from gateway.work.revisions import successor, superseded_by
 
 CRASHES_AT_MOST = 3
 _CRASHED = f"the process that worked on this job, the gateway's or its model's, ended {CRASHES_AT_MOST} times"
@@ -104,15 +105,11 @@ def run(
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
+        _write(job, result, stored, clock(), db, queues)
     except JobError as error:
         _ended_badly(job, error, clock(), db, queues)
         begun.pop(job_id, None)
         return
-    with db.begin() as session:
-        if _end(session, job, state=JobState.DONE, ended_at=clock(), reason="", code="", job_key=result.encoding.key):
-            job, in_shadow = _write(session, job, result, clock())
-            for dataset, file in stored:
-                _write_output(session, job, dataset, file.sha256, file.size, clock(), queues, in_shadow=in_shadow)
     begun.pop(job_id, None)
     crash_point("run.committed")
 
@@ -126,10 +123,16 @@ def run_failed(job_id: int, error: Exception, now: datetime, *, db: Database, qu
 
 
 def _start(job_id: int, now: datetime, db: Database, begun: Mapping[int, int]) -> Job | None:
-    """None when there is nothing (more) to do. A job whose process died too often is given up, not tried for ever."""
+    """None when there is nothing (more) to do, as where the series has grown while an attempt before this one ran.
+
+    A job whose process died too often is given up, not tried for ever.
+    """
     with db.begin() as session:
         job = lock(session, Job, job_id)
         if job.state not in (JobState.QUEUED, JobState.RUNNING):
+            return None
+        if later := successor(session, job):
+            jobs.withdraw(session, job, now, superseded_by(later.revision), state=JobState(job.state))
             return None
         is_new = job.state == JobState.QUEUED
         job.crashes += not is_new and begun.get(job_id) != job.attempts
@@ -237,27 +240,47 @@ def _end(session: Session, job: Job, **values: object) -> bool:
     return bool(ended.rowcount)  # type: ignore[attr-defined]
 
 
-def _write(session: Session, job: Job, result: _Result, now: datetime) -> tuple[Job, bool]:
-    """The row as it is now, and whether nothing is sent of it: a person may have released it while it ran."""
-    row, in_shadow = session.get_one(Job, job.id, populate_existing=True), shadow.is_in(session, job.id)
-    row.reason = shadow.REASON if in_shadow else ""
+def _write(
+    job: Job, result: _Result, stored: Sequence[tuple[Dataset, Stored]], now: datetime, db: Database, queues: Queues
+) -> None:
+    """Raises Outdated where the results say of an earlier revision what is not so any more: they are not visible yet."""
+    with db.begin() as session:
+        if _replaces(session, job) != list(result.encoding.replaces):
+            raise Outdated("results of an earlier revision of the series have come or gone meanwhile: these are made anew")
+        if _end(session, job, state=JobState.DONE, ended_at=now, reason="", code="", job_key=result.encoding.key):
+            row = _write_row(session, job, result, now)
+            for dataset, file in stored:
+                _write_output(session, row, dataset, file.sha256, file.size, now, queues)
+
+
+def _write_row(session: Session, job: Job, result: _Result, now: datetime) -> Job:
+    """The row as it is now, for a person may have released it while it ran; with a reason where nothing is sent of it."""
+    row = session.get_one(Job, job.id, populate_existing=True)
+    row.reason = shadow.REASON if shadow.is_in(session, job.id) else _came_behind(session, job)
     row.notes, row.inferred_at, row.encoded_at = list(result.notes), result.inferred_at, result.encoded_at
     row.provenance = {**asdict(result.encoding.algorithm), "device_uid": result.encoding.algorithm.device_uid}
     uids = [dataset.SOPInstanceUID for dataset, _ in result.objects]
     _audit(session, Act.JOB_DONE, job, now, outputs=uids, job_key=result.encoding.key, notes=row.notes, **row.provenance)
-    return row, in_shadow
+    return row
 
 
-def _write_output(
-    session: Session, job: Job, dataset: Dataset, sha256: str, size: int, now: datetime, queues: Queues, *, in_shadow: bool
-) -> None:
+def _came_behind(session: Session, job: Job) -> str:
+    """Another machine was quicker with a later revision, whose results say nothing of these."""
+    later = successor(session, job)
+    if later is None or later.state != JobState.DONE:
+        return ""
+    return f"job {later.id} of a later revision was done before: its results are kept, and nothing is sent"
+
+
+def _write_output(session: Session, job: Job, dataset: Dataset, sha256: str, size: int, now: datetime, queues: Queues) -> None:
+    """To nobody where the job has a reason for that."""
     insert_once(
         session, OutputInstance, sop_instance_uid=dataset.SOPInstanceUID, job=job.id, sha256=sha256, size=size, created_at=now,
         study_instance_uid=dataset.StudyInstanceUID, series_instance_uid=dataset.SeriesInstanceUID,
         sop_class_uid=dataset.SOPClassUID, modality=dataset.Modality,
     )  # fmt: skip
     output = session.get_one(OutputInstance, dataset.SOPInstanceUID)
-    for peer in () if in_shadow else job.send_to:
+    for peer in () if job.reason else job.send_to:
         delivery.make(session, output, peer, now, job=job, queues=queues)
 
 

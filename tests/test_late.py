@@ -24,7 +24,7 @@ from gateway.decisions.rules import load as load_rules
 from gateway.deliver import deliver
 from gateway.dicom.instance import Origin
 from gateway.engine import SETTLE, settle_attempt
-from gateway.errors import Unreachable
+from gateway.errors import ConfigError, ModelUnavailable, Unreachable
 from gateway.outputs import Equipment
 from gateway.peers import Proof, Sent, Sought
 from gateway.pipeline import load_pipelines
@@ -373,6 +373,8 @@ def test_the_rest_of_a_series_cancels_the_job_on_its_half_that_has_not_begun(pla
     first, second = jobs(place)
     assert (first.state, first.reason) == (JobState.CANCELLED, "superseded by revision 2 of the series")
     assert (second.state, second.supersedes) == (JobState.QUEUED, first.id)
+    with pytest.raises(ConfigError, match=f"superseded by revision 2 of the series, which is job {second.id}"):
+        admin.retry_job(place.db, place.queues, first.id, actor="ann", now=place.now)
 
 
 # --- While the model thinks (F59) ---
@@ -400,6 +402,70 @@ def test_a_late_slice_during_inference_makes_a_revision_and_the_result_without_i
     with place.db() as session:
         made = [event.detail["supersedes"] for event in session.scalars(select(AuditEvent).where(AuditEvent.act == "job.created").order_by(AuditEvent.id))]  # fmt: skip
     assert made == [None, first.id]
+
+
+@pytest.mark.parametrize("left", [JobState.QUEUED, JobState.RUNNING])
+def test_a_job_whose_series_has_grown_while_it_ran_has_no_further_attempt(place: Place, left: JobState) -> None:
+    """Nor where its process died."""
+    series = ct_series(8)
+    come(place, series[:4])
+    look(place, series)
+    (first,) = jobs(place)
+
+    def late() -> None:
+        come(place, series[4:])
+        look(place, series)
+        raise ModelUnavailable("no answer")
+
+    work(place, first.id, Models(meanwhile=late))
+    with place.db.begin() as session:
+        session.execute(update(Job).where(Job.id == first.id).values(state=left))
+    work(place, jobs(place)[1].id)
+    work(place, first.id)
+
+    first, second = jobs(place)
+    assert (first.state, first.reason) == (JobState.CANCELLED, "superseded by revision 2 of the series")
+    assert (second.state, place.count(Delivery)) == (JobState.DONE, 2)
+
+
+def test_results_of_half_a_series_that_come_behind_those_of_the_whole_are_kept_and_not_sent(place: Place) -> None:
+    """A PACS would show them as the newer ones."""
+    series = ct_series(8)
+    come(place, series[:4])
+    look(place, series)
+
+    def late() -> None:
+        come(place, series[4:])
+        look(place, series)
+        work(place, jobs(place)[1].id)
+
+    work(place, jobs(place)[0].id, Models(meanwhile=late))
+
+    first, second = jobs(place)
+    assert (first.state, place.count(OutputInstance, job=first.id)) == (JobState.DONE, 2)
+    assert first.reason == f"job {second.id} of a later revision was done before: its results are kept, and nothing is sent"
+    assert (place.count(Delivery, job=first.id), place.count(Delivery, job=second.id)) == (0, 2)
+
+
+def test_a_revision_is_made_anew_where_the_results_before_it_come_while_it_runs(place: Place) -> None:
+    """It would not say that it is a later one."""
+    series = ct_series(8)
+    come(place, series[:4])
+    look(place, series)
+    begun, ends = threading.Event(), threading.Event()
+    first = threading.Thread(target=work, args=(place, jobs(place)[0].id, Models(lambda: (begun.set(), ends.wait(30)))))
+    first.start()
+    assert begun.wait(30)
+    come(place, series[4:])
+    look(place, series)
+    work(place, jobs(place)[1].id, Models(lambda: (ends.set(), first.join())))
+    between = jobs(place)[1]
+    work(place, between.id)
+
+    (seg, sr), (second_seg, second_sr) = (made(place, job.id) for job in jobs(place))
+    assert (between.state, between.code) == (JobState.QUEUED, "REVISION")
+    assert [one.SeriesDescription[:10] for one in (seg, second_seg, second_sr)] == ["Not for di", "REVISION 2", "REVISION 2"]
+    assert [uid for *_, uid in predecessors(second_sr)] == [sr.SOPInstanceUID]
 
 
 # --- Another patient (F60) ---

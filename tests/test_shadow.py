@@ -170,6 +170,22 @@ def test_a_job_in_the_shadow_runs_and_sends_nothing_before_a_person_says_so(plac
     assert [event.actor for event in rows(place, AuditEvent) if event.act == "job.released"] == ["anna"]
 
 
+def test_a_job_in_the_shadow_whose_series_has_grown_is_not_released_but_its_successor_is(place: Place) -> None:
+    """Both would go out, neither saying which is the later."""
+    series = ct_series(4)
+    for part in (series[:3], series[3:]):
+        come(place, part)
+        look(place, series, SHADOW)
+        work(place, rows(place, Job)[-1].id)
+    first, second = rows(place, Job)
+
+    with pytest.raises(ConfigError, match=f"superseded by revision 2 of the series, which is job {second.id}"):
+        release(place, first.id)
+    release(place, second.id)
+
+    assert [one.job for one in rows(place, Delivery)] == [second.id] * 2
+
+
 def test_a_job_that_is_released_before_it_ends_sends_when_it_ends(place: Place) -> None:
     series = ct_series(3)
     come(place, series)

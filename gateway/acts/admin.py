@@ -25,6 +25,7 @@ from gateway.rows.tables import (
 from gateway.views.stories import gone, gone_of_priors, known
 from gateway.work import delivery as rows
 from gateway.work import jobs
+from gateway.work.revisions import check_stands
 
 
 def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
@@ -34,6 +35,7 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
         job = known(session, Job, job_id, to_change=True)
         if job.state not in (JobState.QUEUED, JobState.FAILED, JobState.CANCELLED):
             raise ConfigError([f"job {job_id} is {job.state}: expected one that failed, was cancelled or waits"])
+        check_stands(session, job)
         if taken := gone(session, job):
             raise ConfigError([f"job {job_id}: retention took {taken} of its instances: send the series again"])
         if taken := gone_of_priors(session, job):

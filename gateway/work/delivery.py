@@ -83,7 +83,8 @@ def replaced(session: Session, job: Job) -> list[OutputInstance]:
         or_(Delivery.state != DeliveryState.CANCELLED, Delivery.sent_at.is_not(None)),
     )
     while earlier is not None and not found:
-        made = session.execute(select(OutputInstance, goes_out).where(OutputInstance.job == earlier)).all()
+        mine = select(OutputInstance, goes_out).where(OutputInstance.job == earlier)
+        made = session.execute(mine.order_by(OutputInstance.sop_instance_uid)).all()
         retracted = {one.retracts for one, _ in made}
         found = [one for one, goes in made if goes and not one.retracts and one.sop_instance_uid not in retracted]
         earlier = session.get_one(Job, earlier).supersedes

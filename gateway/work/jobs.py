@@ -22,6 +22,7 @@ from gateway.rows.searches import PriorSearch
 from gateway.rows.tables import Instance, Job, JobInstance, JobState, Series
 from gateway.rows.workitems import Workitem
 from gateway.work import delivery, shadow
+from gateway.work.revisions import superseded_by
 
 BEHIND = "background"
 """What nobody waits for goes last."""
@@ -176,9 +177,9 @@ def _seek_first(session: Session, job: Job, priors: Priors, now: datetime, queue
     queues.enqueue(session, PRIORS, str(job.id), attempt="0", lane=PRIORS, rank=rank(job.priority, job.created_at))
 
 
-def withdraw(session: Session, earlier: Job, now: datetime, reason: str) -> None:
-    """Where it has not started yet it never will."""
-    waiting = update(Job).where(Job.id == earlier.id, Job.state == JobState.QUEUED)
+def withdraw(session: Session, earlier: Job, now: datetime, reason: str, *, state: JobState = JobState.QUEUED) -> None:
+    """Where it has not started yet it never will; with RUNNING, by who holds its row and begins its next attempt."""
+    waiting = update(Job).where(Job.id == earlier.id, Job.state == state)
     cancelled = session.execute(waiting.values(state=JobState.CANCELLED, ended_at=now, reason=reason))
     if cancelled.rowcount:  # type: ignore[attr-defined]
         audit.record(session, Act.JOB_CANCELLED, at=now, series=earlier.series_instance_uid, job=earlier.id, reason=reason)
@@ -197,5 +198,5 @@ def _supersede(session: Session, series: Series, pipeline: str, now: datetime) -
     earlier = latest(session, series.series_instance_uid, pipeline, series.revision)
     if earlier is None:
         return None
-    withdraw(session, earlier, now, f"superseded by revision {series.revision} of the series")
+    withdraw(session, earlier, now, superseded_by(series.revision))
     return earlier.id

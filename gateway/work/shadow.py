@@ -18,6 +18,7 @@ from gateway.errors import ConfigError
 from gateway.rows.ruleset import Shadow
 from gateway.rows.tables import Job, JobState
 from gateway.work import delivery
+from gateway.work.revisions import check_stands
 
 REASON = "in the shadow: its results are kept, and nothing is sent before a person releases it"
 
@@ -51,11 +52,16 @@ def leave(
 
 
 def release_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
-    """A person lets the results of a job go to the peers of its rule. Raises ConfigError where it is not in the shadow."""
+    """A person lets the results of a job go to the peers of its rule.
+
+    Raises ConfigError where it is not in the shadow, has no results, or was superseded.
+    """
     with db.begin() as session:
-        ended = session.scalar(select(Job.state).where(Job.id == job_id, Job.state.in_((JobState.FAILED, JobState.CANCELLED))))
-        if ended:
-            raise ConfigError([f"job {job_id} is {ended}: it has no results that could go out"])
+        job = session.get(Job, job_id)
+        if job and job.state in (JobState.FAILED, JobState.CANCELLED):
+            raise ConfigError([f"job {job_id} is {job.state}: it has no results that could go out"])
+        if job:
+            check_stands(session, job)
         try:
             is_left = leave(session, job_id, now, queues=queues, actor=actor)
         except NoResultFound as error:

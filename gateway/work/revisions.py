@@ -1,0 +1,27 @@
+"""Revisions: a job on a series that has grown gives way to the one on the whole of it.
+
+Its results say nothing of those that come later, and a PACS would show the one that came last as the newer.
+"""
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gateway.errors import ConfigError
+from gateway.rows.tables import Job, JobState
+
+
+def successor(session: Session, job: Job) -> Job | None:
+    """The job of a later revision that has its place: one that waits, runs, or is done."""
+    mine = (Job.series_instance_uid == job.series_instance_uid) & (Job.pipeline == job.pipeline) & (Job.revision > job.revision)
+    stands = Job.state.not_in((JobState.FAILED, JobState.CANCELLED))
+    return session.scalars(select(Job).where(mine, stands).order_by(Job.revision.desc())).first()
+
+
+def superseded_by(revision: int) -> str:
+    return f"superseded by revision {revision} of the series"
+
+
+def check_stands(session: Session, job: Job) -> None:
+    """Raises ConfigError where nothing may come of it any more."""
+    if later := successor(session, job):
+        raise ConfigError([f"job {job.id} is {superseded_by(later.revision)}, which is job {later.id}"])

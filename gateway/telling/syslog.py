@@ -27,6 +27,8 @@ LONGEST_DATAGRAM = 65_000
 _PRIORITY = 85  # facility 10 (security), severity 5 (notice)
 _BOM = b"\xef\xbb\xbf"
 _CONNECT_SECONDS, _SEND_SECONDS = 10, 30
+_BETWEEN_DATAGRAMS = 0.001
+"""What waited for a collector does not come all at once: its machine drops what its program has not read in time, unasked."""
 _ANSWER_MILLISECONDS = 200
 """A closed UDP port answers at once; a TLS 1.3 server says only after the handshake that it does not take our certificate."""
 _NOT_PRINTABLE = re.compile(r"[^\x21-\x7e]")
@@ -65,6 +67,7 @@ class Datagrams:
         with _in_our_words():
             for one in frames:
                 self._socket.send(one)
+                time.sleep(_BETWEEN_DATAGRAMS)
             if _waits_for(self._socket, select.POLLERR):
                 raise OSError(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "")
 

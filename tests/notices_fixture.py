@@ -17,12 +17,13 @@ from tests.ports import free_port
 
 @dataclass
 class Mailbox:
-    """`answer` is what the server says to a message instead of taking it."""
+    """`answer` is what the server says to a message instead of taking it, `to_quit` to QUIT; nothing: it hangs up."""
 
     mails: list[EmailMessage] = field(default_factory=list)
     to: list[list[str]] = field(default_factory=list)
     answer: str = ""
     refused: frozenset[str] = frozenset()
+    to_quit: str = "221 Bye"
 
     async def handle_RCPT(self, server, session, envelope, address, options) -> str:
         if address in self.refused:
@@ -36,6 +37,11 @@ class Mailbox:
         self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
         self.to.append(envelope.rcpt_tos)
         return "250 OK"
+
+    async def handle_QUIT(self, server, session, envelope) -> str:
+        if not self.to_quit:
+            server.transport.close()
+        return self.to_quit
 
 
 @contextmanager

@@ -4,7 +4,7 @@ import re
 import smtplib
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -16,6 +16,7 @@ import structlog
 
 from gateway.configuration.protocols import is_readable, is_seconds, is_text, read_settings, setting
 from gateway.errors import NoticeError
+from gateway.machine import tls
 from gateway.telling.wording import Told
 
 _ADDRESS = re.compile(r"[^\s@<>,;\"]+@[^\s@<>,;\"]+")
@@ -70,19 +71,18 @@ class Email:
             server.noop()
         return "the mail server lets us in"
 
-    def _connected(self) -> smtplib.SMTP:
+    @contextmanager
+    def _connected(self) -> Iterator[smtplib.SMTP]:
         context = ssl.create_default_context(cafile=self.authorities)
         kind: Any = partial(smtplib.SMTP_SSL, context=context) if self.security == "tls" else smtplib.SMTP
-        server: smtplib.SMTP = kind(self.host, self.port or _PORTS[self.security], timeout=self.timeout_seconds)
-        try:
+        with closing(kind(self.host, self.port or _PORTS[self.security], timeout=self.timeout_seconds)) as server:
             if self.security == "starttls":
                 server.starttls(context=context)
             if self.user:
                 server.login(self.user, self.password_file.read_text("utf-8").strip() if self.password_file else "")
-        except BaseException:
-            server.close()
-            raise
-        return server
+            yield server
+            with suppress(OSError):  # smtplib.SMTPException is one; what the server has taken it has, whatever it says to this
+                server.quit()
 
     def _message(self, told: Told) -> EmailMessage:
         message = EmailMessage()
@@ -104,8 +104,10 @@ def _in_our_words() -> Iterator[None]:
     except smtplib.SMTPRecipientsRefused as error:
         raise NoticeError("the mail server takes mail for none of the addresses") from error
     except ssl.SSLError as error:
-        raise NoticeError(f"no TLS with the mail server: {error.reason or 'expected one'}") from error
-    except (OSError, smtplib.SMTPException, UnicodeError) as error:
+        raise NoticeError(f"no TLS with the mail server: {tls.words(error)}") from error
+    except smtplib.SMTPException as error:  # its text is Python's own
+        raise NoticeError(f"the mail server cannot be used: {str(error).rstrip('.')}") from error
+    except (OSError, UnicodeError) as error:
         raise NoticeError(f"the mail server cannot be used ({type(error).__name__})") from error
 
 

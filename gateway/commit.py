@@ -207,7 +207,7 @@ def _assign(session: Session, commitment: Commitment, name: str, now: datetime, 
     commitment.state = CommitmentState.WAITING
     commitment.reason = f'expected a [[peers]] table with protocol = "dimse" and ae_title = "{commitment.ae_title}"'
     _logger.warning("commitment.waiting", reason=commitment.reason)
-    _audit(session, Act.COMMITMENT_RETRIED, commitment, now, outcome=audit.MINOR, reason=commitment.reason)
+    _audit(session, Act.COMMITMENT_RETRIED, commitment, now, outcome=audit.SERIOUS, reason=commitment.reason)
 
 
 def _again(

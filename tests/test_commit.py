@@ -35,6 +35,7 @@ from gateway.peers.dimse import Dimse
 from gateway.rows.tables import Commitment, CommitmentState, Instance
 from gateway.rows.trail import AuditEvent
 from gateway.sweep import sweep
+from gateway.telling.happening import TOLD, happening
 from gateway.work.ask import ask
 from tests.door_fixture import NOW, Place
 from tests.peers_fixture import Orthanc, running_orthanc
@@ -508,6 +509,25 @@ def look(place: Place, commitment_id: int, *peers: Dimse, filed_at: datetime | N
         return session.get_one(Commitment, commitment_id, options=[undefer(Commitment.failures)])
 
 
+def noticed(place: Place) -> list[str]:
+    """What notices tell of what has happened."""
+    columns = (AuditEvent.id, AuditEvent.at, AuditEvent.act, AuditEvent.outcome, AuditEvent.job, AuditEvent.detail)
+    with place.db() as session:
+        told = session.execute(select(*columns).where(AuditEvent.act.in_(TOLD)).order_by(AuditEvent.id)).all()
+    return [one.text for row in told if (one := happening(*row))]
+
+
+def test_a_report_that_is_tried_again_is_no_news(place: Place) -> None:
+    commitment_id = asked_for(place, CT)
+    place.now += timedelta(seconds=1)
+    peer = Dimse(name="ct1", host="127.0.0.1", port=free_port(), ae_title="CT1")
+
+    look(place, commitment_id, peer)
+    found = look(place, commitment_id, peer)
+
+    assert (found.state, found.reason, noticed(place)) == (CommitmentState.CHECKED, "no connection: connection refused", [])
+
+
 def test_what_is_missing_is_looked_for_as_long_as_doors_hold_what_was_promised_before(place: Place) -> None:
     commitment_id = asked_for(place, CT)
     place.now += timedelta(minutes=10)
@@ -526,6 +546,7 @@ def test_what_was_lost_while_there_was_no_peer_to_tell_is_not_committed(place: P
     place.now += timedelta(seconds=1)
     found = look(place, commitment_id)
     assert (found.state, found.failures) == (CommitmentState.WAITING, [])
+    assert noticed(place) == [f"a storage commitment has nobody to be reported to: {found.reason}"]
     with place.db() as session:
         place.store.discard(session.scalars(select(Instance.sha256)).one())
     peer = Dimse(name="ct1", host="127.0.0.1", port=free_port(), ae_title="CT1")

@@ -92,7 +92,7 @@ class Act(StrEnum):
     ALARM_ENDED = "alarm.ended"  # 110113
     COMMITMENT_ASKED = "commitment.asked"  # 110103 Instances Accessed, R: the instances will be read again
     COMMITMENT_REPORTED = "commitment.reported"  # 110103, R: outcome 4 where one was not there, 8 where one is damaged
-    COMMITMENT_RETRIED = "commitment.retried"  # 110103, outcome 4: the peer did not take the report yet
+    COMMITMENT_RETRIED = "commitment.retried"  # 110103, outcome 4: the peer did not take the report yet; 8: there is none
     COMMITMENT_FAILED = "commitment.failed"  # 110103, outcome 8: it does not take it
     WORKITEM_CREATED = "workitem.created"  # 110103 Instances Accessed, C: UPS-RS, as the next ones
     WORKITEM_UPDATED = "workitem.updated"  # 110103, U

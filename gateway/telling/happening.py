@@ -86,6 +86,7 @@ _ACTS: Mapping[str, tuple[Kind, int, Words]] = MappingProxyType(
         Act.DELIVERY_LATE: (Kind.DELIVERY_LATE, 0, _late),
         Act.DELIVERY_LOST: (Kind.DELIVERY_LOST, 0, _says("the peer took a result and does not have it; it is sent again")),
         Act.COMMITMENT_FAILED: (Kind.COMMITMENT_FAILED, 0, _says("a storage commitment could not be reported")),
+        Act.COMMITMENT_RETRIED: (Kind.COMMITMENT_FAILED, SERIOUS, _says("a storage commitment has nobody to be reported to")),
         Act.SERIES_COMPLETE: (Kind.SERIES_HELD, MINOR, _says("a series waits for a person")),
         Act.SERIES_HELD: (Kind.SERIES_HELD, 0, _says("a series lacks something and waits for a person")),
         Act.SERIES_FAILED: (Kind.SERIES_HELD, 0, _says("a series lacks something, and no job was made")),

@@ -144,13 +144,17 @@ class Roster(Mapping[str, Peer]):
             self._make(rows)
 
     def refresh(self) -> bool:
-        """Read what was added; whether anything has changed."""
+        """Read what was added, and look whether what could not be used can be now; whether anything has changed."""
         with self._lock:  # who read earlier must not write later
             rows = self._read()
-            is_new = _seen(rows) != self._rows
+            is_new = _seen(rows) != self._rows or self._is_mended()
             if is_new:
                 self._make(rows)
             return is_new
+
+    def _is_mended(self) -> bool:
+        """A file that its table names may be back."""
+        return any(entry.peer is None and self._entry(entry.name, entry.table).peer is not None for entry in self.entries)
 
     def make(self, table: Mapping[str, Any]) -> Peer:
         """As `make_peer`, also by what the rest of the configuration says. Raises ConfigError with all that is wrong."""

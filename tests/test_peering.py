@@ -212,6 +212,11 @@ def test_a_row_that_is_wrong_on_this_machine_is_no_peer_of_it_and_takes_nothing(
     assert [(entry.state, bool(entry.problems)) for entry in here.entries] == [("in use", False), ("wrong", True)]
     with pytest.raises(ConfigError, match="token_file"):
         echo_peer(here, "web")
+    assert not here.refresh()
+
+    file.write_text("x")
+    assert here.refresh()
+    assert (here.takes("web"), here.refresh()) == (True, False)
 
 
 def test_a_peer_that_something_still_goes_to_is_not_removed(db, roster: Roster) -> None:

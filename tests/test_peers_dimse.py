@@ -111,10 +111,16 @@ def test_what_is_wrong_with_tls_is_told_and_is_tried_again(tmp_path, tls):
         with pytest.raises(Unreachable, match=r"TLS failed|closed"):  # we believe everybody, and are not believed
             believed.echo()
 
-    assert said["name"].startswith("no connection: the certificate is not trusted (Hostname mismatch")
-    assert said["issuer"].startswith("no connection: the certificate is not trusted (self-signed certificate")
+    assert said["name"].startswith("no TLS with the peer: the certificate is not trusted (Hostname mismatch")
+    assert said["issuer"].startswith("no TLS with the peer: the certificate is not trusted (self-signed certificate")
     assert "the connection broke: TLS failed" in said["ours"] and "TLS failed" in said["none"]
     assert "connection" in said["plain"]
+
+
+def test_a_port_that_speaks_no_tls_is_told_so(tmp_path, tls):
+    table, _, _ = tls
+    with running_storescp(tmp_path) as port, pytest.raises(Unreachable, match="no TLS with the peer: "):
+        dimse(port, **table).echo()
 
 
 def test_certificates_that_are_replaced_count_with_the_next_connection(tmp_path, tls):

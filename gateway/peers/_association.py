@@ -261,9 +261,12 @@ def _connected(address: tuple[str, int], timeout: float, secured: Secured | None
         opened = socket.create_connection(address, timeout)
         for option in SOCKET_OPTIONS:
             opened.setsockopt(*option)
-        return opened if secured is None else secured(opened)
     except OSError as error:
         raise Unreachable(f"no connection: {words(error, timeout)}") from error
+    try:
+        return opened if secured is None else secured(opened)
+    except OSError as error:
+        raise Unreachable(f"no TLS with the peer: {words(error, timeout)}") from error
 
 
 def _part(parting: Connection, association: Association) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
-from gateway.db import Database, insert_once, lock
+from gateway.db import Database, changed, insert_once, lock
 from gateway.dicom.header import Copies
 from gateway.dicom.part10 import part10
 from gateway.dicom.uids import job_key
@@ -236,8 +236,7 @@ def _ended_badly(job: Job, error: JobError, now: datetime, db: Database, queues:
 def _end(session: Session, job: Job, **values: object) -> bool:
     """Compare-and-swap: only the attempt that still holds the job may end it."""
     mine = (Job.id == job.id) & (Job.state == JobState.RUNNING) & (Job.attempts == job.attempts)
-    ended = session.execute(update(Job).where(mine).values({"crashes": 0, **values}))
-    return bool(ended.rowcount)  # type: ignore[attr-defined]
+    return changed(session, update(Job).where(mine).values({"crashes": 0, **values}))
 
 
 def _write(

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import insert_once, lock
+from gateway.db import changed, insert_once, lock
 from gateway.decisions.rules import PRIORITIES, Outcome, Rule
 from gateway.dicom.uids import digest
 from gateway.engine import PRIORS, RUN, Queues, model_lane, rank, ticket
@@ -180,8 +180,7 @@ def _seek_first(session: Session, job: Job, priors: Priors, now: datetime, queue
 def withdraw(session: Session, earlier: Job, now: datetime, reason: str, *, state: JobState = JobState.QUEUED) -> None:
     """Where it has not started yet it never will; with RUNNING, by who holds its row and begins its next attempt."""
     waiting = update(Job).where(Job.id == earlier.id, Job.state == state)
-    cancelled = session.execute(waiting.values(state=JobState.CANCELLED, ended_at=now, reason=reason))
-    if cancelled.rowcount:  # type: ignore[attr-defined]
+    if changed(session, waiting.values(state=JobState.CANCELLED, ended_at=now, reason=reason)):
         audit.record(session, Act.JOB_CANCELLED, at=now, series=earlier.series_instance_uid, job=earlier.id, reason=reason)
 
 

@@ -78,7 +78,10 @@ def test_a_second_file_of_one_name_stops_the_start(tmp_path):
 
 
 def test_everything_wrong_in_a_table_is_said_at_once_without_its_values():
-    keys = "name, host, port, ae_title, calling_ae_title, timeout_seconds, proof, concurrency, per_minute, worklist"
+    keys = (
+        "name, host, port, ae_title, calling_ae_title, timeout_seconds, proof, concurrency, per_minute, worklist,"
+        " tls, verify, certificate, certificate_key, certificate_name"
+    )
 
     with pytest.raises(ConfigError) as raised:
         make_peer(

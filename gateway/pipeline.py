@@ -48,6 +48,7 @@ class Priors:
 class Needs:
     """What the series must be, checked before the model is asked, and how its values are handed over.
 
+    `modality` is one, or several of which the series has one: ("CR", "DX").
     `whole_numbers`: the volume comes as int16, rounded, instead of float32: what CT models take, in half the memory. Hounsfield
     units beyond are held within; another modality's values, such as Bq/ml of a PET, are refused where int16 does not hold them.
     `volume`: which it wants of a series that holds several (phases, echoes, b-values, time points): "only" refuses such a series,
@@ -57,7 +58,7 @@ class Needs:
     `priors`: it wants earlier studies of the patient beside the series (prior.py), and of each the volume as of the series.
     """
 
-    modality: str
+    modality: str | tuple[str, ...]
     slices_at_least: int = 1
     spacing_at_most_mm: float = float("inf")
     whole_numbers: bool = False
@@ -67,10 +68,15 @@ class Needs:
     priors: Priors | None = None
 
     def __post_init__(self) -> None:
-        _expect(isinstance(self.modality, str), 'modality: one text, such as "CT"')
+        is_told = isinstance(self.modality, str | tuple) and all(isinstance(one, str) and one for one in self.modalities)
+        _expect(is_told and len(self.modalities) > 0, 'modality: "CT", or several, such as ("CR", "DX")')
         is_one = isinstance(self.volume, Mapping) and self.volume.keys() <= keyword_dict.keys()
         _expect(self.volume in (ONLY, LARGEST) or is_one, f'volume: "{ONLY}", "{LARGEST}", or values by DICOM keyword')
         _expect(self.kernel in (SOFT, SHARP), f'kernel: "{SOFT}" or "{SHARP}"')
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return (self.modality,) if isinstance(self.modality, str) else self.modality
 
 
 @dataclass(frozen=True)

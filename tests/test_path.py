@@ -9,16 +9,20 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from sqlalchemy import select
 
+from gateway.decisions.measured import measured
 from gateway.rows.tables import Association, DeliveryState, JobState, OutputInstance, SeriesState
 from gateway.rows.trail import AuditEvent
 from tests.peers_fixture import data_set, data_set_sha256, running_orthanc
 from tests.ports import free_port
+from tests.radiograph_fixture import MILLIMETRES, radiograph, shadows
 from tests.synthetic import ct_series, part10
 from tests.world import World, associate, pacs, relay
 
@@ -42,6 +46,8 @@ rules:
     pipeline: bright
     send_to: [PEERS]
 """
+
+RADIOGRAPHS = "rules: [{name: X-ray, when: {all: [{attribute: Modality, one_of: [CR, DX]}]}, pipeline: shadow, send_to: [PEERS]}]"
 
 
 @pytest.fixture
@@ -128,6 +134,22 @@ def test_orthanc_sends_a_series_and_holds_its_results_byte_for_byte_by_c_store_a
             ]
             for output in results(world, series):
                 assert data_set_sha256(orthanc.file(output.sop_instance_uid)) == data_set_sha256(world.store.path(output.sha256))
+
+
+def test_a_radiograph_gets_its_segmentation_and_its_area_back_into_the_pacs(tmp_path: Path, triton: str) -> None:
+    image, bright = radiograph(), shadows() > 2000
+    with running_orthanc(tmp_path) as orthanc:
+        peers = [{"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": orthanc.dicom_port, "ae_title": "ORTHANC"}]
+        with World(tmp_path / "world", f"sqlite:///{tmp_path / 'gateway.db'}", triton, peers, rules=RADIOGRAPHS) as world:
+            assert world.start().send([image]) == [0x0000]
+            world.wait_ended([image])
+
+            assert {delivery.state for delivery in world.deliveries()} == {"proved"}
+            seg, sr = (dcmread(BytesIO(orthanc.file(one.sop_instance_uid))) for one in results(world, [image]))
+
+    pixels = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")[: bright.size]
+    assert (pixels.reshape(bright.shape) == bright).all()
+    assert measured(sr).rows == {"Area": [f"{bright.sum() * MILLIMETRES**2:,.1f} mm2"]}
 
 
 def test_the_same_series_gives_the_same_uids_in_another_gateway(world: World, tmp_path: Path, triton: str) -> None:

@@ -23,7 +23,7 @@ def past(study: str, made_on: date | None, *, series: str = "1", modality: str =
 def told(*found: Past, slices_at_least: int = 20, **wants: object) -> dict[str, str]:
     return {
         one.series_instance_uid: why
-        for one, why in chosen(found, TODAY, Priors(**wants), modality="CT", slices_at_least=slices_at_least)
+        for one, why in chosen(found, TODAY, Priors(**wants), modalities=("CT",), slices_at_least=slices_at_least)
     }
 
 

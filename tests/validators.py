@@ -38,6 +38,7 @@ DCENTVFY_FALSE_POSITIVES = {
 }
 PIXELMED_FALSE_POSITIVES = {
     # Each measurement group is held against 1410, 1411 and 1501 in turn; only a group that declares 1501 is excused (see below).
+    "Template 1410 PlanarROIMeasurements",
     "Template 1411 VolumetricROIMeasurements",
 }
 NODE = re.compile(r"within ([0-9.]+):")

@@ -101,7 +101,7 @@ def suggestion(
     rows.append(_row("fact", "orientation", "is", known.get("orientation")))
     found = known.get("slices")
     slices = found if isinstance(found, int) else 0
-    takers = [pipeline for pipeline, needs in pipelines.items() if needs.modality == modality]
+    takers = [pipeline for pipeline, needs in pipelines.items() if modality in needs.modalities]
     enough = [pipeline for pipeline in takers if pipelines[pipeline].slices_at_least <= slices]
     if slices > 1:
         fewest = pipelines[enough[0]].slices_at_least if enough else 2

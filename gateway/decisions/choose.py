@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pydicom import Dataset
 
 from gateway.dicom.enhanced import unfolded
+from gateway.dicom.radiograph import is_radiograph
 from gateway.dicom.values import numbers, texts
 from gateway.errors import Unsuitable
 from gateway.imaging.split import Part, parts, positions
@@ -56,7 +57,8 @@ def regular(part: Part) -> float | None:
 
 
 def _only(found: Sequence[Part]) -> Part:
-    raise Unsuitable("VOLUMES", f"expected one volume in the series; there are {len(found)}: {_named(found)}")
+    one = "radiograph" if is_radiograph(found[0].headers[0]) else "volume"
+    raise Unsuitable("VOLUMES", f"expected one {one} in the series; there are {len(found)}: {_named(found)}")
 
 
 def _largest(found: Sequence[Part]) -> Part:

@@ -17,6 +17,7 @@ FORMAT = (
     "PixelRepresentation",
 )  # fmt: skip
 LAYOUT = (*FORMAT, "PixelPaddingValue", "PixelPaddingRangeLimit")
+_GREY = (("MONOCHROME1",), ("MONOCHROME2",))
 _HARMLESS_BYTES = 64 * 1024 * 1024
 _MAX_RATIO = 1000
 _EIGHT_BITS = 255
@@ -67,8 +68,8 @@ def check_format(header: Dataset) -> None:
     rows, columns = whole(header, "Rows"), whole(header, "Columns")
     if not (0 < rows <= 0xFFFF and 0 < columns <= 0xFFFF):
         raise Unsuitable("IMAGE", "expected images with Rows and Columns of 1 to 65535")
-    if whole(header, "SamplesPerPixel") != 1 or texts(header, "PhotometricInterpretation") != ("MONOCHROME2",):
-        raise Unsuitable("IMAGE", "expected one sample per pixel, PhotometricInterpretation MONOCHROME2")
+    if whole(header, "SamplesPerPixel") != 1 or texts(header, "PhotometricInterpretation") not in _GREY:
+        raise Unsuitable("IMAGE", "expected one sample per pixel, PhotometricInterpretation MONOCHROME1 or MONOCHROME2")
     allocated, stored = whole(header, "BitsAllocated"), whole(header, "BitsStored")
     if allocated not in (8, 16, 32) or not 0 < stored <= allocated or whole(header, "HighBit") != stored - 1:
         raise Unsuitable("IMAGE", "expected 8, 16 or 32 Bits Allocated, no more Bits Stored, and the High Bit below them")

@@ -46,10 +46,12 @@ def why_not_study(made_on: date | None, today: date, wants: Priors) -> str:
     return ""
 
 
-def chosen(found: Sequence[Past], today: date, wants: Priors, *, modality: str, slices_at_least: int) -> list[tuple[Past, str]]:
+def chosen(
+    found: Sequence[Past], today: date, wants: Priors, *, modalities: Sequence[str], slices_at_least: int
+) -> list[tuple[Past, str]]:
     """All of `found`, those that are taken first and with an empty reason, the others with why they are not."""
     known = {one.series_instance_uid: one for one in reversed(found)}  # of two sources the first
-    reasons = {uid: _why_not(one, today, wants, modality, slices_at_least) for uid, one in known.items()}
+    reasons = {uid: _why_not(one, today, wants, modalities, slices_at_least) for uid, one in known.items()}
     fit = sorted((one for uid, one in known.items() if not reasons[uid]), key=_rank)
     reasons |= dict(_passed(fit, wants.at_most))
     return sorted(((known[uid], why) for uid, why in reasons.items()), key=lambda pair: (pair[1] != "", _rank(pair[0])))
@@ -66,11 +68,11 @@ def _passed(fit: Sequence[Past], at_most: int) -> Iterator[tuple[str, str]]:
             studies.append(one.study_instance_uid)
 
 
-def _why_not(one: Past, today: date, wants: Priors, modality: str, slices_at_least: int) -> str:
+def _why_not(one: Past, today: date, wants: Priors, modalities: Sequence[str], slices_at_least: int) -> str:
     if why := why_not_study(one.made_on, today, wants):
         return why
-    if one.modality != modality:
-        return f"expected modality {modality}"
+    if one.modality not in modalities:
+        return f"expected modality {' or '.join(modalities)}"
     if wants.body_parts and one.body_part and one.body_part not in wants.body_parts:
         return f"expected a body part among {', '.join(wants.body_parts)}"
     if one.instances is not None and one.instances < slices_at_least and slices_at_least > 1:

@@ -173,7 +173,11 @@ def _choose(case: _Case, found: Sequence[Past], problems: Sequence[str], now: da
     """Write down which are taken, and why the others are not."""
     needs, wants = case.needs, case.wants
     ordered = chosen(
-        found, case.today or date.min, wants, modality=wants.modality or needs.modality, slices_at_least=needs.slices_at_least
+        found,
+        case.today or date.min,
+        wants,
+        modalities=(wants.modality,) if wants.modality else needs.modalities,
+        slices_at_least=needs.slices_at_least,
     )
     with db.begin() as session:
         search = lock(session, PriorSearch, case.job.id)

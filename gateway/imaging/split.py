@@ -17,6 +17,7 @@ import numpy as np
 from pydicom import Dataset
 
 from gateway.dicom.enhanced import unfolded
+from gateway.dicom.radiograph import is_radiograph
 from gateway.dicom.values import each, numbers, texts, whole
 from gateway.imaging.volume import is_localizer
 
@@ -37,6 +38,7 @@ _PHASES = (
     "DiffusionGradientOrientation", "DimensionIndexValues", "AcquisitionNumber", "ConvolutionKernel", "SeriesTime",
     "AcquisitionTime", "AcquisitionDateTime", "ContentTime",
 )  # fmt: skip
+_VIEW = ("ViewPosition", "ImageLaterality", "Laterality", "ImageType", "SOPClassUID", "InstanceNumber")
 _UNSPOKEN = frozenset(("FrameOfReferenceUID",))
 """Sets apart, and is never told: it identifies."""
 _VARIANTS = frozenset(("ImageType", "EchoTime", "EchoNumbers", "DiffusionBValue"))
@@ -58,13 +60,16 @@ class Part:
 
     def __str__(self) -> str:
         words = [f"{keyword} {value}" for keyword, value in self.name.items()]
-        return f"{len(self.headers)} images" + (f" of {', '.join(words)}" if words else "")
+        return ("1 image" if len(self.headers) == 1 else f"{len(self.headers)} images") + (
+            f" of {', '.join(words)}" if words else ""
+        )
 
 
 def parts(headers: Sequence[Dataset]) -> tuple[Part, ...]:
-    """In the order of their first image; localizers, and what is no image, are in none."""
+    """Radiographs, each for itself; then volumes, in the order of their first image. Localizers, and no images, are in none."""
     images = images_of(unfolded(headers))
-    found: list[Part] = []
+    found = _views([one for one in images if is_radiograph(one)])
+    images = [one for one in images if not is_radiograph(one)]
     groups = _grouped(images, _keys(images))
     apart = [name for name in (*_ALWAYS, *_PLANES) if len({texts(group[0], name) for group in groups.values()}) > 1]
     for (always, planes), group in groups.items():
@@ -72,6 +77,12 @@ def parts(headers: Sequence[Dataset]) -> tuple[Part, ...]:
         kind = (tuple(value for name, value in zip(_ALWAYS, always, strict=True) if name not in _VARIANTS), planes)
         found += [Part(tuple(phase), MappingProxyType({**own, **name}), kind) for phase, name in _phases(group)]
     return tuple(found)
+
+
+def _views(radiographs: Sequence[Dataset]) -> list[Part]:
+    apart = [name for name in _VIEW if len({texts(one, name) for one in radiographs}) > 1]
+    names = [{name: "\\".join(texts(one, name)) or "none" for name in apart} for one in radiographs]
+    return [Part((one,), MappingProxyType(name), _VIEW) for one, name in zip(radiographs, names, strict=True)]
 
 
 def images_of(headers: Sequence[Dataset]) -> list[Dataset]:

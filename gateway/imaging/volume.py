@@ -15,7 +15,8 @@ from pydicom import Dataset
 
 from gateway.dicom.enhanced import problem, unfolded
 from gateway.dicom.lookup import KEYWORDS, Lookup, lookup
-from gateway.dicom.pixels import FORMAT, check_format
+from gateway.dicom.pixels import FORMAT, check_format, layout
+from gateway.dicom.radiograph import is_radiograph, place
 from gateway.dicom.values import each, numbers, texts, whole
 from gateway.errors import Unsuitable
 
@@ -83,6 +84,21 @@ def arrange(headers: Sequence[Dataset]) -> Stack:
     )
 
 
+def stacked(headers: Sequence[Dataset]) -> Stack:
+    """A radiograph alone, as the one slice of a volume; or what `arrange` makes of `headers`. Raises Unsuitable as that does."""
+    return _flat(headers[0]) if len(headers) == 1 and is_radiograph(headers[0]) else arrange(headers)
+
+
+def _flat(radiograph: Dataset) -> Stack:
+    known, here, shown = layout(radiograph), place(radiograph), lookup(radiograph)
+    check_size([radiograph])
+    notes = [] if here.is_told else ["the image does not tell the size of its pixels: 1 mm stands for it"]
+    if texts(radiograph, "PhotometricInterpretation") == ("MONOCHROME1",):
+        notes.append("MONOCHROME1: values were turned round, so that larger ones are brighter")
+        shown = Lookup(-shown.slope, shown.intercept + shown.slope * (known.lowest + known.highest), None)
+    return Stack((radiograph,), (shown,), here.position, here.orientation, here.spacing, spacing_mm=1.0, notes=tuple(notes))
+
+
 def check_identity(headers: Sequence[Dataset]) -> None:
     """Raises Unsuitable("IDENTITY") for more than one patient, study or series."""
     _check_same(headers, _IDENTITY, "IDENTITY", "one patient, one study and one series")
@@ -120,8 +136,14 @@ def volume(stack: Stack, pixels: Iterable[np.ndarray], *, whole_numbers: bool = 
         pixel_spacing=stack.pixel_spacing,
         spacing_between_slices=stack.spacing_mm,
         coordinate_system="PATIENT",
-        frame_of_reference_uid=first.FrameOfReferenceUID,
+        frame_of_reference_uid=first.get("FrameOfReferenceUID"),
     )
+
+
+def check_size(images: Sequence[Dataset]) -> None:
+    """Raises Unsuitable("IMAGE") for what would not fit, as float32, images of one size."""
+    if len(images) * whole(images[0], "Rows") * whole(images[0], "Columns") * 4 > _MAX_BYTES:
+        raise Unsuitable("IMAGE", f"expected a volume of at most {_MAX_BYTES // 1024**3} GiB")
 
 
 def is_localizer(header: Dataset) -> bool:
@@ -134,8 +156,7 @@ def _check_images(images: Sequence[Dataset]) -> None:
     _check_same(images, _ONE_VOLUME, "GEOMETRY", "one volume in the series")
     if len(images) < 2:
         raise Unsuitable("GEOMETRY", f"expected at least 2 slices that are not localizers; there are {len(images)}")
-    if len(images) * whole(images[0], "Rows") * whole(images[0], "Columns") * 4 > _MAX_BYTES:
-        raise Unsuitable("IMAGE", f"expected a volume of at most {_MAX_BYTES // 1024**3} GiB")
+    check_size(images)
 
 
 def _check_image(image: Dataset) -> None:
@@ -149,6 +170,8 @@ def _check_image(image: Dataset) -> None:
     if "MOSAIC" in texts(image, "ImageType"):
         raise Unsuitable("IMAGE", "expected one slice per instance, not a mosaic of slices")
     check_format(image)
+    if texts(image, "PhotometricInterpretation") != ("MONOCHROME2",):
+        raise Unsuitable("IMAGE", "expected slices of PhotometricInterpretation MONOCHROME2")
 
 
 def _check_same(headers: Sequence[Dataset], keywords: Iterable[str], code: str, expected: str, *, required: bool = False) -> None:

@@ -24,20 +24,22 @@ def fill(made: Dataset, labels: hd.Volume, planes: Sequence[Dataset]) -> None:
     kept = np.flatnonzero(there.any(axis=1)).tolist()
     found = [(int(number), int(plane)) for number, plane in np.argwhere(there.T)]
     is_told_once = "SegmentIdentificationSequence" in shared  # where there is one segment
-    shared.PixelMeasuresSequence[0].SpacingBetweenSlices = format_number_as_ds(labels.spacing[0])
-    if is_told_once and len(set(np.diff(kept))) == 1:
+    is_placed = "FrameOfReferenceUID" in made  # a radiograph is not
+    if is_placed:
+        shared.PixelMeasuresSequence[0].SpacingBetweenSlices = format_number_as_ds(labels.spacing[0])
+    if is_placed and is_told_once and len(set(np.diff(kept))) == 1:
         made.DimensionOrganizationType = "3D"
     (derivation,) = pattern.DerivationImageSequence
     alike = [element for element in derivation.SourceImageSequence[0] if "Referenced" not in element.keyword]
     derivations = {plane: _derivation(alike, derivation["DerivationCodeSequence"], planes[plane]) for plane in kept}
-    positions = {plane: _position(planes[plane]) for plane in kept}
+    positions = {plane: [_position(planes[plane])] if is_placed else [] for plane in kept}
     segments = {number: _identification(number) for number in {number for number, _ in found}}
     rank = {plane: place for place, plane in enumerate(kept, start=1)}
     made.PerFrameFunctionalGroupsSequence = [
         _item(
             derivations[plane],
-            _sequence("FrameContentSequence", DataElement("DimensionIndexValues", "UL", [number, rank[plane]])),
-            positions[plane],
+            _sequence("FrameContentSequence", DataElement("DimensionIndexValues", "UL", [number, rank[plane]][: 1 + is_placed])),
+            *positions[plane],
             *(() if is_told_once else (segments[number],)),
         )
         for number, plane in found

@@ -16,6 +16,7 @@ from pydicom.uid import CTImageStorage
 from pydicom.valuerep import format_number_as_ds
 
 from gateway.dicom.enhanced import frame_number
+from gateway.dicom.radiograph import is_radiograph, place
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, check_codes, modules
 from gateway.outputs.multiframe import fill
@@ -85,6 +86,8 @@ class Segmentation:
             item.DimensionOrganizationUID = dimensions
         fill(made, self.labels, encoding.source)
         _refer(made, encoding.source)
+        if is_radiograph(encoding.source[0]):
+            _lay_flat(made, encoding.source[0])
         _copy_lossy(made, encoding)
         return made
 
@@ -109,7 +112,7 @@ class Segmentation:
         if labels.spatial_shape != (len(source), source[0].Rows, source[0].Columns):
             raise BadOutput("expected labels of the shape (source instances, Rows, Columns)")
         origins = labels.affine[:3, 3] + np.arange(len(source))[:, None] * labels.affine[:3, 0]
-        positions = np.array([instance.ImagePositionPatient for instance in source], dtype=float)
+        positions = np.array([place(instance).position for instance in source])
         if np.abs(origins - positions).max() > labels.spacing[0] / 2:
             raise BadOutput("expected labels on the planes of the source instances, in their order")
         plane = labels.affine[:3, [3, 1, 2]] * (1, *labels.spatial_shape[1:])
@@ -169,24 +172,40 @@ def _plane(source: Dataset) -> np.ndarray:
 
     The plane of the first slice is that of all: later ones may be aside by as much as the geometry gate lets them.
     """
-    along, down = np.array(source.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    position, orientation, (between_rows, between_columns), _ = place(source)
+    along, down = np.array(orientation).reshape(2, 3)
     along = along / np.linalg.norm(along)
     down = down - (along @ down) * along  # as volume.py has it: at right angles, however few digits there are
     down = down / np.linalg.norm(down)
-    between_rows, between_columns = map(float, source.PixelSpacing)
-    position = np.array(source.ImagePositionPatient, dtype=float)
     return np.column_stack((position, down * between_rows * source.Rows, along * between_columns * source.Columns))
 
 
 def _single(source: Dataset, spacing_mm: float) -> Dataset:
-    """As a classic instance, also where it is one frame of many; where it tells no thickness, as thick as slices are apart."""
+    """As a classic instance, also where it is one frame of many; where it tells no thickness, as thick as slices are apart.
+
+    A radiograph has no frame of reference, whatever it says: it has no place in one.
+    """
     single = Dataset()
     single.update(source)
+    if is_radiograph(source):
+        single.pop("FrameOfReferenceUID", None)
+        return single
     if not single.get("SliceThickness"):
         single["SliceThickness"] = DataElement("SliceThickness", "DS", format_number_as_ds(spacing_mm))
     if frame_number(source) is not None:
         single["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
     return single
+
+
+def _lay_flat(made: Dataset, image: Dataset) -> None:
+    """Without a frame of reference a plane says nothing of the patient; viewers show nothing that has none (OHIF)."""
+    made.PatientOrientation = image.get("PatientOrientation") or ""
+    plane, measures = Dataset(), Dataset()
+    plane.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    if (here := place(image)).is_told:
+        measures.PixelSpacing = [format_number_as_ds(one) for one in here.spacing]
+    shared = made.SharedFunctionalGroupsSequence[0]
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
 
 
 def _refer(made: Dataset, sources: Sequence[Dataset]) -> None:

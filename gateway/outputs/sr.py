@@ -15,9 +15,10 @@ from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage
 
 from gateway import outputs
+from gateway.dicom.radiograph import is_radiograph
 from gateway.errors import BadOutput
 from gateway.outputs import INCOMPLETE, NOT_FOR_DIAGNOSIS, Encoding, check_codes, modules
-from gateway.outputs.seg import Segmentation
+from gateway.outputs.seg import Segmentation, frame_segments
 
 PRIVATE_SCHEME = outputs.PRIVATE_SCHEME  # where pipelines look for it
 PRESENT, ABSENT = Code("52101004", "SCT", "Present"), Code("272519000", "SCT", "Absent")
@@ -29,7 +30,11 @@ REQUEST = (
     "RequestedProcedureDescription",
 )
 
-_GroupItem = hd.sr.MeasurementsAndQualitativeEvaluations | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+_GroupItem = (
+    hd.sr.MeasurementsAndQualitativeEvaluations
+    | hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations
+    | hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations
+)
 _SOURCE = Code("260753009", "SCT", "Source")
 
 
@@ -51,8 +56,9 @@ class Measurement:
 class Group:
     """What was measured on `segments`, numbers from 1 of the report's segmentation.
 
-    One segment makes a TID 1411 group that shares the segment's tracking identifiers. Several make a TID 1501 group whose
-    source is those segments, because TID 1411 allows a single one. None makes a TID 1501 group on the whole series.
+    One segment makes a TID 1411 group that shares the segment's tracking identifiers, or on a radiograph a TID 1410 group.
+    Several make a TID 1501 group whose source is those segments, because the others allow a single one. None makes a TID 1501
+    group on the whole series.
 
     `evaluation` is what it states of `finding` in words: PRESENT, ABSENT, or another code. Without one, and without measurements,
     it states PRESENT where its segments have voxels, and else ABSENT: a classification that finds something has to say so.
@@ -133,6 +139,12 @@ class MeasurementReport:
         if self.segmentation is not None and segmentation is not None and len(group.segments) == 1:
             (number,) = group.segments
             tracking_id, tracking_uid = self.segmentation.tracking(number, encoding)
+            if is_radiograph(encoding.source[0]):
+                return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
+                    hd.sr.TrackingIdentifier(tracking_uid, tracking_id),
+                    referenced_segment=_segmented(number, segmentation, encoding.source[0]),
+                    **arguments,
+                )
             return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
                 hd.sr.TrackingIdentifier(tracking_uid, tracking_id),
                 referenced_segment=_segment(number, segmentation, encoding),
@@ -192,6 +204,17 @@ def _segment(number: int, segmentation: Dataset, encoding: Encoding) -> hd.sr.Re
     """The series stands for its images: one item instead of one for each slice in each group."""
     series = hd.sr.SourceSeriesForSegmentation(encoding.source[0].SeriesInstanceUID)
     return hd.sr.ReferencedSegment(segmentation.SOPClassUID, segmentation.SOPInstanceUID, number, source_series=series)
+
+
+def _segmented(number: int, segmentation: Dataset, image: Dataset) -> hd.sr.ReferencedSegmentationFrame:
+    """On its one image a segment has one frame, where it has pixels at all."""
+    if number not in frame_segments(segmentation):
+        raise BadOutput("expected pixels of each segment that a group is about: leave out what is not there")
+    source = hd.sr.SourceImageForSegmentation(image.SOPClassUID, image.SOPInstanceUID)
+    frame = frame_segments(segmentation).index(number) + 1
+    made = hd.sr.ReferencedSegmentationFrame(segmentation.SOPClassUID, segmentation.SOPInstanceUID, frame, number, source)
+    del made[0].ReferencedSOPSequence[0].ReferencedSegmentNumber  # not beside a frame (PS3.3 10.3)
+    return made
 
 
 def _segments(numbers: tuple[int, ...], segmentation: Dataset) -> hd.sr.ImageContentItem:

@@ -14,6 +14,7 @@ from pydicom.uid import Comprehensive3DSRStorage, KeyObjectSelectionDocumentStor
 
 from gateway.dicom.enhanced import frame_number
 from gateway.dicom.header import CHECKED, UNICODE, is_legal
+from gateway.dicom.radiograph import is_radiograph, place
 from gateway.dicom.uids import is_uid
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, Output
 from gateway.outputs.modules import FIRST_SERIES_NUMBER
@@ -23,32 +24,21 @@ VOLUME_TOLERANCE = 0.001
 _CHECKED = frozenset({"UI", *CHECKED})
 PATIENT = ("PatientID", "IssuerOfPatientID", "StudyInstanceUID")
 STUDY = (
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
+    "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "TimezoneOffsetFromUTC",
-)
+)  # fmt: skip
 TYPE_1 = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "ContentDate", "ContentTime")
 SEGMENT = (
-    "SegmentLabel",
-    "SegmentedPropertyCategoryCodeSequence",
-    "SegmentedPropertyTypeCodeSequence",
-    "SegmentAlgorithmName",
-    "SegmentationAlgorithmIdentificationSequence",
-    "TrackingID",
-    "TrackingUID",
-    "RecommendedDisplayCIELabValue",
-)
+    "SegmentLabel", "SegmentedPropertyCategoryCodeSequence", "SegmentedPropertyTypeCodeSequence", "SegmentAlgorithmName",
+    "SegmentationAlgorithmIdentificationSequence", "TrackingID", "TrackingUID", "RecommendedDisplayCIELabValue",
+)  # fmt: skip
 FLAGS = {"CompletionFlag": "COMPLETE", "PreliminaryFlag": "PRELIMINARY", "VerificationFlag": "UNVERIFIED"}
 EVIDENCE = "exactly the source instances and what the content refers to as evidence, each once"
 
 _VOLUME = "118565006"
-_GROUP, _SEGMENT, _SERIES = "125007", "121191", "121232"
+_GROUP, _SEGMENT, _SERIES, _FRAME, _IMAGE = "125007", "121191", "121232", "121214", "121233"
 _MM3 = {"mm3": 1, "ml": 1e3, "mL": 1e3, "cm3": 1e3, "l": 1e6, "L": 1e6}
+_OF_LENGTH = frozenset({*(f"{unit}{power}" for unit in ("um", "mm", "cm", "dm", "m") for power in ("", "2", "3")), *_MM3})
 _RELATIONSHIPS = {
     **dict.fromkeys(("112039", "112040", "121005", "121012", "121013", "121014", "121015", "121016"), "HAS OBS CONTEXT"),
     **dict.fromkeys(("121049", "121058", "111001", "111003", "363698007", "272741003", "121401"), "HAS CONCEPT MOD"),
@@ -136,6 +126,7 @@ def _is_valid(element: DataElement) -> bool:
 
 def _segmentation(made: Dataset, encoding: Encoding) -> Iterator[str]:
     first, frames = encoding.source[0], made.PerFrameFunctionalGroupsSequence
+    frame_of_reference = None if is_radiograph(first) else first.get("FrameOfReferenceUID")
     sources = {str(source.SOPInstanceUID) for source in encoding.source}
     slices = {(str(source.SOPInstanceUID), frame_number(source)) for source in encoding.source}
     images = [{_referred(image) for image in _source_images(frame)} for frame in frames]
@@ -143,7 +134,8 @@ def _segmentation(made: Dataset, encoding: Encoding) -> Iterator[str]:
     size = -(-made.NumberOfFrames * made.Rows * made.Columns // 8)
     lossy = any(source.get("LossyImageCompression") == "01" for source in encoding.source)
     yield from _unmet(
-        *((made.get(k) == first.get(k), f"{k} of the source") for k in ("FrameOfReferenceUID", "Rows", "Columns")),
+        *((made.get(k) == first.get(k), f"{k} of the source") for k in ("Rows", "Columns")),
+        (made.get("FrameOfReferenceUID") == frame_of_reference, "Frame of Reference UID of the source, none of a radiograph"),
         *((bool(item.get(k)), f"{k} in each segment") for item in made.SegmentSequence for k in SEGMENT),
         (made.LossyImageCompression == "01" or not lossy, "Lossy Image Compression 01, as in the source"),
         (numbers == list(range(1, len(numbers) + 1)), "Segment Numbers 1, 2, 3 and so on"),
@@ -179,12 +171,12 @@ def _report(made: Dataset, segmentations: dict[str, Dataset], encoding: Encoding
         (bool(groups), "at least one measurement group"),
     )
     for item in content:
-        yield from _content_item(item)
+        yield from _content_item(item, encoding.source[0])
     for group in groups:
         yield from _group(group, segmentations, encoding)
 
 
-def _content_item(item: Dataset) -> Iterator[str]:
+def _content_item(item: Dataset, image: Dataset) -> Iterator[str]:
     relationship = _RELATIONSHIPS.get(_name(item))
     if relationship not in {None, item.get("RelationshipType")}:
         yield f"expected relationship {relationship} of content item {_name(item)}"
@@ -193,6 +185,11 @@ def _content_item(item: Dataset) -> Iterator[str]:
         yield from _unmet(
             (measured.MeasurementUnitsCodeSequence[0].CodingSchemeDesignator == "UCUM", "UCUM units"),
             (math.isfinite(float(measured.NumericValue)), "finite numbers"),
+            (_name(item) != _VOLUME or not is_radiograph(image), "no volume on a radiograph: it shows shadows"),
+            (
+                _code(measured, "MeasurementUnitsCodeSequence") not in _OF_LENGTH or place(image).is_told,
+                "no lengths or areas on an image that does not tell the size of its pixels",
+            ),
         )
 
 
@@ -200,16 +197,20 @@ def _group(group: Dataset, segmentations: dict[str, Dataset], encoding: Encoding
     items = {_name(item): item for item in group.ContentSequence}
     manufacturer, name, version, _ = _algorithm(encoding)
     told = [_value(items.get(code)) for code in ("122405", "111001", "111003")]
-    volumetric = group.ContentTemplateSequence[0].TemplateIdentifier == "1411"
+    template = group.ContentTemplateSequence[0].TemplateIdentifier
     yield from _unmet(
         (
             _value(items.get("112039")) != "" and is_uid(_value(items.get("112040"))),
             "a tracking identifier and UID in each group",
         ),
         (told == [manufacturer, name, version], "the algorithm identified in each group"),
-        (not volumetric or {_SEGMENT, _SERIES} <= set(items), "a referenced segment and its source series in a volumetric group"),
+        (
+            template != "1411" or {_SEGMENT, _SERIES} <= set(items),
+            "a referenced segment and its source series in a volumetric group",
+        ),
+        (template != "1410" or {_FRAME, _IMAGE} <= set(items), "a frame of a segment and its source image in a planar group"),
     )
-    for image in (item for item in group.ContentSequence if item.ValueType == "IMAGE"):
+    for image in (item for item in group.ContentSequence if item.ValueType == "IMAGE" and _name(item) != _IMAGE):
         yield from _region(image.ReferencedSOPSequence[0], items, segmentations)
 
 
@@ -217,13 +218,18 @@ def _region(reference: Dataset, items: dict[str, Dataset], segmentations: dict[s
     segmentation = segmentations.get(str(reference.ReferencedSOPInstanceUID), Dataset())
     segments = {int(item.SegmentNumber): item for item in segmentation.get("SegmentSequence", [])}
     numbers = np.atleast_1d(reference.get("ReferencedSegmentNumber", [])).tolist()
+    if "ReferencedFrameNumber" in reference:
+        numbers = [frame_segments(segmentation)[int(reference.ReferencedFrameNumber) - 1]]
     if not numbers or not set(numbers) <= set(segments):
         yield "expected each group to refer to segments of a segmentation of this job"
         return
     tracking = (_value(items["112039"]), _value(items["112040"]))
-    if _SEGMENT in items and tracking != (segments[numbers[0]].TrackingID, segments[numbers[0]].TrackingUID):
+    if not {_SEGMENT, _FRAME}.isdisjoint(items) and tracking != (
+        segments[numbers[0]].TrackingID,
+        segments[numbers[0]].TrackingUID,
+    ):
         yield "expected the tracking identifiers of the segment in its group"
-    if _VOLUME in items:
+    if _VOLUME in items and "FrameOfReferenceUID" in segmentation:
         yield from _volume(items[_VOLUME], segmentation, numbers)
 
 

@@ -19,7 +19,7 @@ from gateway.dicom.header import clean_series
 from gateway.dicom.pixels import LAYOUT, layout, pixels
 from gateway.dicom.values import each, texts
 from gateway.errors import Unsuitable
-from gateway.imaging.volume import Stack, arrange, volume
+from gateway.imaging.volume import Stack, stacked, volume
 from gateway.pipeline import Needs, Prior, Priors, Study
 from gateway.store import Store
 
@@ -50,11 +50,11 @@ def load(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
     with ThreadPoolExecutor(2) as pool:  # beside each other, but not beside the reading: they would wait for the interpreter
         paths = list(pool.map(store.check, dict(inputs).values()))
     headers = [dcmread(path, defer_size=_DEFERRED_BYTES) for path in paths]
-    if any(header.get("Modality") != needs.modality for header in headers):
-        raise Unsuitable("IMAGE", f"expected modality {needs.modality}")
+    if any(header.get("Modality") not in needs.modalities for header in headers):
+        raise Unsuitable("IMAGE", f"expected modality {' or '.join(needs.modalities)}")
     files = {uid: store.path(sha256) for uid, sha256 in inputs}
     chosen = choose(headers, needs.volume, lambda header: _encoded(header, files))
-    stack = arrange(chosen.headers)
+    stack = stacked(chosen.headers)
     _check_needs(stack, needs)
     filled = volume(stack, _stored(stack.headers, files), whole_numbers=needs.whole_numbers)
     source, notes = clean_series(stack.headers)

@@ -15,9 +15,12 @@ function header(path) {
   return DicomMetaDictionary.naturalizeDataset(DicomMessage.readFile(bytes(path)).dict);
 }
 
+// What OHIF takes where an image has no place, as a radiograph has none.
+const usingDefaultValues = { ImageOrientationPatient: [1, 0, 0, 0, 1, 0], ImagePositionPatient: [0, 0, 0], PixelSpacing: [1, 1] };
+
 function imagePlane(instance) {
-  const [orientation, position, spacing] = ['ImageOrientationPatient', 'ImagePositionPatient', 'PixelSpacing'].map((keyword) =>
-    instance[keyword].map(Number)
+  const [orientation, position, spacing] = Object.keys(usingDefaultValues).map((keyword) =>
+    (instance[keyword] ?? usingDefaultValues[keyword]).map(Number)
   );
   return {
     imageOrientationPatient: orientation,

@@ -200,7 +200,7 @@ def test_a_report_and_the_segmentation_that_it_names_are_taken_in_either_order()
         ("import a_module_that_nobody_has", "cannot be loaded: ModuleNotFoundError"),
         ("def run(:", "cannot be loaded: SyntaxError"),
         (PIPELINE.replace('version="0.1"', "version=1"), "cannot be loaded: ValueError: expected version: a text"),
-        (PIPELINE.replace('"CT"', '["CT", "MR"]'), "cannot be loaded: ValueError: expected modality: one text"),
+        (PIPELINE.replace('"CT"', '["CT", "MR"]'), 'cannot be loaded: ValueError: expected modality: "CT", or several'),
         (PIPELINE.replace('"CT"', '"CT", volume="biggest"'), "cannot be loaded: ValueError: expected volume: "),
         (PIPELINE.replace('"CT"', '"CT", volume={"EchoTimes": 20}'), "cannot be loaded: ValueError: expected volume: "),
         (PIPELINE.replace('"CT"', '"CT", kernel="hard"'), "cannot be loaded: ValueError: expected kernel: "),

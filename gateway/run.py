@@ -29,6 +29,7 @@ from gateway.rows.searches import Prior, PriorInstance, PriorState
 from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.store import Store, Stored
 from gateway.work import conformance, delivery, foreign, jobs, shadow
+from gateway.work.captures import captures
 from gateway.work.load import Earlier, Inputs, beside, load
 from gateway.work.revisions import successor, superseded_by
 
@@ -87,11 +88,12 @@ def run(
     queues: Queues,
     begun: dict[int, int],
     zone: tzinfo = UTC,
+    pictures: bool = False,
 ) -> None:
     """Do one attempt of a job and write down how it ended: done, to be tried again, or failed with its reason.
 
     `begun` are the attempts of this process, by job: one that it begins again, because the database was away, was no crash.
-    `zone` is the one of the results' times where the source names none.
+    `zone` is the one of the results' times where the source names none. `pictures`: of what it finds there are pictures too.
     """
     job = _start(job_id, clock(), db, begun)
     if job is None:
@@ -101,7 +103,8 @@ def run(
     try:
         with db() as session:
             given = _given(session, job)
-        result = _work(job, given, _found(pipelines, job.pipeline), models, equipment, store, clock=clock, zone=zone)
+        pipeline = _found(pipelines, job.pipeline)
+        result = _work(job, given, pipeline, models, equipment, store, clock=clock, zone=zone, pictures=pictures)
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
@@ -147,8 +150,9 @@ def _start(job_id: int, now: datetime, db: Database, begun: Mapping[int, int]) -
 
 
 def _work(
-    job: Job, given: _Given, pipeline: Pipeline, models: Models, equipment: Equipment, store: Store, *, clock: Clock, zone: tzinfo
-) -> _Result:
+    job: Job, given: _Given, pipeline: Pipeline, models: Models, equipment: Equipment, store: Store, *, clock: Clock,
+    zone: tzinfo, pictures: bool,
+) -> _Result:  # fmt: skip
     identity = models.identity(pipeline.model)
     algorithm = Algorithm(
         job.pipeline, pipeline.version, equipment.manufacturer, pipeline.model, identity.version, identity.weights
@@ -160,6 +164,8 @@ def _work(
     outputs = foreign.outputs(pipeline, theirs, models.infer(pipeline.model))
     inferred_at = clock()
     crash_point("run.inferred")
+    if pictures:
+        outputs += captures(study, outputs, f"{job.pipeline} {pipeline.version}", lacking=job.partial)
     key = job_key(
         pipeline=job.pipeline, version=pipeline.version, model=pipeline.model, model_version=identity.version,
         weights=identity.weights, inputs=[*given.inputs, *(pair for one in given.earlier for pair in one.inputs)],

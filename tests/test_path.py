@@ -136,17 +136,23 @@ def test_orthanc_sends_a_series_and_holds_its_results_byte_for_byte_by_c_store_a
                 assert data_set_sha256(orthanc.file(output.sop_instance_uid)) == data_set_sha256(world.store.path(output.sha256))
 
 
-def test_a_radiograph_gets_its_segmentation_and_its_area_back_into_the_pacs(tmp_path: Path, triton: str) -> None:
+def test_a_radiograph_gets_its_segmentation_its_area_and_pictures_of_them_back_into_the_pacs(tmp_path: Path, triton: str) -> None:
     image, bright = radiograph(), shadows() > 2000
     with running_orthanc(tmp_path) as orthanc:
         peers = [{"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": orthanc.dicom_port, "ae_title": "ORTHANC"}]
-        with World(tmp_path / "world", f"sqlite:///{tmp_path / 'gateway.db'}", triton, peers, rules=RADIOGRAPHS) as world:
+        settings = {"delivery": {"pictures": True}}
+        with World(
+            tmp_path / "world", f"sqlite:///{tmp_path / 'gateway.db'}", triton, peers, rules=RADIOGRAPHS, settings=settings
+        ) as world:
             assert world.start().send([image]) == [0x0000]
             world.wait_ended([image])
 
             assert {delivery.state for delivery in world.deliveries()} == {"proved"}
-            seg, sr = (dcmread(BytesIO(orthanc.file(one.sop_instance_uid))) for one in results(world, [image]))
+            held = [dcmread(BytesIO(orthanc.file(one.sop_instance_uid))) for one in results(world, [image])]
 
+    page, plane, seg, sr = sorted(held, key=lambda one: (one.Modality, one.InstanceNumber))
+    assert page.SeriesInstanceUID == plane.SeriesInstanceUID
+    assert plane.SourceImageSequence[0].ReferencedSOPInstanceUID == image.SOPInstanceUID
     pixels = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")[: bright.size]
     assert (pixels.reshape(bright.shape) == bright).all()
     assert measured(sr).rows == {"Area": [f"{bright.sum() * MILLIMETRES**2:,.1f} mm2"]}

@@ -47,10 +47,17 @@ def _centre(labels: np.ndarray, *, axis: int) -> int:
 def _panel(
     plane: np.ndarray, labels: np.ndarray, spacing: tuple[float, float], colours: Sequence[tuple[int, int, int]]
 ) -> Image.Image:
-    low, high = WINDOW
-    grey = np.clip((plane - low) / (high - low) * 255, 0, 255).astype(np.uint8)
     width = round(_HEIGHT * (plane.shape[1] * spacing[1]) / (plane.shape[0] * spacing[0]))
-    size = (max(1, width), _HEIGHT)
+    return drawn(plane, labels, (max(1, width), _HEIGHT), colours, WINDOW)
+
+
+def drawn(
+    plane: np.ndarray, labels: np.ndarray, size: tuple[int, int], colours: Sequence[tuple[int, int, int]],
+    window: tuple[float, float],
+) -> Image.Image:  # fmt: skip
+    """One plane of `size` (width, height) with its labels outlined; `window` are the values that are black and white."""
+    low, high = window
+    grey = np.clip((plane - low) / max(high - low, 1e-6) * 255, 0, 255).astype(np.uint8)
     shown = np.array(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB"))
     scaled = np.array(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
     for number, colour in enumerate(colours, start=1):

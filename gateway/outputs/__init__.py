@@ -79,8 +79,12 @@ class Encoding:
     _made: dict[int, Dataset] = field(default_factory=dict, repr=False)
 
     def uid(self, output: Output, role: str) -> str:
-        """`role` is "instance", "series", "dimension organization", ... or a segment's tracking name."""
-        return derived_uid(self.key, self.ordinal(output), type(output).__name__, role)
+        """`role` is "instance", "series", "dimension organization", ... or a segment's tracking name.
+
+        Outputs of one series are those with the same `first` (capture.py).
+        """
+        named = (getattr(output, "first", None) or output) if role == "series" else output
+        return derived_uid(self.key, self.ordinal(named), type(output).__name__, role)
 
     def ordinal(self, output: Output) -> int:
         return next(n for n, other in enumerate(self.outputs) if other is output)

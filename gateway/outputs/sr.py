@@ -128,7 +128,7 @@ class MeasurementReport:
                 raise BadOutput("expected finite measurements: leave out what could not be measured")
 
     def _group(self, group: Group, segmentation: Dataset | None, encoding: Encoding) -> _GroupItem:
-        evaluation = self._evaluation(group)
+        evaluation = self.evaluation(group)
         arguments: dict[str, Any] = {
             "finding_type": group.finding,
             "finding_sites": None if group.finding_site is None else [hd.sr.FindingSite(group.finding_site, group.laterality)],
@@ -158,7 +158,8 @@ class MeasurementReport:
             whole[0].ContentSequence.append(_segments(group.segments, segmentation))
         return whole
 
-    def _evaluation(self, group: Group) -> Code | None:
+    def evaluation(self, group: Group) -> Code | None:
+        """What it states of the finding in words; None where it leaves that to its measurements."""
         if group.evaluation is not None or group.measurements:
             return group.evaluation
         there = self.segmentation is not None and np.isin(self.segmentation.labels.array, group.segments).any()

@@ -161,7 +161,7 @@ class Stages:
         run(
             int(key), clock=self.clock, pipelines=self.plan.pipelines, models=self.models, equipment=equipment(),
             store=self.store, db=self.db, queues=self.queues, begun=self.begun,
-            zone=ZoneInfo(self.plan.config.gateway.time_zone),
+            zone=ZoneInfo(self.plan.config.gateway.time_zone), pictures=self.plan.config.delivery.pictures,
         )  # fmt: skip
 
     def _run_failed(self, key: str, error: Exception) -> None:

@@ -133,6 +133,23 @@ def test_a_job_makes_them_where_the_configuration_says_so_and_only_there(place: 
     assert sorted(one.Modality for one in results) == ["OT"] * 6 + ["SEG", "SR"]
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (lambda source: lungs(source)[:, :-1], "expected labels of the shape"),
+        (lambda source: lungs(source) * 0, "expected at least one labelled voxel"),
+    ],
+)
+def test_what_is_wrong_with_a_segmentation_is_told_as_without_pictures(place: Place, labels, expected: str) -> None:
+    def lung(study: Study, _infer: Infer) -> Iterable[Output]:
+        yield from lung_outputs(study.source, labels(study.source))
+
+    job_, results = done(place, ct_series(6), lung, pictures=True)
+
+    assert (job_.state, results) == ("failed", [])
+    assert expected in job_.reason
+
+
 def test_without_it_there_are_none(place: Place) -> None:
     def lung(study: Study, _infer: Infer) -> Iterable[Output]:
         yield from lung_outputs(study.source, lungs(study.source))

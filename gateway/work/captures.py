@@ -45,6 +45,8 @@ def _pictures(study: Study, outputs: Sequence[Output], warning: str) -> Iterator
     for segmentation in (one for one in outputs if isinstance(one, Segmentation)):
         labels, colours = segmentation.labels.array, [one.colour for one in segmentation.segments]
         legend = [(segment.label, segment.colour) for segment in segmentation.segments]
+        if labels.shape != study.volume.array.shape or not labels.any():
+            continue  # what is wrong with it is told when it is encoded
         there = np.flatnonzero(labels.any(axis=(1, 2)))
         for place in dict.fromkeys(there[np.linspace(0, len(there) - 1, _PLANES).round().astype(int)].tolist()):
             plane, spacing = study.volume.array[place], study.volume.spacing

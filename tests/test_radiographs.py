@@ -11,6 +11,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import BreastTomosynthesisImageStorage, ComputedRadiographyImageStorage, ImplicitVRLittleEndian
 
+from gateway.decisions.measured import Measured, measured
 from gateway.errors import BadOutput, Unsuitable
 from gateway.outputs import Encoding
 from gateway.outputs.seg import Segmentation
@@ -252,3 +253,14 @@ def test_ohif_shows_a_segmentation_over_its_radiograph(tmp_path: Path, console, 
         shot(page, "viewer-radiograph")
 
         assert page.get_by_text("Right lung").count() >= 1
+
+
+def test_what_was_found_and_what_was_measured_stand_in_one_table(tmp_path: Path) -> None:
+    study, _ = loaded(tmp_path, [radiograph()])
+
+    _, report = encoded(job(study))
+
+    assert measured(report) == Measured(
+        ["LUNGS Left lung", "Lungs", "Nodule"],
+        {"Area": ["351.0 mm2", "", ""], "Opacity": ["", "12.5 %", ""], "Nodule": ["", "", "Present"]},
+    )

@@ -1,4 +1,4 @@
-"""What a report says was measured (TID 1500, PS3.16), as a table: a column a measurement group, a row for each thing measured."""
+"""What a report says (TID 1500, PS3.16), as a table: a column a measurement group, a row for each thing measured or found."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _UNITS = {"[hnsf'U]": "HU", "mL": "ml"}
 
 @dataclass(frozen=True)
 class Measured:
-    """`rows` are by the name of what was measured, each with a value and its unit for every group, "" where there is none."""
+    """`rows` are by the name of what was measured or sought, each with a value for every group, "" where there is none."""
 
     groups: Sequence[str]
     rows: Mapping[str, Sequence[str]]
@@ -27,6 +27,9 @@ def measured(report: Dataset) -> Measured:
     groups = [*chain(*regions), *content.get_image_measurement_groups()]
     rows: dict[str, list[str]] = {}
     for place, group in enumerate(groups):
+        evaluations = [one for one in group.get_qualitative_evaluations() if one.name != codes.DCM.AlgorithmFamily]
+        for found in evaluations:
+            rows.setdefault(found.name.meaning, [""] * len(groups))[place] = found.value.meaning
         for measurement in group.get_measurements():
             items = measurement[0].get("ContentSequence", ())
             how = [item.ConceptCodeSequence[0].CodeMeaning for item in items if _is_derivation(item)]

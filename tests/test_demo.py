@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.commands import demopacs
+from gateway.errors import ConfigError
 from gateway.imaging.phantom import chest_ct
 from tests.conftest import ROOT
 from tests.nursery import nursery
@@ -34,11 +35,34 @@ def forked(folder: Path) -> tuple[int, str, str]:
     return code, (folder / "output").read_text(), (folder / "errors").read_text()
 
 
+def program(folder: Path, *, fails: int) -> str:
+    """Orthanc, but for the first starts, in which it ends by itself as where another program has taken its port."""
+    script, count = folder / "orthanc.sh", folder / "starts"
+    count.touch()
+    script.write_text(
+        f'#!/bin/sh\necho >> {count}\n[ $(wc -l < {count}) -gt {fails} ] || exit 1\nexec {demopacs.orthanc()} "$@"\n'
+    )
+    script.chmod(0o700)
+    return str(script)
+
+
 def small_phantom(folder: Path) -> Path:
     folder.mkdir()
     for number, dataset in enumerate(chest_ct(slices=80, rows=160, columns=160, now=datetime.now(UTC))):
         dataset.save_as(folder / f"{number}.dcm", enforce_file_format=True)
     return folder
+
+
+@pytest.mark.skipif(demopacs.orthanc() is None, reason="Orthanc is not installed (Debian: orthanc)")
+def test_an_orthanc_whose_port_was_taken_meanwhile_is_started_again_on_others(tmp_path: Path) -> None:
+    with demopacs.pacs(tmp_path / "pacs", "AIGATEWAY", program(tmp_path, fails=2)) as pacs:
+        assert pacs.instances("1.2.3") == []
+
+    with (
+        pytest.raises(ConfigError, match="did not start: its log lies beside its files"),
+        demopacs.pacs(tmp_path / "pacs", "AIGATEWAY", program(tmp_path, fails=9)),
+    ):
+        pass
 
 
 @needs_triton

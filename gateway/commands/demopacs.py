@@ -15,6 +15,9 @@ from urllib.error import URLError
 
 from gateway.errors import ConfigError
 
+_TRIES, _START_SECONDS = 3, 60
+_FAILED = "the demonstration's Orthanc did not start: its log lies beside its files"
+
 
 class Pacs(Protocol):
     """`name` is for the person who watches, `peer` is its table in gateway.toml."""
@@ -82,6 +85,17 @@ def pacs(folder: Path, calling_ae_title: str, program: str | None) -> Iterator[P
     if program is None:
         yield FolderPacs(folder)
         return
+    for _ in range(_TRIES):
+        with _running(folder, calling_ae_title, program) as started:
+            if started is not None:
+                yield started
+                return
+    raise ConfigError([_FAILED])
+
+
+@contextmanager
+def _running(folder: Path, calling_ae_title: str, program: str) -> Iterator[OrthancPacs | None]:
+    """None where it has ended by itself, as when another program has taken one of its ports meanwhile."""
     http_port, dicom_port = _free_ports(2)
     configuration = {
         "Name": "Demonstration PACS", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "Plugins": [],
@@ -93,23 +107,25 @@ def pacs(folder: Path, calling_ae_title: str, program: str | None) -> Iterator[P
     file.write_text(json.dumps(configuration, indent=2))
     with (folder / "orthanc.log").open("w") as log, subprocess.Popen([program, file], stdout=log, stderr=log) as process:
         try:
-            _wait(f"http://127.0.0.1:{http_port}/system", process)
-            yield OrthancPacs(f"http://127.0.0.1:{http_port}", dicom_port)
+            url = f"http://127.0.0.1:{http_port}"
+            yield OrthancPacs(url, dicom_port) if _answers(f"{url}/system", process) else None
         finally:
             process.terminate()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    """False where the process has ended. Raises ConfigError where it does neither for too long."""
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
         if process.poll() is not None:
-            break
+            return False
         try:
             urllib.request.urlopen(url, timeout=1).close()  # noqa: S310 - our own loopback URL
         except (URLError, OSError):
             time.sleep(0.1)
         else:
-            return
-    raise ConfigError(["the demonstration's Orthanc did not start: its log lies beside its files"])
+            return process.poll() is None  # or it was another program that answered
+    raise ConfigError([_FAILED])
 
 
 def _free_ports(count: int) -> list[int]:

@@ -67,9 +67,11 @@ class Part:
 
 def parts(headers: Sequence[Dataset]) -> tuple[Part, ...]:
     """Radiographs, each for itself; then volumes, in the order of their first image. Localizers, and no images, are in none."""
-    images = images_of(unfolded(headers))
-    found = _views([one for one in images if is_radiograph(one)])
-    images = [one for one in images if not is_radiograph(one)]
+    radiographs: list[Dataset] = []
+    images: list[Dataset] = []
+    for one in images_of(unfolded(headers)):
+        (radiographs if is_radiograph(one) else images).append(one)
+    found = _views(radiographs)
     groups = _grouped(images, _keys(images))
     apart = [name for name in (*_ALWAYS, *_PLANES) if len({texts(group[0], name) for group in groups.values()}) > 1]
     for (always, planes), group in groups.items():

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pydicom import Dataset
 
-from gateway.dicom.values import numbers, texts
+from gateway.dicom.values import numbers, texts, whole
 from gateway.imaging.picture import drawn
 from gateway.outputs import INCOMPLETE, NOT_FOR_DIAGNOSIS, Output
 from gateway.outputs.capture import Capture
@@ -51,7 +51,8 @@ def _pictures(study: Study, outputs: Sequence[Output], warning: str) -> Iterator
         for place in dict.fromkeys(there[np.linspace(0, len(there) - 1, _PLANES).round().astype(int)].tolist()):
             plane, spacing = study.volume.array[place], study.volume.spacing
             shown = drawn(plane, labels[place], _size(plane.shape, spacing[1:]), colours, _window(study.source[place], plane))
-            where = [(f"Image {place + 1} of {len(labels)}", _GREY)] if len(labels) > 1 else []
+            number = whole(study.source[place], "InstanceNumber")  # as viewers name it
+            where = [(f"Image {number}", _GREY)] if number > 0 else []
             yield _under(shown, [[(warning, _GREY)], [*where, *legend]]), place
 
 

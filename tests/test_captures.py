@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pydicom import Dataset
+from pydicom import Dataset, dcmread
 
+from gateway.dicom.header import clean_series
 from gateway.imaging.picture import outline
 from gateway.outputs import Output
 from gateway.outputs.capture import Capture
+from gateway.outputs.rejection import Rejection, key
 from gateway.pipeline import Infer, Study
 from gateway.work.captures import captures
 from gateway.work.conformance import problems
@@ -155,3 +157,13 @@ def test_without_it_there_are_none(place: Place) -> None:
         yield from lung_outputs(study.source, lungs(study.source))
 
     assert sorted(one.Modality for one in done(place, ct_series(6), lung)[1]) == ["SEG", "SR"]
+
+
+def test_a_picture_can_be_taken_back_like_any_result(tmp_path: Path) -> None:
+    _, study, outputs = chest(tmp_path, slices=4)
+    clean, _ = clean_series([dcmread(file) for file in written(tmp_path, instances(study, outputs)[1][-1:], "capture")])
+    note = Rejection("quality")
+    whole = encoding(clean, (note,), key=key(str(clean[0].SOPInstanceUID)))
+
+    assert problems(encoded(whole), encoding=whole) == []
+    assert dciodvfy(written(tmp_path, encoded(whole), "note")[0]) == []

@@ -26,12 +26,12 @@ from gateway.decisions.rank import Traits, traits
 from gateway.decisions.rules import Outcome, RuleSet, is_result, match
 from gateway.dicom.values import each, texts
 from gateway.engine import SETTLE, Queues, settle_attempt
-from gateway.ingest.retrieve import PRIOR
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
 from gateway.rows.tables import Association, Instance, OutputInstance, RuleOutcome, Series, SeriesState
 from gateway.store import Store
 from gateway.work import jobs
+from gateway.work.lent import is_lent, sent_over
 from gateway.work.nominate import nominate
 from gateway.work.weigh import came, gather, keep
 
@@ -92,6 +92,7 @@ def settle(
     stat_ae_titles: Collection[str] = (),
     ordered: Callable[[str], set[str]] = lambda _: set(),
     count: Count = lambda *_: None,
+    title_of: Callable[[str], str] = lambda _: "",
     put: Put = lambda *_: None,
     study_quiet: timedelta = timedelta(minutes=1),
     as_of: datetime | None = None,
@@ -100,7 +101,8 @@ def settle(
     """Look at a series once: come back later, or write verdict, outcomes and jobs in one transaction. Safe to repeat.
 
     `as_of`: until when everything that was promised is filed, where that is not yet `now`. `listening_since`: since when somebody
-    could come in, where that is known. `ordered(accession_number)` are the priorities that the worklist has for it.
+    could come in, where that is known. `ordered(accession_number)` are the priorities that the worklist has for it,
+    `title_of(peer)` its AE title.
     """
     as_of = min(as_of or now, now)
     before = _look(series_instance_uid, now, as_of, listening_since, policy, db, queues)
@@ -129,7 +131,7 @@ def settle(
         if found.decision is Decision.WAIT:
             _come_back(session, series, found, now, as_of, queues)
             return
-        guard = _guard(session, series_instance_uid, before.instances)
+        guard = _guard(session, series_instance_uid, before.instances, title_of)
         outcomes = () if guard else outcomes
         series.held = "" if guard or is_result(known) else _held(outcomes)
         _write(session, series, found, outcomes, now, rules, guard=guard)
@@ -159,8 +161,7 @@ def _look(
         if gone:
             _hold(session, series, gone, len(instances), now)
             return None
-        origin = session.get_one(Association, instances[-1].association)
-        return _Before(series, evidence, mine, instances, origin, _called(session, uid))
+        return _Before(series, evidence, mine, instances, sent_over(session, instances[-1]), _called(session, uid))
 
 
 def _follow(
@@ -248,14 +249,14 @@ def _held(outcomes: Sequence[Outcome]) -> str:
     return "" if any(outcome.matched and not outcome.rule.shadow for outcome in outcomes) else Held.UNMATCHED
 
 
-def _guard(session: Session, series_instance_uid: str, instances: Sequence[Instance]) -> str:
+def _guard(
+    session: Session, series_instance_uid: str, instances: Sequence[Instance], title_of: Callable[[str], str]
+) -> str:  # fmt: skip
     """Why it starts no job whatever its headers say: we made it, or fetched all of it for a job; empty: nothing is against it."""
     uids = [instance.sop_instance_uid for instance in instances[:500]]
     if session.scalar(select(OutputInstance.job).where(OutputInstance.sop_instance_uid.in_(uids)).limit(1)) is not None:
         return _OURS
-    mine = select(Instance.association).where(Instance.series_instance_uid == series_instance_uid)
-    ingests = set(session.scalars(select(Association.ingest).where(Association.id.in_(mine)).distinct()))
-    return _PRIOR if ingests == {PRIOR} else ""
+    return _PRIOR if is_lent(session, series_instance_uid, title_of) else ""
 
 
 def _write(

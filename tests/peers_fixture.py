@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+from collections.abc import Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -110,19 +111,20 @@ def running_storescp(folder: Path, *options: str):
 
 
 @contextmanager
-def running_dcmqrscp(folder: Path):
-    """DCMTK's archive, which stores and is queried; yields its port. Its AE title is DCMQR."""
+def running_dcmqrscp(folder: Path, *, moves_to: Mapping[str, int] = {}):
+    """DCMTK's archive, which stores and is queried; yields its port. Its AE title is DCMQR, `moves_to` those of others, with ports."""
     program = shutil.which("dcmqrscp")
     if program is None:
         pytest.skip("needs the Debian package dcmtk")
     port, area, settings = free_port(), folder / "area", folder / "dcmqrscp.cfg"
     area.mkdir()
+    hosts = "".join(f"host{port} = ({title}, 127.0.0.1, {port})\n" for title, port in moves_to.items())
     settings.write_text(
         f"""NetworkTCPPort = {port}
 MaxPDUSize = 16384
 MaxAssociations = 16
 HostTable BEGIN
-HostTable END
+{hosts}HostTable END
 VendorTable BEGIN
 VendorTable END
 AETable BEGIN

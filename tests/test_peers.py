@@ -79,7 +79,7 @@ def test_a_second_file_of_one_name_stops_the_start(tmp_path):
 
 def test_everything_wrong_in_a_table_is_said_at_once_without_its_values():
     keys = (
-        "name, host, port, ae_title, calling_ae_title, timeout_seconds, proof, concurrency, per_minute, worklist,"
+        "name, host, port, ae_title, calling_ae_title, timeout_seconds, proof, concurrency, per_minute, fetch, worklist,"
         " tls, verify, certificate, certificate_key, certificate_name"
     )
 

@@ -3,16 +3,19 @@
 import struct
 from dataclasses import dataclass
 
-C_STORE, C_GET, C_FIND, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_SET, N_ACTION, N_CREATE = (
-    0x0001, 0x0010, 0x0020, 0x0030, 0x0FFF, 0x0100, 0x0120, 0x0130, 0x0140,
+C_STORE, C_GET, C_FIND, C_MOVE, C_ECHO, C_CANCEL, N_EVENT_REPORT, N_SET, N_ACTION, N_CREATE = (
+    0x0001, 0x0010, 0x0020, 0x0021, 0x0030, 0x0FFF, 0x0100, 0x0120, 0x0130, 0x0140,
 )  # fmt: skip
 RESPONSE = 0x8000
 SUCCESS, UNRECOGNIZED_OPERATION = 0x0000, 0x0211
+PENDING = 0xFF  # the first byte of both its statuses
 _NO_DATA_SET, _MEDIUM = 0x0101, 0
+_WITH_PRIORITY = (C_STORE, C_GET, C_FIND, C_MOVE)
 _SOP_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
 _PRIORITY, _DATA_SET_TYPE, _STATUS, _COMMENT, _ERROR_ID, _INSTANCE, _REQUESTED_INSTANCE, _EVENT, _ACTION = (
     0x0700, 0x0800, 0x0900, 0x0902, 0x0903, 0x1000, 0x1001, 0x1002, 0x1008,
 )  # fmt: skip
+_MOVE_TO, _COMPLETED, _FAILED, _WARNING, _ORIGINATOR = 0x0600, 0x1021, 0x1022, 0x1023, 0x1030
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,11 @@ class Command:
     """Action or event type (PS3.7 E.2)."""
     status: int | None = None
     """Of a response."""
+    completed: int = 0
+    """Sub-operations of C-GET or C-MOVE that have brought their instance, with a warning or without."""
+    failed: int = 0
+    move_originator: str = ""
+    """The AE title that asked for what a C-STORE brings (PS3.7 9.1.1.1)."""
 
     @property
     def is_response(self) -> bool:
@@ -56,6 +64,9 @@ def read(data: bytes | bytearray) -> Command:
         _uid(found, _INSTANCE) or _uid(found, _REQUESTED_INSTANCE),
         next((_number(found, kind) for kind in (_ACTION, _EVENT) if kind in found), 0),
         _number(found, _STATUS) if _STATUS in found else None,
+        _count(found, _COMPLETED) + _count(found, _WARNING),
+        _count(found, _FAILED),
+        found[_ORIGINATOR].decode("latin-1").strip("\0 ") if _ORIGINATOR in found else "",
     )
 
 
@@ -72,17 +83,23 @@ def respond(command: Command, status: int, comment: str = "", error_id: int = 0)
 
 
 def request(
-    field: int, message_id: int, *, sop_class_uid: str, sop_instance_uid: str = "", type_id: int = 0, has_data_set: bool
-) -> bytes:
-    """The command set of a request of C-STORE, C-GET, C-FIND, C-ECHO, N-EVENT-REPORT or N-ACTION; `type_id` as in Command."""
+    field: int, message_id: int, *, sop_class_uid: str, sop_instance_uid: str = "", type_id: int = 0, move_to: str = "",
+    has_data_set: bool,
+) -> bytes:  # fmt: skip
+    """The command set of a request of a C- service, N-EVENT-REPORT or N-ACTION; `type_id` as in Command."""
     sop_class, instance = (_REQUESTED_CLASS, _REQUESTED_INSTANCE) if field == N_ACTION else (_SOP_CLASS, _INSTANCE)
     kind = _us(type_id) if type_id else b""
     return _set(
         (sop_class, _padded(sop_class_uid, 0)), (_FIELD, _us(field)), (_MESSAGE_ID, _us(message_id)),
-        (_PRIORITY, _us(_MEDIUM) if field in (C_STORE, C_GET, C_FIND) else b""),
+        (_MOVE_TO, _padded(move_to, 32)), (_PRIORITY, _us(_MEDIUM) if field in _WITH_PRIORITY else b""),
         (_DATA_SET_TYPE, _us(1 if has_data_set else _NO_DATA_SET)), (instance, _padded(sop_instance_uid, 0)),
         (_ACTION if field == N_ACTION else _EVENT, kind),
     )  # fmt: skip
+
+
+def cancel(message_id: int) -> bytes:
+    """The command set of a C-CANCEL-RQ (PS3.7 9.3.2.3), which is not answered itself."""
+    return _set((_FIELD, _us(C_CANCEL)), (_RESPONDED, _us(message_id)), (_DATA_SET_TYPE, _us(_NO_DATA_SET)))
 
 
 def _set(*elements: tuple[int, bytes]) -> bytes:
@@ -95,6 +112,11 @@ def _number(found: dict[int, bytes], element: int) -> int:
     if len(value) != 2:
         raise ValueError("expected the mandatory elements of a command set")
     return int.from_bytes(value, "little")
+
+
+def _count(found: dict[int, bytes], element: int) -> int:
+    """0 where it is not told: all counts are optional."""
+    return int.from_bytes(found.get(element, b""), "little")
 
 
 def _uid(found: dict[int, bytes], element: int) -> str:

@@ -128,11 +128,12 @@ class Policy:
 
     def caller_of(self, ingest: str, calling: str, called: str, address: str) -> str:
         """The name of the caller as which somebody was let in; empty where only a certificate, which nobody kept, would say."""
-        parsed, wanted = _address(address), (0, 1, _CALLED) if ingest == "dimse" else (1,)
+        has_titles = ingest in ("dimse", "move")
+        parsed, wanted = _address(address), (0, 1, _CALLED) if has_titles else (1,)
         fitting = []
         for caller in self.callers:
             checks = self._checks(caller, calling, called, parsed, None)
-            is_known = ingest == "dimse" or caller.networks is not None or caller.certificate_names is not None
+            is_known = has_titles or caller.networks is not None or caller.certificate_names is not None
             if is_known and all(checks[number][0] for number in wanted):
                 fitting.append(caller)
         is_sure = len(fitting) == 1 or bool(fitting and fitting[0].certificate_names is None)

@@ -1,5 +1,6 @@
 """Archives: the peers that are asked for what they have of a patient, and how a series of theirs comes in."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -20,6 +21,8 @@ from gateway.rows.searches import Prior
 from gateway.rows.tables import Instance
 
 _PAUSE, _CONNECTIONS = timedelta(minutes=1), 4
+_UNFILED, _LOOK_SECONDS = timedelta(seconds=10), 0.2
+"""How long what was promised, by whichever door, may take to be filed after what came before it."""
 _NOT_ALL = "not every instance of it came"
 
 T = TypeVar("T")
@@ -28,7 +31,7 @@ _logger = structlog.get_logger()
 
 
 class Archive(Protocol):
-    """A peer that says what it has of a patient, by keyword; it gives series over HTTP (`retrieving`), or by C-GET (`get`)."""
+    """A peer that says what it has of a patient, by keyword; series come over HTTP (`retrieving`), or as `fetch` says."""
 
     def studies_of(self, patient_id: str) -> Sequence[Mapping[str, str]]: ...
     def series_of(self, study_instance_uid: str) -> Sequence[Mapping[str, str]]: ...
@@ -69,7 +72,9 @@ class Archives:
     def fetch(self, prior: Prior, until: datetime) -> None:
         """The instances that are not here. Raises Unreachable or Rejected."""
         peer = self._peer(prior.peer)
-        if hasattr(peer, "get"):
+        if getattr(peer, "fetch", "") == "move":
+            self._move(prior, peer, until)
+        elif hasattr(peer, "get"):
             self._get(prior, peer, until)
         else:
             self._retrieve(prior, peer, until)
@@ -118,6 +123,28 @@ class Archives:
         failures = self._takes.take(get)
         if failures or (count is not None and len(here(self._around.db, series)) < count):
             raise Unreachable(_NOT_ALL)
+
+    def _move(self, prior: Prior, peer: Any, until: datetime) -> None:
+        """To our doors, of whichever machine: rows tell what has come, and that of the prior, there before, that we asked."""
+        study, series, clock = prior.study_instance_uid, prior.series_instance_uid, self._around.clock
+
+        def arrived() -> int:
+            return len(here(self._around.db, series))
+
+        count, came = peer.instances_of(study, series), arrived()
+        if count is not None and count <= came:
+            return
+        sent = peer.move(study, series, arrived, lambda: clock() > until)
+        expected, last = count or sent or 1, clock()
+        while (now := arrived()) < expected:
+            if now != came:
+                came, last = now, clock()
+            if clock() > min(until, last + _UNFILED):
+                raise Unreachable(
+                    f"it says that it has sent it, and {now} of {expected} instances came: expected it to have host and port of"
+                    f" our listener for our AE title {peer.calling_ae_title}"
+                )
+            time.sleep(_LOOK_SECONDS)
 
 
 def here(db: Database, series_instance_uid: str) -> list[tuple[str, str]]:

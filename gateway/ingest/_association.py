@@ -31,6 +31,7 @@ from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood
 from gateway.ingest import _acse
 from gateway.ingest._notices import COMMITMENT, NOTICES, take
 from gateway.ingest._wire import NOT_SPECIFIED, UNEXPECTED_PDU, Abort, Closed, Late, Wire
+from gateway.ingest.move import turned
 
 MAXIMUM_PDU = 131_072
 _LONGEST_REQUEST = 64 * 1024  # an A-ASSOCIATE-RQ with 128 contexts and every option stays far below
@@ -221,6 +222,9 @@ class Message:
             raise NotUnderstood("expected a data set")
         if not is_uid(command.sop_instance_uid):
             raise InvalidUid("expected a SOP Instance UID as in PS3.5 9.1 in the request")
+        if (origin := turned(association.origin, command.move_originator, association.policy.ae_title)) is not association.origin:
+            self._door.end(association.origin)
+            association.origin = origin
         incoming = Incoming(command.sop_class_uid, command.sop_instance_uid, context.transfer_syntax)
         self._arrival = self._door.open(incoming, association.origin, maximum_bytes=association.maximum_instance_bytes)
         self.write = self._pieces.append

@@ -17,9 +17,12 @@ from gateway.doors.door import Door
 from gateway.errors import DeliveryError, GatewayError, NotUnderstood, OutOfResources, Refused, Unreachable
 from gateway.ingest._multipart import Malformed, Multipart, TooMuch, is_boundary, media_type
 from gateway.ingest._stow import Outcome, Part, Submission, Terms, TooLarge
+from gateway.ingest.move import MOVE
 
 INGEST, PRIOR = "retrieve", "prior"
 """Of what somebody sent to a peer; and of what a job wants of the past, which starts none."""
+LENT = (PRIOR, MOVE)
+"""Of what was asked for by us alone, or is said to be."""
 _HEADER_BYTES, _PARTS = 16 * 1024, 100_000
 _ALL = ""
 

@@ -237,7 +237,8 @@ def made(table: Mapping[str, Any], *, config: "Config", protocols: Mapping[str, 
     """The peer of one table. Raises ConfigError with everything that is wrong with it."""
     settings = {"calling_ae_title": config.dimse.ae_title, **table} if table.get("protocol") == "dimse" else table
     problems: list[str] = []
-    for check in (partial(_check_folder, table, config), partial(make_peer, settings, protocols=protocols)):
+    checks = partial(_check_folder, table, config), partial(_check_move, settings, config)
+    for check in (*checks, partial(make_peer, settings, protocols=protocols)):
         try:
             peer = check()
         except ConfigError as error:
@@ -256,6 +257,13 @@ def _check_folder(table: Mapping[str, Any], config: "Config") -> None:
         raise ConfigError([f"peer {table.get('name')}: path: expected a folder that is not watched by [[folders]]"])
     if place.is_relative_to(config.store_folder.resolve()):
         raise ConfigError([f"peer {table.get('name')}: path: expected a folder outside the store"])
+
+
+def _check_move(table: Mapping[str, Any], config: "Config") -> None:
+    """What a peer moves comes to the AE title that asked for it. Raises ConfigError where our listener does not have that one."""
+    if table.get("fetch") == "move" and table.get("calling_ae_title") != config.dimse.ae_title:
+        ours = "expected the ae_title of [dimse], to which this peer is to send"
+        raise ConfigError([f"peer {table.get('name')}: calling_ae_title: {ours}"])
 
 
 def peer_of_file(config: "Config", name: str) -> Peer | None:

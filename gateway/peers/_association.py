@@ -16,7 +16,7 @@ from typing import TypeVar
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from gateway.dicom import command, pdu
-from gateway.dicom.command import C_ECHO, C_FIND, C_STORE, N_ACTION, N_EVENT_REPORT, RESPONSE, Command
+from gateway.dicom.command import C_ECHO, C_FIND, C_STORE, N_ACTION, N_EVENT_REPORT, PENDING, RESPONSE, Command
 from gateway.dicom.commitment import COMMITMENT, REQUEST, WELL_KNOWN, Outcome
 from gateway.dicom.pdu import Context
 from gateway.errors import NotAdmitted, Rejected, Unanswered, Unreachable
@@ -38,7 +38,6 @@ NO_COMMITMENT = (
 )
 _PARTING_SECONDS = 2
 _BATCH = 1024 * 1024
-_PENDING = 0xFF  # the first byte of both its statuses
 _LONGEST_COMMAND, _LONGEST_MATCHES = 16 * 1024, 1024 * 1024
 _MOST_MATCHES, _MOST_INTERRUPTIONS = 1000, 10
 _UNEXPECTED = {
@@ -100,14 +99,14 @@ class Association:
         matches: list[bytes] = []
         while len(matches) <= _MOST_MATCHES and sum(map(len, matches)) <= _LONGEST_MATCHES:
             status, match = self._answer(C_FIND)
-            if status >> 8 != _PENDING:
+            if status >> 8 != PENDING:
                 return status, matches
             matches.append(match)
         raise Unreachable("the peer answers a query for one with more than a thousand matches, or a megabyte")
 
-    def request(self, kind: int, model: Context, identifier: bytes) -> None:
+    def request(self, kind: int, model: Context, identifier: bytes, move_to: str = "") -> None:
         """Ask for what the identifier says (PS3.4 C.4), in an accepted context."""
-        self._send(kind, self.accepted[model], model[0], has_data_set=True)
+        self._send(kind, self.accepted[model], model[0], has_data_set=True, move_to=move_to)
         self._send_stream(BytesIO(identifier), self.accepted[model])
 
     def request_commitment(self, action_information: bytes) -> int:
@@ -131,12 +130,13 @@ class Association:
         return self.accepted[context]
 
     def _send(
-        self, kind: int, context_id: int, sop_class_uid: str, sop_instance_uid: str = "", *, type_id: int = 0, has_data_set: bool
-    ) -> None:
+        self, kind: int, context_id: int, sop_class_uid: str, sop_instance_uid: str = "", *, type_id: int = 0,
+        move_to: str = "", has_data_set: bool,
+    ) -> None:  # fmt: skip
         self.message_id = self.message_id % 0xFFFF + 1
         encoded = command.request(
             kind, self.message_id, sop_class_uid=sop_class_uid, sop_instance_uid=sop_instance_uid, type_id=type_id,
-            has_data_set=has_data_set,
+            move_to=move_to, has_data_set=has_data_set,
         )  # fmt: skip
         self.connection.send(pdu.p_data(context_id, pdu.COMMAND | pdu.LAST, encoded))
 

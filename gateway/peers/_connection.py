@@ -1,5 +1,6 @@
 """PDUs over one socket (PS3.8 9.1), each with its deadline: what a peer does not send or does not read ends in Unreachable."""
 
+import select
 import socket
 import ssl
 import struct
@@ -27,6 +28,14 @@ class Connection:
     @property
     def deadline(self) -> float:
         return time.monotonic() + self.timeout
+
+    def is_answered(self, seconds: float) -> bool:
+        """Whether something has come, or comes in that time; also the end of the connection."""
+        if isinstance(self.socket, ssl.SSLSocket) and self.socket.pending():
+            return True
+        waiting = select.poll()  # not select(), which knows 1024 file descriptors
+        waiting.register(self.socket, select.POLLIN)
+        return bool(waiting.poll(seconds * 1000))
 
     def send(self, data: bytes) -> None:
         try:

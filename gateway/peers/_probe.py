@@ -8,10 +8,14 @@ from pydicom.uid import UID
 from gateway.dicom.pdu import Context
 from gateway.peers import Capability
 from gateway.peers._association import COMMITMENT_REPORTS, QUERY, VERIFICATION, WORKLIST
+from gateway.peers._get import GET
+from gateway.peers._move import MOVE
 
 _SERVICES: dict[Context, str] = {
     VERIFICATION: "C-ECHO",
     QUERY: "C-FIND, Study Root",
+    GET: "C-GET, Study Root",
+    MOVE: "C-MOVE, Study Root",
     WORKLIST: "C-FIND, Modality Worklist",
     COMMITMENT_REPORTS: "storage commitment",
 }

@@ -25,6 +25,7 @@ from gateway.peers import (
     Sought,
     _find,
     _get,
+    _move,
     _probe,
     is_few,
     is_host,
@@ -68,6 +69,8 @@ _AE_TITLE = "1 to 16 ASCII characters without backslash"
 class Dimse:
     """`timeout_seconds` is for the connection and for every PDU, so a slow network does not end a large instance.
 
+    `fetch`: series come over our own association (C-GET), or over one that the peer opens to our listener (C-MOVE).
+
     With `tls` the peer has to show a certificate for `certificate_name`, or else for its host; ours is for one that asks for it
     (PS3.15 B.12, the BCP 195 profile).
     """
@@ -81,6 +84,7 @@ class Dimse:
     proof: Proof = setting(*one_of(Proof.QUERY, Proof.COMMITMENT, Proof.NONE), make=Proof)
     concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
     per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
+    fetch: str = setting('"get" or "move"', lambda value: value in ("get", "move"), "get")
     worklist: bool = setting("true or false", lambda value: isinstance(value, bool), default=False)
     tls: bool = setting("true or false", lambda value: isinstance(value, bool), default=False)
     verify: bool | str = setting(VERIFY, is_verify, default=True)
@@ -150,6 +154,12 @@ class Dimse:
         identifier = _find.identifier("SERIES", {"StudyInstanceUID": study, "SeriesInstanceUID": series})
         with self._associate(contexts, scp_of=classes) as association:
             return _get.get(association, identifier, open_, refuse, is_stopping)
+
+    def move(self, study: str, series: str, arrived: Callable[[], int], is_stopping: Callable[[], bool]) -> int:
+        """The series to our own listener (C-MOVE); how many instances the peer says it has sent, 0 where it does not say."""
+        identifier = _find.identifier("SERIES", {"StudyInstanceUID": study, "SeriesInstanceUID": series})
+        with self._associate([_move.MOVE]) as association:
+            return _move.move(association, identifier, self.calling_ae_title, arrived, is_stopping)
 
     def requested_priorities(self, accession_number: str) -> set[str]:
         """RequestedProcedurePriority of the worklist's entries with this accession number. Raises Unreachable or Rejected."""

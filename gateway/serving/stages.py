@@ -121,8 +121,13 @@ class Stages:
             arrival=self._arrival, policy=self.plan.config.completeness.policy,
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
-            count=self.sources.count, study_quiet=self._study_quiet, put=Keep(self.store.headers).put,
+            count=self.sources.count, title_of=self._title_of, study_quiet=self._study_quiet,
+            put=Keep(self.store.headers).put,
         )  # fmt: skip
+
+    def _title_of(self, peer: str) -> str:
+        """Its AE title; empty where it has none."""
+        return str(getattr(self.peers.get(peer), "ae_title", "")).strip()
 
     def _rules_of(self, series_instance_uid: str) -> RuleSet:
         """Of a synthetic study its own, and no other."""

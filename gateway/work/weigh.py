@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from gateway.db import insert_once
 from gateway.decisions.completeness import Counted, Evidence, Performed, Says, Signal, Verdict
 from gateway.dicom.modality import FINAL, StepState
+from gateway.ingest.retrieve import LENT
 from gateway.rows.performed import PerformedSeries, ProcedureStep
 from gateway.rows.repetition import Repetition
 from gateway.rows.retrieval import Retrieval
@@ -24,7 +25,7 @@ _OWN = frozenset(("performed", "source", "association"))
 
 
 class Came(NamedTuple):
-    """From whom its instances came, as far as the policy of its completeness asks."""
+    """From whom its instances came, as far as the policy of its completeness asks; those that we asked for only where all are."""
 
     modality: str
     calling_ae_titles: frozenset[str]
@@ -33,7 +34,8 @@ class Came(NamedTuple):
 def came(session: Session, series: Series) -> Came:
     mine = select(Instance.association).where(Instance.series_instance_uid == series.series_instance_uid)
     titles = select(Association.calling_ae_title).where(Association.id.in_(mine)).distinct()
-    return Came(series.modality, frozenset(session.scalars(titles)))
+    sent = frozenset(session.scalars(titles.where(Association.ingest.not_in(LENT))))
+    return Came(series.modality, sent or frozenset(session.scalars(titles)))
 
 
 def gather(session: Session, series: Series, listening_since: datetime | None = None) -> Evidence:
@@ -102,7 +104,7 @@ def _is_broken_off(session: Session, series: Series) -> bool:
 
     That is told by when instances came: an association whose process died is found to have ended only some time later.
     """
-    mine = select(Association.id, Association.began_at).where(Association.id.in_(_brought((series.series_instance_uid,))))
+    mine = select(Association.id, Association.began_at).where(Association.id.in_(brought((series.series_instance_uid,))))
     broken = dict(session.execute(mine.where(Association.broken)).all())
     if not broken:
         return False
@@ -112,10 +114,10 @@ def _is_broken_off(session: Session, series: Series) -> bool:
     )
     broken_at = max(session.scalar(last) or series.first_received_at, *broken.values())
     well = select(Association.id).where(Association.ended_at.is_not(None), ~Association.broken, Association.began_at >= broken_at)
-    return session.scalar(well.where(Association.id.in_(_brought(of_study))).limit(1)) is None
+    return session.scalar(well.where(Association.id.in_(brought(of_study))).limit(1)) is None
 
 
-def _brought(series: Any) -> Any:
+def brought(series: Any) -> Any:
     """The associations that brought instances of these series, for the first time or again."""
     first = select(Instance.association).where(Instance.series_instance_uid.in_(series))
     return union(first, select(Repetition.association).where(Repetition.series_instance_uid.in_(series)))

@@ -346,3 +346,24 @@ def test_a_peer_that_moves_is_asked_under_our_own_ae_title(tmp_path):
         made(table | {"calling_ae_title": "OTHER"}, config=config, protocols=load_protocols())
     with pytest.raises(ConfigError, match='fetch: expected "get" or "move"'):
         made(table | {"fetch": "push"}, config=config, protocols=load_protocols())
+
+
+@pytest.mark.parametrize("fetch", ["move", "get"])
+def test_a_prior_that_somebody_sends_later_is_worked_on_once(fetch, dcmqrscp, door, tmp_path, triton):
+    with world_beside(moving(dcmqrscp, "DCMQR", fetch=fetch), tmp_path, triton, door) as world:
+        (world.folder / "rules.yaml").write_text(RULES.replace("is: Axial}", "is: Axial}, {fact: calling_ae_title, is: CT1}"))
+        world.start()
+        world.send(CURRENT)
+        world.wait_settled(2)
+        assert len(world.jobs()) == 1
+
+        for _ in range(2):
+            world.send(PRIOR)
+            world.wait_until(lambda: len(world.jobs()) == 2)
+            world.wait_settled(3)
+
+        world.stop()  # everything is filed then
+        assert world.settled(3)
+        assert sorted(job.series_instance_uid for job in world.jobs()) == sorted(
+            one[0].SeriesInstanceUID for one in (CURRENT, PRIOR)
+        )

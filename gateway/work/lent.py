@@ -1,14 +1,14 @@
 """Lent: what is here only because a job wanted it as a prior, so that it starts none itself; and who else has sent it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from gateway.ingest.move import MOVE
 from gateway.ingest.retrieve import LENT, PRIOR
 from gateway.rows.searches import Prior, PriorState
-from gateway.rows.tables import Association, Instance
+from gateway.rows.tables import Association, Instance, Series, SeriesState
 from gateway.work.weigh import brought
 
 
@@ -23,6 +23,16 @@ def is_lent(session: Session, series_instance_uid: str, title_of: Callable[[str]
     wanted = select(Prior.peer).where(Prior.series_instance_uid == series_instance_uid, Prior.state != PriorState.PASSED)
     asked = {title_of(peer) for peer in session.scalars(wanted.distinct())}
     return bool(came) and all(ingest == PRIOR or (ingest == MOVE and title in asked) for ingest, title in came)
+
+
+def settled_as_lent(session: Session, series: Collection[str]) -> set[str]:
+    """Those of `series` whose instances nobody had sent of his own accord when they were settled, as far as they were."""
+    was_sent = exists().where(
+        Instance.series_instance_uid == Series.series_instance_uid, Instance.association == Association.id,
+        Association.ingest.not_in(LENT),
+    )  # fmt: skip
+    mine = Series.series_instance_uid.in_(series) & (Series.state == SeriesState.COMPLETE)
+    return set(session.scalars(select(Series.series_instance_uid).where(mine, ~was_sent)))
 
 
 def sent_over(session: Session, last: Instance) -> Association:

@@ -1,4 +1,4 @@
-"""Instances that come again after retention took their files, and the lock that keeps a file from going while it comes.
+"""Instances that come again (retention took their files, or a job had them fetched), and the lock on files that come and go.
 
 A file is laid into the store before its row is written, and taken from it after its row says so. Who indexes holds the
 files together with others who index, who removes holds them alone: so a row that was written has its file.
@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 
 from gateway.engine import SETTLE, Queues, settle_attempt
 from gateway.errors import OutOfResources
+from gateway.ingest.retrieve import LENT
 from gateway.rows.tables import Instance, RuleOutcome, Series, SeriesState
 from gateway.store import Store
 from gateway.work.index import Known
+from gateway.work.lent import settled_as_lent
 
 _LOCK = 7402
 
@@ -39,7 +41,8 @@ def check_filed(session: Session, known: Sequence[Known], *, store: Store) -> No
 def take_back(session: Session, known: Sequence[Known], now: datetime, *, queues: Queues, quiet: timedelta) -> None:
     """After index, which holds the series: what was gone is held again, and the row of its series says so.
 
-    A series that waited for its files to be looked at is looked at when it has them all; another one stays as it was.
+    A series that waited for its files to be looked at is looked at when it has them all, and one that was a prior only when
+    somebody sends it; another one stays as it was.
     """
     if not known:
         return
@@ -54,7 +57,8 @@ def take_back(session: Session, known: Sequence[Known], now: datetime, *, queues
     if back:
         mine = update(Instance).where(Instance.sop_instance_uid.in_(back))
         session.execute(mine.values(gone_at=None).execution_options(**quietly))
-    for uid in sorted(set(back.values())):
+    sent = settled_as_lent(session, {one.series for one in known if one.entry.origin.ingest not in LENT})
+    for uid in sorted(sent.union(back.values())):
         _look_again(session, session.get_one(Series, uid), now, queues, quiet)
 
 

@@ -19,6 +19,7 @@ from tests.door_fixture import Place, scanner
 from tests.peers_fixture import running_orthanc, running_scp, running_storescp
 from tests.ports import free_port
 from tests.synthetic import ct_series
+from tests.test_priors_move import archive, sending
 from tests.world import HERE
 
 RULES = """\
@@ -456,3 +457,19 @@ def test_a_data_folder_that_everybody_may_look_into_is_told(checked, tmp_path: P
     assert [one for one in wrong if one not in mended] == [
         "data_dir var: everybody on this machine may look into it, at images and passwords: chmod o-rwx var"
     ]
+
+
+def test_a_peer_that_is_to_send_us_series_says_what_it_needs_and_what_keeps_it_from_that(checked) -> None:
+    def fetch(port: int, more: str = "") -> list[list[str]]:
+        good, wrong = checked(f'{more}{dimse("pacs", port, "SLOW")}fetch = "move"\n', rules=None)
+        return [[one for one in found if one.startswith("peer pacs: fetch")] for found in (good, wrong)]
+
+    with archive(sending(0, status=0xC000)) as port:
+        needs = "peer pacs: fetch: it needs this machine's host and port 11113 for our AE title OURS"
+        assert fetch(port, '[dimse]\nae_title = "OURS"\nport = 11113\n') == [[needs], []]
+        callers = "peer pacs: fetch: expected [[callers]] to let AE title SLOW store: it sends series to us"
+        assert fetch(port, '[dimse]\ncalling_ae_titles = ["CT1"]\n') == [[], [callers]]
+    with archive(sending(0, status=0xA801)) as port:
+        good, (wrong,) = fetch(port)
+        assert good == []
+        assert wrong.startswith("peer pacs: fetch: the peer knows no Move Destination of that name (0xA801)")

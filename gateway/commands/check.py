@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway import migrations
 from gateway.acts import rulebook
 from gateway.commands import ground
-from gateway.commands.reach import asked
+from gateway.commands.reach import asked, moved
 from gateway.configuration.config import understood
 from gateway.configuration.oversight import SyntheticSection
 from gateway.configuration.sections import SYNTHETIC, Config, GatewaySection, RulesSection
@@ -27,6 +27,7 @@ from gateway.inference.triton import Triton
 from gateway.inference.tritonserver import problems
 from gateway.migrations import Schema
 from gateway.peers import Peer, Proof
+from gateway.peers.dimse import Dimse
 from gateway.roster import Roster, known
 from gateway.rows.ruleset import RuleVersion
 from gateway.serving.hosts import check_shared, wrong_clock
@@ -143,8 +144,10 @@ def _planned(config: Config, db: Database | None) -> Iterator[Finding]:
         yield from _rules(ready, [entry.name for entry in added], db)
     with ThreadPoolExecutor(8) as pool:
         named = [(name, peer) for name, peer in ready.peers.items() if name != SYNTHETIC]  # that one is made by `serve`
+        named += [(entry.name, entry.peer) for entry in added if entry.peer is not None and entry.is_active]
         yield from pool.map(_echo, named)
-        yield from pool.map(_echo, [(entry.name, entry.peer) for entry in added if entry.peer is not None and entry.is_active])
+        moving = [(name, peer) for name, peer in named if isinstance(peer, Dimse) and peer.fetch == "move"]
+        yield from pool.map(lambda one: Finding(*moved(config, *one)), moving)
         yield from pool.map(lambda ask: Finding(*ask()), asked(config, ready.addressees))
     yield from (Finding(good=False, text=problem) for entry in added for problem in entry.problems)
     yield from _models(ready)

@@ -1,4 +1,4 @@
-"""Reach: whether those whom gateway.toml names besides peers and Triton would answer now. None of them is told anything by it."""
+"""Reach: whether those whom gateway.toml names would answer now, or reach us. None of them is told anything by it."""
 
 import os
 import socket
@@ -13,11 +13,14 @@ import httpx2
 from gateway.configuration.oversight import AuditSection
 from gateway.configuration.sections import Config
 from gateway.configuration.webkeys import OidcSection
-from gateway.errors import ConfigError, GatewayError
+from gateway.dicom.uids import secret_uid
+from gateway.errors import ConfigError, DeliveryError, GatewayError, Rejected
+from gateway.peers.dimse import Dimse
 from gateway.telling.notices import Addressee
 from gateway.telling.syslog import line
 
 _SECONDS = 5.0
+_LOCAL = ("127.0.0.1", "::1", "localhost")
 
 Asked = tuple[bool, str]
 """Whether it answers as it should, and what to say of it."""
@@ -47,6 +50,23 @@ def _ask(what: str, ask: Callable[[], str]) -> Asked:
     except (OSError, ValueError, httpx2.HTTPError) as error:
         number = getattr(error, "errno", None)
         return False, f"{what}: cannot be reached ({os.strerror(number) if number and number > 0 else type(error).__name__})"
+
+
+def moved(config: Config, name: str, peer: Dimse) -> Asked:
+    """Whether a peer that sends us series (C-MOVE) knows our listener, and would be let in there; it is asked for none."""
+    what, dimse = f"peer {name}: fetch", config.dimse
+    if not config.policy.may_store(peer.ae_title):
+        return False, f"{what}: expected [[callers]] to let AE title {peer.ae_title} store: it sends series to us"
+    if dimse.host in _LOCAL and peer.host not in _LOCAL:
+        return False, f"{what}: expected a [dimse] host that the peer can reach: it sends series there"
+    try:
+        peer.move(secret_uid(), secret_uid(), lambda: 0, lambda: False)
+    except Rejected:  # as some answer where they have nothing of it
+        pass
+    except DeliveryError as error:
+        return False, f"{what}: {error}"
+    ports = " or ".join(str(port) for port in (dimse.port, dimse.tls_port) if port is not None)
+    return True, f"{what}: it needs this machine's host and port {ports} for our AE title {peer.calling_ae_title}"
 
 
 def _collector(section: AuditSection) -> str:

@@ -126,6 +126,11 @@ class Policy:
             words = failed
         return _unknown_caller(words) if self.callers else ANYONE
 
+    def may_store(self, calling: str) -> bool:
+        """Whether some caller of that AE title may, from wherever it comes."""
+        fitting = [one for one in self.callers or (ANYONE,) if one.calling_ae_title is None or calling in one.calling_ae_title]
+        return any("store" in one.services for one in fitting)
+
     def caller_of(self, ingest: str, calling: str, called: str, address: str) -> str:
         """The name of the caller as which somebody was let in; empty where only a certificate, which nobody kept, would say."""
         has_titles = ingest in ("dimse", "move")

@@ -214,10 +214,28 @@ def test_a_job_waits_no_longer_than_it_says_for_a_source_that_gives_slowly(tmp_p
 
 
 def test_a_peer_that_does_not_let_us_get_says_what_to_do():
-    with running_scp() as scp:
-        peer = make_peer(dimse(scp.port, "SCP"), protocols=load_protocols())
+    ae, port = AE("SCP"), free_port()
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelGet)  # and nothing that could come over it
 
-        with pytest.raises(Unreachable, match="does not let us get"):
+    with running_scp() as scp, accepting(ae, port, []):
+        for one in (scp.port, port):
+            peer = make_peer(dimse(one, "SCP"), protocols=load_protocols())
+            with pytest.raises(Unreachable, match=r'does not let us get .* set fetch = "move" for this peer'):
+                peer.get("1.2", "1.2.3", "CT", TRANSFER_SYNTAXES, lambda _: pytest.fail("nothing can come"), lambda _: None)
+
+
+def test_a_peer_that_answers_that_it_knows_no_c_get_says_what_to_do():
+    ae, port = AE("SCP"), free_port()
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelGet)
+    ae.add_supported_context(CTImageStorage, scu_role=True, scp_role=True)
+
+    def on_c_get(_: evt.Event) -> Iterator[object]:
+        yield 1
+        yield 0x0122, None
+
+    with accepting(ae, port, [(evt.EVT_C_GET, on_c_get)]):
+        peer = make_peer(dimse(port, "SCP"), protocols=load_protocols())
+        with pytest.raises(Unreachable, match=r'set fetch = "move" for this peer.* \(0x0122\)'):
             peer.get("1.2", "1.2.3", "CT", TRANSFER_SYNTAXES, lambda _: pytest.fail("nothing can come"), lambda _: None)
 
 

@@ -178,6 +178,12 @@ def test_a_peer_that_knows_no_c_move_says_what_to_do():
         make_peer(moving(scp.port, "SCP"), protocols=load_protocols()).move("1.2", "1.2.3", lambda: 0, lambda: False)
 
 
+def test_a_probe_tells_how_series_may_come(dcmqrscp):
+    found = make_peer(moving(dcmqrscp, "DCMQR"), protocols=load_protocols()).probe()
+
+    assert {"C-GET, Study Root", "C-MOVE, Study Root"} <= {one.what for one in found if one.works}
+
+
 def test_a_peer_that_tells_nothing_while_it_sends_is_waited_for_as_long_as_instances_come():
     ticks = iter(range(100))
 
@@ -262,6 +268,21 @@ def test_who_only_says_that_we_asked_is_not_believed(door, tmp_path, triton):
 
         expected = {one[0].SeriesInstanceUID for one in (CURRENT, OLDER, PRIOR)}
         assert {job.series_instance_uid for job in world.jobs()} == expected
+
+
+def test_an_archive_that_does_not_say_that_it_was_asked_counts_as_anybody_who_sends_and_the_log_says_so(door, tmp_path, triton):
+    def on_c_move(event: evt.Event) -> Iterator[object]:
+        send(PRIOR, door, calling="SLOW")
+        yield from sending(0)(event)
+
+    with archive(on_c_move) as port, world_beside(moving(port, "SLOW"), tmp_path, triton, door) as world:
+        world.start()
+        world.send(CURRENT)
+        world.wait_settled(2)
+
+        assert {job.series_instance_uid for job in world.jobs()} == {CURRENT[0].SeriesInstanceUID, PRIOR[0].SeriesInstanceUID}
+        (told,) = world.logged("prior.counts_as_sent")
+        assert "names no Move Originator" in told["reason"]
 
 
 def test_what_a_scanner_sends_at_the_same_time_is_worked_on(door, tmp_path, triton):

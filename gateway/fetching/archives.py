@@ -19,11 +19,13 @@ from gateway.fetching.take import Surroundings, Takes
 from gateway.ingest.retrieve import PRIOR, retrieve
 from gateway.rows.searches import Prior
 from gateway.rows.tables import Instance
+from gateway.work.lent import was_moved
 
 _PAUSE, _CONNECTIONS = timedelta(minutes=1), 4
 _UNFILED, _LOOK_SECONDS = timedelta(seconds=10), 0.2
 """How long what was promised, by whichever door, may take to be filed after what came before it."""
 _NOT_ALL = "not every instance of it came"
+_SENT = "it came under another AE title than the peer's, or names no Move Originator: it may start jobs of its own"
 
 T = TypeVar("T")
 
@@ -145,6 +147,9 @@ class Archives:
                     f" our listener for our AE title {peer.calling_ae_title}"
                 )
             time.sleep(_LOOK_SECONDS)
+        with self._around.db() as session:
+            if not was_moved(session, series, peer.ae_title.strip()):
+                _logger.warning("prior.counts_as_sent", peer=prior.peer, series_instance_uid=series, reason=_SENT)
 
 
 def here(db: Database, series_instance_uid: str) -> list[tuple[str, str]]:

@@ -25,6 +25,12 @@ def is_lent(session: Session, series_instance_uid: str, title_of: Callable[[str]
     return bool(came) and all(ingest == PRIOR or (ingest == MOVE and title in asked) for ingest, title in came)
 
 
+def was_moved(session: Session, series_instance_uid: str, ae_title: str) -> bool:
+    """Whether anything of it came from there, and said that it was asked for."""
+    mine = Association.id.in_(brought((series_instance_uid,))) & (Association.ingest == MOVE)
+    return bool(session.scalar(select(exists().where(mine, Association.calling_ae_title == ae_title))))
+
+
 def settled_as_lent(session: Session, series: Collection[str]) -> set[str]:
     """Those of `series` whose instances nobody had sent of his own accord when they were settled, as far as they were."""
     was_sent = exists().where(

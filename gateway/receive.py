@@ -22,6 +22,7 @@ from gateway.dicom.instance import identity
 from gateway.doors.entry import Alarming, Asked, Declined, Ended, Kept, Performed, Promise, Reported, TurnedAway
 from gateway.doors.journal import Entry
 from gateway.engine import Queues
+from gateway.ingest.move import MOVE, SENT
 from gateway.rows.repetition import Repetition
 from gateway.rows.tables import Association, Instance, Segment, Series, SeriesState
 from gateway.store import Store
@@ -35,7 +36,7 @@ Found = tuple[Entry, Promise]
 Told = Callable[[Session, Outcome, str, datetime], None]
 """What to do with a report on storage commitment of that AE title, now, in the transaction that reads it."""
 
-_COME_BACK = ("dimse", "dicomweb")
+_COME_BACK = (SENT, MOVE, "dicomweb")
 """Over these senders keep what was not acknowledged and come again with it; over the others nobody does."""
 
 _logger = structlog.get_logger()

@@ -26,6 +26,7 @@ from gateway.decisions.rank import Traits, traits
 from gateway.decisions.rules import Outcome, RuleSet, is_result, match
 from gateway.dicom.values import each, texts
 from gateway.engine import SETTLE, Queues, settle_attempt
+from gateway.ingest.move import MOVE, SENT
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
 from gateway.rows.tables import Association, Instance, OutputInstance, RuleOutcome, Series, SeriesState
@@ -124,7 +125,8 @@ def settle(
         series = lock(session, Series, series_instance_uid)
         if series.state != SeriesState.RECEIVING:  # somebody else settled it
             return
-        if gather(session, series, listening_since) != before.evidence:  # something came while the headers were read
+        came_now = gather(session, series, listening_since), sent_over(session, before.instances[-1]).id
+        if came_now != (before.evidence, before.origin.id):  # something came while the headers were read
             _come_back(session, series, replace(found, due=as_of), now, as_of, queues)
             return
         keep(session, series, seen, found, now)
@@ -239,7 +241,7 @@ def _requested(headers: Sequence[Dataset]) -> set[str]:
 def _facts(headers: Sequence[Dataset], origin: Association, equipment: Equipment) -> dict[str, object]:
     return facts.facts(
         headers, equipment=equipment, calling_ae_title=origin.calling_ae_title, called_ae_title=origin.called_ae_title,
-        ingest=origin.ingest,
+        ingest=SENT if origin.ingest == MOVE else origin.ingest,
     )  # fmt: skip
 
 

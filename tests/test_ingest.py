@@ -38,7 +38,7 @@ from tests.scanner_fixture import (
     encoded,
 )
 from tests.synthetic import ct_series, part10
-from tests.world import associate, send
+from tests.world import associate, send, store
 
 CT1_ONLY = Policy("AIGATEWAY", (Caller("ct", calling_ae_title=frozenset({"CT1"})),))
 
@@ -138,6 +138,21 @@ def test_a_row_tells_from_whom_an_instance_came(gate: Gate) -> None:
         "dimse", "CT1", "AIGATEWAY", "127.0.0.1",
     )  # fmt: skip
     assert [one.association for one in gate.rows(Instance)] == [association.id]
+
+
+def test_what_says_that_we_asked_for_it_counts_as_an_association_of_its_own(gate: Gate) -> None:
+    """The title of who sends is what archives with pynetdicom's C-MOVE say in place of ours."""
+    series, said = ct_series(4), {"": "dimse", "AIGATEWAY": "move", "OTHERS": "dimse", "CT1": "move"}
+    association = associate(gate.port, series)
+    for ds, originator in zip(series, said, strict=True):
+        asked = {"MoveOriginatorApplicationEntityTitle": originator} if originator else {}
+        assert store(association, ds, **asked) == 0x0000
+    association.release()
+
+    ingests = {one.id: one.ingest for one in gate.rows(Association) if one.ended_at}
+    assert len(ingests) == len(series)
+    came = {one.sop_instance_uid: ingests[one.association] for one in gate.rows(Instance)}
+    assert [came[ds.SOPInstanceUID] for ds in series] == list(said.values())
 
 
 @pytest.mark.parametrize("fragment", [2, 1000, 131_066])

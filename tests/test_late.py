@@ -7,7 +7,7 @@ on PostgreSQL, with a clock that can be moved.
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -47,6 +47,8 @@ from gateway.run import CRASHES_AT_MOST, run
 from gateway.settle import settle
 from gateway.views import lists, stories, wanted
 from gateway.work.delivery import Pace
+from gateway.work.lent import sent_over
+from gateway.work.weigh import came, gather
 from tests.door_fixture import NOW, Place, come, scanner
 from tests.synthetic import ct_series
 
@@ -61,12 +63,14 @@ EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
 PIPELINES = {"bright": load_pipelines([Path(__file__).parent / "pipelines"])["bright"]}
 
 
-def look(place: Place, series: Sequence[Dataset], *, after: timedelta = timedelta(seconds=30)) -> None:
+def look(
+    place: Place, series: Sequence[Dataset], *, after: timedelta = timedelta(seconds=30), rules: str = RULES, **more: object
+) -> None:
     """Settle, that much later."""
     place.now += after
     settle(
         series[0].SeriesInstanceUID, place.now, policy=Policy(10, 3600), pipelines=PIPELINES, equipment=EQUIPMENT, store=place.store,
-        rules=load_rules(RULES, pipelines=("bright",), peers=("pacs",)), db=place.db, queues=place.queues,
+        rules=load_rules(rules, pipelines=("bright",), peers=("pacs",)), db=place.db, queues=place.queues, **more,
     )  # fmt: skip
 
 
@@ -248,6 +252,44 @@ def test_one_study_over_eight_associations_of_two_ae_titles_is_one_job(place: Pl
     assert inputs(place, job) == 16
     with place.db() as session:
         assert session.scalars(select(Series.reason)).one().startswith("8 associations ended")
+
+
+def test_a_series_is_whose_who_sent_it_whatever_came_of_it_because_we_asked(place: Place) -> None:
+    series = ct_series(4)
+    come(place, series[:2], scanner())
+    come(place, series[2:], replace(scanner(), ingest="move", calling_ae_title="PACS"))
+    other = ct_series(2, seed=7)
+    come(place, other, replace(scanner(), ingest="move", calling_ae_title="PACS"))
+
+    with place.db() as session:
+        rows = [session.get_one(Series, one[0].SeriesInstanceUID) for one in (series, other)]
+        assert [came(session, row).calling_ae_titles for row in rows] == [{"CT1"}, {"PACS"}]
+        last = session.get_one(Instance, series[-1].SOPInstanceUID)
+        assert sent_over(session, last).calling_ae_title == "CT1"
+
+
+def test_what_only_says_that_we_asked_for_it_is_for_rules_as_anything_that_is_sent(place: Place) -> None:
+    series, half, origin = ct_series(4), ct_series(2, seed=7), replace(scanner(), ingest="move")
+    come(place, series, replace(scanner(), ingest="move"))
+    place.take(half[0], origin)
+    place.door.end(origin, broken=True)
+    place.file()
+
+    look(place, series, rules=RULES.replace("is: CT}", "is: CT}, {fact: ingest, is: dimse}"))
+
+    assert len(jobs(place)) == 1
+    with place.db() as session:
+        assert gather(session, session.get_one(Series, half[0].SeriesInstanceUID)).broken_off  # whoever sends it may come back
+
+
+def test_what_is_sent_while_the_headers_of_what_we_asked_for_are_read_is_looked_at_again(place: Place) -> None:
+    series, rules = ct_series(4), RULES.replace("is: CT}", "is: CT}, {fact: calling_ae_title, is: CT1}")
+    come(place, series, replace(scanner(), ingest="move", calling_ae_title="PACS"))
+
+    look(place, series, rules=rules, arrival=lambda *_: come(place, series) or {})
+    look(place, series, rules=rules)
+
+    assert len(jobs(place)) == 1
 
 
 def test_half_a_series_is_worked_on_and_the_rest_two_hours_later_makes_a_revision(place: Place) -> None:

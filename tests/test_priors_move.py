@@ -270,6 +270,29 @@ def test_who_only_says_that_we_asked_is_not_believed(door, tmp_path, triton):
         assert {job.series_instance_uid for job in world.jobs()} == expected
 
 
+def test_a_prior_that_comes_after_its_deadline_starts_no_job_either(door, tmp_path, triton):
+    def on_c_move(event: evt.Event) -> Iterator[object]:
+        yield "127.0.0.1", door
+        yield SLICES
+        while not event.is_cancelled:
+            time.sleep(0.05)
+        yield 0xFE00, None
+
+    with archive(on_c_move) as port, world_beside(moving(port, "SLOW"), tmp_path, triton, door) as world:
+        world.start()
+        world.send(series(7, "20260102", SeriesDescription="anyway"))  # a second
+        world.wait_until(lambda: [job.state for job in world.jobs()] == [JobState.DONE], 60)
+
+        association = associate(door, PRIOR, calling="SLOW")
+        asked = {"MoveOriginatorApplicationEntityTitle": "AIGATEWAY", "MoveOriginatorMessageID": 1}
+        assert {store(association, ds, **asked) for ds in PRIOR} == {0x0000}
+        association.release()
+        world.wait_settled(2)
+
+        assert world.story(PRIOR).series.reason.endswith("fetched as a prior for a job, starts none itself")
+        assert len(world.jobs()) == 1
+
+
 def test_an_archive_that_does_not_say_that_it_was_asked_counts_as_anybody_who_sends_and_the_log_says_so(door, tmp_path, triton):
     def on_c_move(event: evt.Event) -> Iterator[object]:
         send(PRIOR, door, calling="SLOW")

@@ -330,6 +330,7 @@ def test_the_caller_of_an_association_is_the_one_that_its_names_and_network_say(
     assert of(narrow, wide, address="10.2.0.1") == "any CT"
     assert of(proved) == "with certificate"
     assert of(proved, wide) == ""  # only its certificate would say
+    assert of(wide, ingest="move") == "any CT"
     assert of(wide, address="10.2.0.1", ingest="dicomweb") == ""
     assert of() == ""
 

@@ -8,8 +8,7 @@ from uuid import uuid4
 
 from gateway.dicom.instance import Origin
 
-MOVE = "move"
-_SENT = "dimse"
+MOVE, SENT = "move", "dimse"
 
 
 def turned(origin: Origin, move_originator: str, ae_title: str) -> Origin:
@@ -17,5 +16,5 @@ def turned(origin: Origin, move_originator: str, ae_title: str) -> Origin:
 
     Archives that are made with pynetdicom name themselves instead of who asked them.
     """
-    ingest = MOVE if move_originator and move_originator in (ae_title, origin.calling_ae_title) else _SENT
+    ingest = MOVE if move_originator and move_originator in (ae_title, origin.calling_ae_title) else SENT
     return origin if origin.ingest == ingest else replace(origin, ingest=ingest, association=str(uuid4()))

@@ -17,7 +17,6 @@ from gateway.configuration.oversight import DAYS, AlarmsSection, SilenceSection
 from gateway.db import Database
 from gateway.decisions.silence import Expectation
 from gateway.errors import ModelUnavailable
-from gateway.ingest.move import MOVE
 from gateway.rows.tables import Association, Job, JobState
 from gateway.telling.alarms import Alarm, compare, open_alarms
 from gateway.telling.happening import Kind
@@ -72,7 +71,7 @@ def _silent(session: Session, now: datetime, expected: Iterable[Expectation]) ->
 
 
 def _last_heard(session: Session, calling_ae_title: str, now: datetime) -> datetime | None:
-    mine = (Association.calling_ae_title == calling_ae_title) & (Association.ingest != MOVE)  # which we asked it to send
+    mine = Association.calling_ae_title == calling_ae_title
     if session.scalar(select(exists().where(mine, Association.ended_at.is_(None)))):
         return now
     return session.scalar(select(func.max(Association.ended_at)).where(mine))

@@ -103,7 +103,7 @@ def settle(
 
     `as_of`: until when everything that was promised is filed, where that is not yet `now`. `listening_since`: since when somebody
     could come in, where that is known. `ordered(accession_number)` are the priorities that the worklist has for it,
-    `title_of(peer)` its AE title.
+    `title_of(peer)` its AE title, where it sends what we ask it for.
     """
     as_of = min(as_of or now, now)
     before = _look(series_instance_uid, now, as_of, listening_since, policy, db, queues)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import BytesIO
+from ssl import SSLContext
 from typing import Any
 
 from pydicom import Dataset
@@ -199,9 +200,11 @@ class Listener:
 
 
 @contextmanager
-def accepting(ae: AE, port: int, handlers: Sequence[tuple[Any, ...]]) -> Iterator[None]:
+def accepting(ae: AE, port: int, handlers: Sequence[tuple[Any, ...]], context: SSLContext | None = None) -> Iterator[None]:
     """As `ae.start_server` does, which looks only every half second whether it shall end."""
-    server = ae.make_server(("127.0.0.1", port), evt_handlers=list(handlers), server_class=ThreadedAssociationServer)
+    server = ae.make_server(
+        ("127.0.0.1", port), evt_handlers=list(handlers), server_class=ThreadedAssociationServer, ssl_context=context
+    )
     ae._servers.append(server)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:

@@ -1,5 +1,6 @@
 """Priors by C-MOVE: an archive that knows no C-GET sends them to our own door, and who else says that he was asked is not believed."""
 
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,8 +16,10 @@ from sqlalchemy import select
 
 from gateway.configuration.sections import Config
 from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
+from gateway.fetching.archives import title_of
 from gateway.peers import load_protocols, made, make_peer
 from gateway.rows.tables import Association, Instance, JobState
+from tests.certificates import Authority
 from tests.peers_fixture import Orthanc, running_dcmqrscp, running_orthanc, running_scp
 from tests.ports import free_port
 from tests.scp_fixture import accepting
@@ -100,7 +103,7 @@ Moves = Callable[[evt.Event], Iterator[object]]
 
 
 @contextmanager
-def archive(moves: Moves, *, counts: bool = True) -> Iterator[int]:
+def archive(moves: Moves, *, counts: bool = True, context: ssl.SSLContext | None = None) -> Iterator[int]:
     """One that has PRIOR, says how many instances that are where it `counts`, and answers C-MOVE as told; its port."""
     ae, port = AE("SLOW"), free_port()
     for model in (StudyRootQueryRetrieveInformationModelFind, StudyRootQueryRetrieveInformationModelMove):
@@ -118,7 +121,7 @@ def archive(moves: Moves, *, counts: bool = True) -> Iterator[int]:
             yield 0xFF00, told
 
     handlers = [(evt.EVT_C_FIND, on_c_find), (evt.EVT_C_MOVE, moves), (evt.EVT_C_STORE, lambda _: 0x0000)]
-    with accepting(ae, port, handlers):
+    with accepting(ae, port, handlers, context):
         yield port
 
 
@@ -178,6 +181,12 @@ def test_a_peer_that_knows_no_c_move_says_what_to_do():
         make_peer(moving(scp.port, "SCP"), protocols=load_protocols()).move("1.2", "1.2.3", lambda: 0, lambda: False)
 
 
+def test_only_a_peer_that_moves_is_one_that_may_say_that_we_asked_it():
+    peers = {how: make_peer(dimse(104, "PACS ") | {"fetch": how}, protocols=load_protocols()) for how in ("get", "move")}
+
+    assert [title_of(peers, name) for name in ("move", "get", "gone")] == ["PACS", "", ""]
+
+
 def test_a_probe_tells_how_series_may_come(dcmqrscp):
     found = make_peer(moving(dcmqrscp, "DCMQR"), protocols=load_protocols()).probe()
 
@@ -195,6 +204,17 @@ def test_a_peer_that_tells_nothing_while_it_sends_is_waited_for_as_long_as_insta
         assert move(port, lambda: next(ticks), timeout_seconds=1) == SLICES
         with pytest.raises(Unreachable, match="neither sends more nor says that it has ended, for 1 s"):
             move(port, timeout_seconds=1)
+
+
+def test_a_move_may_be_asked_for_by_tls(tmp_path):
+    authority = Authority(tmp_path / "ca")
+    theirs, context = authority.issue("pacs", hosts=("pacs.example",)), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(theirs.certificate, theirs.key)
+
+    with running_scp() as scp, archive(sending(scp.port, *PRIOR, pause=lambda _: time.sleep(0.3)), context=context) as port:
+        sent = move(port, tls=True, verify=str(authority.certificate), timeout_seconds=1)
+
+    assert (sent, len(scp.received)) == (SLICES, SLICES)
 
 
 def test_a_move_is_cancelled_at_its_deadline():

@@ -16,6 +16,7 @@ from gateway.doors.door import Door
 from gateway.errors import Unreachable
 from gateway.fetching import fetch
 from gateway.fetching.take import Surroundings, Takes
+from gateway.ingest.move import MOVE
 from gateway.ingest.retrieve import PRIOR, retrieve
 from gateway.rows.searches import Prior
 from gateway.rows.tables import Instance
@@ -74,7 +75,7 @@ class Archives:
     def fetch(self, prior: Prior, until: datetime) -> None:
         """The instances that are not here. Raises Unreachable or Rejected."""
         peer = self._peer(prior.peer)
-        if getattr(peer, "fetch", "") == "move":
+        if getattr(peer, "fetch", "") == MOVE:
             self._move(prior, peer, until)
         elif hasattr(peer, "get"):
             self._get(prior, peer, until)
@@ -150,6 +151,12 @@ class Archives:
         with self._around.db() as session:
             if not was_moved(session, series, peer.ae_title.strip()):
                 _logger.warning("prior.counts_as_sent", peer=prior.peer, series_instance_uid=series, reason=_SENT)
+
+
+def title_of(peers: Mapping[str, object], name: str) -> str:
+    """The AE title of a peer that sends to our doors what we ask it for; empty where it does not."""
+    peer = peers.get(name)
+    return str(getattr(peer, "ae_title", "")).strip() if getattr(peer, "fetch", "") == MOVE else ""
 
 
 def here(db: Database, series_instance_uid: str) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ from gateway.decisions.rules import RuleSet
 from gateway.deliver import deliver, deliver_failed
 from gateway.doors.steps import Steps
 from gateway.engine import COMMIT, DELIVER, ELECT, PERFORM, PRIORS, PROVE, RUN, SETTLE, SWEEP, Lane, Queues, model_lane, peer_lane
-from gateway.fetching.archives import Archives
+from gateway.fetching.archives import Archives, title_of
 from gateway.fetching.priors import look_back, priors_failed
 from gateway.fetching.sources import Sources
 from gateway.fetching.worklist import Worklist
@@ -121,13 +121,9 @@ class Stages:
             arrival=self._arrival, policy=self.plan.config.completeness.policy,
             pipelines=self.plan.pipelines, equipment=equipment(), store=self.store, db=self.db, queues=self.queues,
             stat_ae_titles=self.plan.config.dimse.stat_ae_titles, ordered=self.worklist.priorities,
-            count=self.sources.count, title_of=self._title_of, study_quiet=self._study_quiet,
+            count=self.sources.count, title_of=partial(title_of, self.peers), study_quiet=self._study_quiet,
             put=Keep(self.store.headers).put,
         )  # fmt: skip
-
-    def _title_of(self, peer: str) -> str:
-        """Its AE title; empty where it has none."""
-        return str(getattr(self.peers.get(peer), "ae_title", "")).strip()
 
     def _rules_of(self, series_instance_uid: str) -> RuleSet:
         """Of a synthetic study its own, and no other."""

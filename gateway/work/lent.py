@@ -15,8 +15,8 @@ from gateway.work.weigh import brought
 def is_lent(session: Session, series_instance_uid: str, title_of: Callable[[str], str]) -> bool:
     """Whether all who brought of it, for the first time or again, were asked for it by us.
 
-    Who says that he was (C-MOVE) is believed where he is the peer that we asked for this very series; `title_of` has peers' AE
-    titles. What somebody sends as well is worked on.
+    Who says that he was (C-MOVE) is believed where he is the peer that we asked for this very series; `title_of` has AE titles of
+    peers that are asked so. What somebody sends as well is worked on.
     """
     who = select(Association.ingest, Association.calling_ae_title).where(Association.id.in_(brought((series_instance_uid,))))
     came = session.execute(who.distinct()).all()

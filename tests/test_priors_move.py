@@ -15,13 +15,16 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind, Stu
 from sqlalchemy import select
 
 from gateway.configuration.sections import Config
+from gateway.dicom import command
 from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
 from gateway.fetching.archives import title_of
 from gateway.peers import load_protocols, made, make_peer
 from gateway.rows.tables import Association, Instance, JobState
+from tests import scanner_fixture
 from tests.certificates import Authority
 from tests.peers_fixture import Orthanc, running_dcmqrscp, running_orthanc, running_scp
 from tests.ports import free_port
+from tests.scanner_fixture import us
 from tests.scp_fixture import accepting
 from tests.test_priors import HELD_THERE, OLDER, PRIOR, RULES, SLICES, comment, dimse, series
 from tests.world import World, associate, send, store
@@ -161,6 +164,15 @@ def move(
 def test_how_a_move_failed_is_said_in_words(status, error, words):
     with archive(sending(0, status=status)) as port, pytest.raises(error, match=words):
         move(port)
+
+
+def test_a_count_of_sub_operations_that_is_none_counts_nothing():
+    def answer(count: bytes) -> bytes:
+        return scanner_fixture.command(
+            (0x0100, us(0x8021)), (0x0120, us(1)), (0x0800, us(0x0101)), (0x0900, us(0xB000)), (0x1022, count)
+        )
+
+    assert [command.read(answer(count)).failed for count in (us(3), b"", b"\xff" * 8000)] == [3, 0, 0]
 
 
 def test_archives_say_whom_they_do_not_know_or_do_not_reach(orthanc, dcmqrscp):

@@ -115,8 +115,8 @@ def _number(found: dict[int, bytes], element: int) -> int:
 
 
 def _count(found: dict[int, bytes], element: int) -> int:
-    """0 where it is not told: all counts are optional."""
-    return int.from_bytes(found.get(element, b""), "little")
+    """0 where it is not told, or not as a US: all counts are optional."""
+    return _number(found, element) if len(found.get(element, b"")) == 2 else 0
 
 
 def _uid(found: dict[int, bytes], element: int) -> str:

@@ -224,7 +224,7 @@ def test_a_move_may_be_asked_for_by_tls(tmp_path):
     context.load_cert_chain(theirs.certificate, theirs.key)
 
     with running_scp() as scp, archive(sending(scp.port, *PRIOR, pause=lambda _: time.sleep(0.3)), context=context) as port:
-        sent = move(port, tls=True, verify=str(authority.certificate), timeout_seconds=1)
+        sent = move(port, tls=True, verify=str(authority.certificate))
 
     assert (sent, len(scp.received)) == (SLICES, SLICES)
 
@@ -283,13 +283,13 @@ def test_who_only_says_that_we_asked_is_not_believed(door, tmp_path, triton):
 
     def on_c_move(event: evt.Event) -> Iterator[object]:
         begun.set()
-        assert came.wait(30)
+        assert came.wait(90)
         yield from sending(door, *PRIOR)(event)
 
     with archive(on_c_move) as port, world_beside(moving(port, "SLOW"), tmp_path, triton, door) as world:
         world.start()
         world.send(CURRENT)
-        assert begun.wait(60)
+        world.wait_until(begun.is_set)
         for calling, originator, instances in (("SLOW", "AIGATEWAY", OLDER), ("CT1", "AIGATEWAY", PRIOR)):
             asked = {"MoveOriginatorApplicationEntityTitle": originator, "MoveOriginatorMessageID": 1}
             association = associate(door, instances, calling=calling)
@@ -346,12 +346,12 @@ def test_what_a_scanner_sends_at_the_same_time_is_worked_on(door, tmp_path, trit
     def pause(number: int) -> None:
         if number == SLICES - 1:
             middle.set()
-            assert came.wait(30)
+            assert came.wait(90)
 
     with archive(sending(door, *PRIOR, pause=pause)) as port, world_beside(moving(port, "SLOW"), tmp_path, triton, door) as world:
         world.start()
         world.send(CURRENT)
-        assert middle.wait(60)
+        world.wait_until(middle.is_set)
         world.send(PRIOR)
         came.set()
         world.wait_settled(2)
@@ -375,7 +375,7 @@ def test_after_a_death_while_a_prior_comes_it_starts_no_job_and_the_job_gets_it(
     with archive(on_c_move) as port, world_beside(moving(port, "SLOW"), tmp_path, triton, door) as world:
         world.start()
         world.send(CURRENT)
-        assert middle.wait(60)
+        world.wait_until(middle.is_set)
         world.kill()
 
         world.start()

@@ -262,6 +262,23 @@ def test_a_death_between_the_notice_and_the_row_tells_it_again_under_the_same_ke
     assert len({headers["Idempotency-Key"] for _, headers, _ in hook.requests}) == 1
 
 
+def test_a_notice_that_has_grown_since_its_answer_was_lost_is_not_the_same_again(db: Database, heralds) -> None:
+    """Mail servers and programs pass over what has the Message-ID or key of one that they have taken."""
+    clock = Clock()
+    with web_server(hook := Hook(status=504)) as url:
+        herald = heralds(clock, protocol="webhook", url=url)
+        for _ in range(2):
+            record(db, Act.JOB_FAILED, job=1)
+            for _ in range(2):
+                clock.pass_(minutes=10)
+                herald.look()
+
+    counts = [document["count"] for document in hook.documents]
+    keys = [headers["Idempotency-Key"] for _, headers, _ in hook.requests]
+    assert counts == [1, 3, 3]  # that the first did not arrive is told too
+    assert keys[0] != keys[1] == keys[2]
+
+
 def test_every_act_that_is_told_becomes_words_without_uids() -> None:
     detail = {
         "reason": "expected 1.2.840.10008.5.1.4.1.1.2 at 10.1.2.3", "peer": "pacs", "kind": "silence", "hours": 4, "version": "1",
@@ -299,7 +316,7 @@ def test_a_mail_arrives_over_starttls_after_a_login(tmp_path: Path) -> None:
     (mail,) = box.mails
     assert mail["Subject"] == "gw1: job failed: job 7: it failed: Größe"
     assert mail["Auto-Submitted"] == "auto-generated"
-    assert mail["Message-ID"] == "<gw1-ops-1@hospital.example>"
+    assert mail["Message-ID"] == "<gw1-ops-1-1@hospital.example>"
     told = f"{NOW:%Y-%m-%d %H:%M:%S} UTC  job failed: job 7: it failed: Größe  https://gw.example/jobs/7"
     assert mail.get_content().strip() == told
     assert box.to == [["it@hospital.example", "radiology@hospital.example"]]
@@ -362,7 +379,7 @@ def test_a_webhook_gets_signed_json_and_no_redirect_is_followed(tmp_path: Path) 
     assert (path, headers["X-Gateway-Signature"]) == ("/in", f"t={seconds},v1={signed}")
     assert len(hook.requests) == 2
     document = hook.documents[0]
-    assert (document["key"], document["count"], document["counts"]) == ("gw1-ops-1", 2, {"job failed": 1, "disk low": 1})
+    assert (document["key"], document["count"], document["counts"]) == ("gw1-ops-1-2", 2, {"job failed": 1, "disk low": 1})
     assert [event["link"] for event in document["events"]] == ["https://gw.example/jobs/7"] * 2
 
 

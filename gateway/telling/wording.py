@@ -45,7 +45,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blo
 
 @dataclass(frozen=True)
 class Told:
-    """What goes out at once. `key` is the same where the same is told twice."""
+    """What goes out at once. `key` is the same where the same is told twice, and another one where more is."""
 
     key: str
     subject: str
@@ -79,7 +79,7 @@ class Wording:
             subject, text = (_ENVIRONMENT.from_string(one).render(known) for one in (self.subject, self.text))
         except (TemplateError, TypeError, ArithmeticError, LookupError, OverflowError) as error:
             raise ValueError(f"expected a template that can be filled: {type(error).__name__}") from error
-        key = f"{self.source}-{name}-{first.number}"
+        key = f"{self.source}-{name}-{first.number}-{digest.last.number}"
         events = tuple(map(self._event, digest.latest))
         return Told(key, " ".join(subject.split()), text.strip() + "\n", now, digest.total, dict(digest.counts), events)
 

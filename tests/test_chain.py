@@ -746,6 +746,23 @@ def test_a_database_that_went_on_from_an_older_backup_is_not_served_before_someb
         accept(config, db=db, actor="ann", now=NOW)
 
 
+@pytest.mark.parametrize("before", ['{"position": 2, "key": "0"}', '{"position": 9', '{"position": "9"}', "[]"])
+def test_lines_of_the_signed_heads_that_are_not_ours_do_not_hide_that_the_trail_was_cut_off(
+    db, tmp_path: Path, before: str
+) -> None:
+    """Only the furthest heads are verified: those of three years would take most of a minute, with the doors closed."""
+    config = parse({"gateway": {"data_dir": str(tmp_path)}}, where="test")
+    tell(db, 3)
+    sealed_here(db, tmp_path)
+    refuse_older(config, db=db)
+    file = seal.heads_file(config)
+    file.write_text(f"{before}\n{file.read_text()}")
+    unguarded(db, "DELETE FROM gw_audit_event", "UPDATE gw_audit_head SET position = 0, hash = ''")
+
+    with pytest.raises(ConfigError, match="event 3 was signed"):
+        refuse_older(config, db=db)
+
+
 def test_files_that_no_row_knows_are_counted_and_those_of_workitems_are_known(db, tmp_path: Path) -> None:
     config = parse({"gateway": {"data_dir": str(tmp_path)}}, where="test")
     store = Store(config.store_folder)

@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.auditing.seal import Signed, heads, heads_file
+from gateway.auditing.seal import Signed, heads_file, latest
 from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.errors import ConfigError
@@ -74,7 +74,7 @@ def without_files(config: Config, *, db: Database) -> int:
 
 def _missing(config: Config, *, db: Database) -> Signed | None:
     """The last head that was signed, where the database does not have it: its event is not there, or is another one."""
-    signed = max(heads(config).signed, key=lambda one: one.position, default=None)
+    signed = latest(config)
     with db() as session:
         is_there = signed is None or audit.has(session, signed)
     return None if is_there else signed

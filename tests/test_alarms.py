@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,8 +17,12 @@ from gateway.decisions.silence import Expectation
 from gateway.errors import ConfigError
 from gateway.rows.tables import Association, Job
 from gateway.rows.trail import AuditEvent, OpenAlarm
+from gateway.telling.certificates import Certificates
 from gateway.telling.lookout import look_out
+from gateway.telling.tellers import Tellers
+from tests.certificates import Authority
 from tests.rows_fixture import NOW, a_job, a_series
+from tests.test_console_serving import until
 
 BERLIN = ZoneInfo("Europe/Berlin")
 WEEKDAYS = frozenset(range(5))
@@ -175,6 +180,105 @@ def test_a_disk_with_little_room_is_told_before_it_is_full(db: Database) -> None
         )
 
     assert told(db) == [("raised", "disk low", ""), ("ended", "disk low", "")]
+
+
+class Machine:
+    """One that serves with a certificate of its own, which is good for 20 days; its file lies where that of each other does."""
+
+    def __init__(self, db: Database, folder: Path, *, host: str) -> None:
+        self.authority, self.file, self.now = Authority(folder / host), folder / "gateway.pem", NOW
+        self.replace()
+        config = parse({"web": {"certificate": str(self.file), "key": "gateway.key"}}, where="x")
+        self.certificates = Certificates(db, config, peers=list, clock=lambda: self.now, host=host)
+
+    def replace(self) -> None:
+        self.content = self.authority.issue("gateway").certificate.read_bytes()
+
+    def look(self, *, days: float) -> None:
+        """So long after its certificate was made."""
+        self.now = datetime.now(UTC) + timedelta(days=days)
+        self.file.write_bytes(self.content)
+        self.certificates.look()
+
+
+def test_a_certificate_of_ours_is_told_before_its_time_is_over_then_when_it_is_and_when_another_is_there(
+    db: Database, tmp_path: Path
+) -> None:
+    gw1 = Machine(db, tmp_path, host="gw1")
+    soon, over = f"{gw1.file} on gw1", f"{gw1.file} on gw1: over"
+
+    gw1.look(days=1)
+    assert told(db) == []
+    for days in (17, 18):
+        gw1.look(days=days)
+    assert told(db) == [("raised", "certificate", soon)]
+    with db() as session:
+        reason = session.scalars(select(OpenAlarm.reason)).one()
+    assert reason.startswith(f"[web] certificate {gw1.file}: good from ")
+    assert reason.endswith(" UTC, on gw1: put a new one there; no start is needed")
+    for days in (21, 22):
+        gw1.look(days=days)
+    assert told(db)[1:] == [("raised", "certificate", over)]
+    gw1.replace()
+    gw1.look(days=1)
+
+    assert told(db)[2:] == [("ended", "certificate", soon), ("ended", "certificate", over)]
+
+
+def test_a_machine_with_a_new_certificate_says_nothing_of_that_of_another(db: Database, tmp_path: Path) -> None:
+    gw1, gw2 = (Machine(db, tmp_path, host=name) for name in ("gw1", "gw2"))
+
+    for hours in range(3):
+        gw1.look(days=17 + hours / 24)
+        gw2.look(days=1)
+    assert told(db) == [("raised", "certificate", f"{gw1.file} on gw1")]
+    gw2.look(days=17.5)
+    gw1.replace()
+    gw1.look(days=1)
+
+    assert told(db)[1:] == [("raised", "certificate", f"{gw2.file} on gw2"), ("ended", "certificate", f"{gw1.file} on gw1")]
+
+
+def test_the_certificate_of_a_machine_that_does_not_serve_any_more_is_no_alarm_for_ever(db: Database, tmp_path: Path) -> None:
+    gone, here = (Machine(db, tmp_path, host=name) for name in ("gone", "here"))
+    gone.look(days=17)
+    here.content = b"as yet nothing"
+
+    here.look(days=17.9)
+    assert [act for act, *_ in told(db)] == ["raised"]
+    here.look(days=18.1)
+
+    assert told(db)[1:] == [("ended", "certificate", f"{gone.file} on gone")]
+
+
+def test_a_certificate_that_is_not_made_for_long_is_not_always_about_to_end(db: Database, tmp_path: Path) -> None:
+    gw1 = Machine(db, tmp_path, host="gw1")  # for 21 days
+
+    for days in (10, 15):
+        gw1.look(days=days)
+
+    assert told(db) == []
+
+
+def test_a_gateway_that_serves_looks_after_its_certificates_and_those_that_peers_tables_name(
+    db: Database, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path / "ca")
+    ours, towards = authority.issue("ours", expired=True), authority.issue("towards", expired=True)
+    tls = {"certificate": str(ours.certificate), "key": str(ours.key), "authorities": str(authority.certificate)}
+    tls["crl"] = str(authority.crl(expired=True))
+    peers = [{"name": "pacs", "certificate": str(towards.certificate)}]
+    tellers = Tellers(db, parse({"tls": tls}, where="x"), addressees=(), peers=lambda: peers, clock=lambda: datetime.now(UTC))
+
+    tellers.start()
+    until(lambda: len(told(db)) == 6)
+    tellers.stop()
+    with db() as session:
+        reasons = session.scalars(select(OpenAlarm.reason)).all()
+
+    assert {reason.partition(": good")[0] for reason in reasons} == {
+        f"[tls] certificate {ours.certificate}", f"[tls] crl {tls['crl']}", f"peer pacs: certificate {towards.certificate}",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -5,23 +5,18 @@ Nothing is made.
 
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import NamedTuple, TypeVar
-
-from cryptography import x509
+from typing import NamedTuple
 
 from gateway.commands.reach import Asked
 from gateway.configuration.sections import Config
 from gateway.machine.listening import why
+from gateway.telling.certificates import lasting
 
-T = TypeVar("T")
-_SOON = timedelta(days=14)
-_END_OF_CRL = b"-----END X509 CRL-----"
 _EVERY = {"0.0.0.0", "::", ""}  # noqa: S104 - looked for, not listened on
 
 
@@ -40,7 +35,8 @@ def found(config: Config) -> Iterator[Asked]:
         good = folder.path.is_dir()
         yield good, f"[[folders]] {folder.path}: " + ("is watched" if good else "there is no such folder")
     yield from _listening(config)
-    yield from _in_time(config, datetime.now(UTC))
+    now = datetime.now(UTC)
+    yield from ((one.is_good(now), one.words) for one in lasting(config, config.peers))
 
 
 def writable(name: str, folder: Path) -> Asked:
@@ -93,27 +89,3 @@ def _listening(config: Config) -> Iterator[Asked]:
         if one.port and one.port == other.port and is_same:
             both = f"{one.section} {one.key} and {other.section} {other.key}"
             yield False, f"{both} are both {one.port}: expected one of its own for each"
-
-
-def _in_time(config: Config, now: datetime) -> Iterator[Asked]:
-    """Ours, and the lists of what was taken back: where the time of one is over, nobody comes in any more."""
-    for section, file in (("tls", config.tls.certificate), ("web", config.web.certificate)):
-        times = [(one.not_valid_before_utc, one.not_valid_after_utc) for one in _read(file, x509.load_pem_x509_certificates)]
-        if times:
-            begins, ends = max(begin for begin, _ in times), min(end for _, end in times)
-            words = f"good from {begins:%Y-%m-%d} until {ends:%Y-%m-%d}"
-            yield begins <= now < ends - _SOON, f"[{section}] certificate {file}: {words}"
-    nexts = [one.next_update_utc for one in _read(config.tls.crl, _lists) if one.next_update_utc]
-    if nexts:
-        yield now < min(nexts), f"[tls] crl {config.tls.crl}: good until {min(nexts):%Y-%m-%d %H:%M} UTC"
-
-
-def _lists(content: bytes) -> list[x509.CertificateRevocationList]:
-    return [x509.load_pem_x509_crl(one + _END_OF_CRL) for one in content.split(_END_OF_CRL)[:-1]]
-
-
-def _read(file: Path | None, what: Callable[[bytes], Iterable[T]]) -> Iterable[T]:
-    """None of a file that cannot be read: that is told by who needs it."""
-    with suppress(OSError, ValueError):
-        return what(file.read_bytes()) if file else ()
-    return ()

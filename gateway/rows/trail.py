@@ -58,8 +58,9 @@ class OpenAlarm(Table):
     __tablename__ = f"{PREFIX}alarm"
     kind: Mapped[str] = mapped_column(primary_key=True)
     subject: Mapped[str] = mapped_column(primary_key=True)
-    """Of whom or what: an AE title of the configuration, a model; empty where there is only one."""
+    """Of whom or what: an AE title of the configuration, a model, a file; empty where there is only one."""
     raised_at: Mapped[datetime]
+    """Of what is a machine's own, when that one has said so last."""
     since: Mapped[datetime]
     """When what it tells of began."""
     reason: Mapped[str]

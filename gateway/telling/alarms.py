@@ -30,8 +30,13 @@ def open_alarms(session: Session) -> dict[tuple[str, str], OpenAlarm]:
     return {(one.kind, one.subject): one for one in session.scalars(select(OpenAlarm))}
 
 
-def compare(session: Session, present: Iterable[Alarm], now: datetime, *, kinds: Collection[str]) -> None:
-    """Raise those that are not on yet, end those of these kinds that are not present any more; each is told once."""
+def compare(
+    session: Session, present: Iterable[Alarm], now: datetime, *, kinds: Collection[str], subjects: Collection[str] | None = None
+) -> None:
+    """Raise those that are not on yet, end those of these kinds that are not present any more; each is told once.
+
+    `subjects`: who knows of these only ends no others.
+    """
     wanted = {(one.kind, one.subject): one for one in present}
     known = open_alarms(session)
     for key, alarm in wanted.items():
@@ -44,7 +49,7 @@ def compare(session: Session, present: Iterable[Alarm], now: datetime, *, kinds:
                 reason=alarm.reason, since=alarm.since.isoformat(),
             )  # fmt: skip
     for (kind, subject), row in known.items():
-        if kind in kinds and (kind, subject) not in wanted:
+        if kind in kinds and (kind, subject) not in wanted and (subjects is None or subject in subjects):
             mine = delete(OpenAlarm).where(OpenAlarm.kind == kind, OpenAlarm.subject == subject)
             if changed(session, mine.execution_options(synchronize_session=False)):
                 audit.record(session, Act.ALARM_ENDED, at=now, kind=kind, subject=subject, reason=row.reason)

@@ -39,6 +39,7 @@ class Kind(StrEnum):
     NO_RESULT = "no result"
     MODEL_AWAY = "model away"
     DISK_LOW = "disk low"
+    CERTIFICATE = "certificate"
     SYNTHETIC_FAILED = "synthetic study failed"
     GATEWAY_STARTED = "gateway started"
     GATEWAY_STOPPED = "gateway stopped"

@@ -1,4 +1,7 @@
-"""Tellers: who is told of what happens besides the trail: the collector of audit messages, people, a collector of traces."""
+"""Tellers: who is told of what happens besides the trail: the collector of audit messages, people, a collector of traces.
+
+And what each machine tells of itself: that certificates of its own come to their end.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -7,6 +10,7 @@ from typing import Any
 import gateway
 from gateway.configuration.sections import Config
 from gateway.db import Database
+from gateway.telling.certificates import Certificates
 from gateway.telling.collector import Collector
 from gateway.telling.herald import Herald
 from gateway.telling.notices import Addressee
@@ -27,7 +31,8 @@ class Tellers:
     ) -> None:
         """`peers()` are their tables as they are now."""
         self.traces = Traces(db, clock=clock, exporter=_exporter(config))
-        self._all: list[Collector | Herald] = [
+        self._all: list[Collector | Herald | Certificates] = [
+            Certificates(db, config, peers=peers, clock=clock),
             Collector(db, config.audit, clock=clock, ae_title=config.dimse.ae_title, peers=peers),
             *(Herald(db, one, clock=clock) for one in addressees),
         ]

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from getpass import getuser
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from tests.world import World
 COMMANDS = (
     "serve", "demo", "check", "send", "series list", "series show", "jobs list", "jobs show", "jobs retry", "jobs cancel",
     "deliveries list", "deliveries show", "deliveries retry", "deliveries cancel", "peers list", "peers show", "peers add", "peers change", "peers disable",
-    "peers enable", "peers remove", "peers probe", "peers echo", "audit list",
+    "peers enable", "peers remove", "peers retire", "peers probe", "peers echo", "audit list",
     "audit show", "audit export", "audit verify",
     "models list", "models install-server", "rules check", "db upgrade", "users list", "users add", "users role", "users disable",
     "users enable", "users password", "tokens list", "tokens make", "tokens revoke",
@@ -173,6 +174,23 @@ def test_a_pipeline_is_ordered_to_a_peer_that_a_person_added_also_where_rules_na
     ran = gateway(f"jobs order {SERIES} ct_lung --to late")
 
     assert (ran.code, ran.out, ran.err) == (0, "job 1 is queued\n", "")
+
+
+def test_who_retires_a_peer_is_told_how_much_waits_for_it_and_asked(gateway, monkeypatch: pytest.MonkeyPatch, db, queues) -> None:
+    a_series(db)
+    delivery = a_delivery(db, a_job(db, state="done"), queues, peer="gone")
+
+    monkeypatch.setattr("sys.stdin", StringIO("n\n"))
+    refused = gateway("peers retire gone --reason", "switched off")
+    assert (refused.code, refused.out) == (1, "1 deliveries to gone will be given up. Go on? [y/N]: ")
+    monkeypatch.setattr("sys.stdin", StringIO("y\n"))
+    assert gateway("peers retire gone --reason", "switched off").out.endswith(
+        "1 deliveries to gone are cancelled: switched off\n"
+    )
+    again = gateway("peers retire gone --yes --reason", "switched off")
+
+    assert (again.code, again.err) == (1, "peer gone: no delivery waits for it\n")
+    assert "cancelled by" in gateway(f"deliveries show {delivery}").out
 
 
 def test_who_acts_is_who_runs_the_command_whatever_the_environment_says(tmp_path: Path) -> None:

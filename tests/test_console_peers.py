@@ -4,14 +4,25 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
+from sqlalchemy import select
 
 from gateway.acts.peering import change_peer, show_peer
 from gateway.roster import HIDDEN
+from gateway.rows.tables import Job
 from gateway.rows.trail import AuditEvent
 from tests.console_fixture import ConsolePlace, assert_accessible, assert_fits, shot
 from tests.ports import free_port
+from tests.rows_fixture import a_delivery, a_job, a_series
 
-ACTS = ("new?protocol=folder", "edit?name=disk", "echo?name=disk", "probe?name=disk", "disable?name=disk", "remove?name=disk")
+ACTS = (
+    "new?protocol=folder",
+    "edit?name=disk",
+    "echo?name=disk",
+    "probe?name=disk",
+    "disable?name=disk",
+    "retire?name=disk",
+    "remove?name=disk",
+)
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -58,6 +69,30 @@ def test_an_administrator_adds_a_peer_and_finds_out_what_it_accepts(
         page.locator("summary", has_text="Remove").click()
         page.get_by_role("button", name="Remove").click()
         expect(page.get_by_text("Peer disk is removed")).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_administrator_gives_up_what_waits_for_a_peer_and_is_told_how_much_that_is(
+    console: ConsolePlace, chromium: Browser, tmp_path: Path, width: int
+) -> None:
+    console.client("administrator").act("/peer/new?protocol=folder", name=f"off-{width}", path=str(tmp_path))
+    with console.db() as session:
+        known = session.scalar(select(Job.id).limit(1))
+    if known is None:
+        a_series(console.db)
+    a_delivery(console.db, known or a_job(console.db, state="done"), peer=f"off-{width}")
+
+    with console.visit(chromium, "administrator", width=width) as page:
+        page.goto(f"{console.url}/peer?name=off-{width}")
+        page.locator("summary", has_text="Retire").click()
+        expect(page.get_by_text("1 deliveries that wait for it, failed, or are not proved are given up")).to_be_visible()
+        assert_accessible(page)
+        assert_fits(page)
+        shot(page, f"peer-retire-{width}")
+        page.get_by_label("Reason").fill("switched off")
+        page.get_by_role("button", name="Retire").click()
+        expect(page.get_by_text(f"1 deliveries to off-{width} are cancelled: switched off.")).to_be_visible()
+        expect(page.locator("summary", has_text="Retire")).to_have_count(0)
 
 
 def test_a_secret_never_comes_back_to_a_page_and_stays_when_the_form_is_saved(console: ConsolePlace) -> None:

@@ -220,6 +220,21 @@ def test_head_is_answered_as_get_without_a_body(console: ConsolePlace, ids: tupl
     assert rest.head("/results/retract").status_code == 405
 
 
+def test_a_peer_is_retired_by_who_says_how_much_waits_for_it(console: ConsolePlace, ids: tuple[int, int], tmp_path: Path) -> None:
+    rest = client(console, "administrator")
+    rest.post("/peers", json={"name": "off", "protocol": "folder", "settings": {"path": str(tmp_path)}})
+    a_delivery(console.db, ids[0], peer="off")
+    count, asked = rest.get("/peers/off").json()["to_give_up"], {"reason": "switched off"}
+
+    assert client(console, "operator").post("/peers/off/retire", json=asked | {"count": count}).status_code == 403
+    assert rest.post("/peers/off/retire", json=asked | {"count": count + 1}).status_code == 409
+    assert rest.post("/peers/off/retire", json=asked).status_code == 422
+    told = rest.post("/peers/off/retire", json=asked | {"count": count}).json()
+
+    assert told == {"told": ["1 deliveries to off are cancelled: switched off"]}
+    assert rest.delete("/peers/off").status_code == 200
+
+
 def test_a_peer_is_reached_whatever_its_name_is(console: ConsolePlace, tmp_path: Path) -> None:
     rest = client(console, "administrator")
     rest.post("/peers", json={"name": "ct/1 disable", "protocol": "folder", "settings": {"path": str(tmp_path)}})

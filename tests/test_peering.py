@@ -15,6 +15,7 @@ from sqlalchemy import select, update
 from gateway.acts import admin
 from gateway.acts.peering import add_peer, change_peer, disable_peer, echo_peer, list_peers, probe_peer, remove_peer, show_peer
 from gateway.acts.resend import resend
+from gateway.acts.retire import retire_peer, waiting
 from gateway.configuration.config import parse
 from gateway.db import open_database
 from gateway.engine import Queues
@@ -27,7 +28,7 @@ from gateway.serving.plan import plan
 from gateway.store import Store
 from tests.peers_fixture import running_http, running_orthanc, running_scp
 from tests.ports import free_port
-from tests.rows_fixture import NOW, OUTPUT, a_delivery, a_job, a_series
+from tests.rows_fixture import NOW, OUTPUT, STUDY, a_delivery, a_job, a_series
 from tests.synthetic import ct_series
 from tests.world import World
 
@@ -229,7 +230,7 @@ def test_a_peer_that_something_still_goes_to_is_not_removed(db, roster: Roster) 
         remove_peer(db, roster, "late", ruled=["late"], **ANN)
 
     assert [problem.partition(": ")[2] for problem in refused.value.problems] == [
-        "1 deliveries are on their way to it: let them end, or cancel them",
+        "1 deliveries are on their way to it: let them end, cancel them, or retire it",
         "1 jobs will send to it: let them end, or cancel them",
         "a rule sends to it: change the rules first",
     ]
@@ -276,6 +277,75 @@ def test_a_retry_says_that_it_waits_for_a_peer_that_is_disabled_or_not_there_and
         row.state, row.attempts = "failed", 1
     assert retry(delivery) == (f"delivery {delivery} is queued again", "")
     queues.close()
+
+
+@pytest.fixture
+def waits(db) -> dict[str, int]:
+    """Deliveries to a peer that is gone, by their state; the second that is queued goes behind the first."""
+    a_series(db)
+    job, made = a_job(db, state="done"), {}
+    for number, (name, ticket) in enumerate(
+        {"queued": "0", "behind": "", "held": "0", "failed": "0", "sent": "1", "sending": "0", "proved": "0"}.items()
+    ):
+        uid = f"1.2.3.{number}"
+        with db.begin() as session:
+            session.add(OutputInstance(sop_instance_uid=uid, job=job, study_instance_uid=STUDY, series_instance_uid="1", sop_class_uid="1.2", modality="SR", sha256="9" * 64, size=1, created_at=NOW))  # fmt: skip
+        state = {"behind": "queued"}.get(name, name)
+        made[name] = a_delivery(db, job, sop_instance_uid=uid, state=state, ticket=ticket, peer="gone")
+    a_delivery(db, job, peer="pacs")
+    return made
+
+
+def test_everything_that_waits_for_a_peer_that_is_gone_is_given_up_at_once_with_a_reason(
+    db, database_url: str, waits: dict[str, int]
+) -> None:
+    queues = Queues(database_url)
+    assert waiting(db, "gone") == 5
+
+    said = retire_peer(db, queues, "gone", reason="switched off", count=5, **ANN)
+    queues.close()
+
+    assert said == ["5 deliveries to gone are cancelled: switched off"]
+    with db() as session:
+        found = {name: session.get_one(Delivery, key) for name, key in waits.items()}
+        assert [one.state for one in session.scalars(select(Delivery).where(Delivery.peer == "pacs"))] == ["queued"]
+    assert {name for name, one in found.items() if one.state == "cancelled"} == waits.keys() - {"sending", "proved"}
+    assert found["queued"].reason == "cancelled by ann: switched off"
+    assert found["sent"].reason.endswith("switched off: it was sent, it is not proved, and nobody looks for it any more")
+    assert found["behind"].ticket == ""  # it had no turn meanwhile
+    cancelled = [(actor, detail["reason"]) for act, actor, detail in told(db) if act == "delivery.cancelled"]
+    assert cancelled == [("ann", "switched off")] * 5
+
+
+def test_what_waits_behind_one_that_is_being_sent_to_a_peer_that_is_gone_has_no_turn(db, waits: dict[str, int]) -> None:
+    with db.begin() as session:
+        session.get_one(Delivery, waits["queued"]).state = "sending"
+    queues = Queues(db.kw["bind"].url.render_as_string(hide_password=False))
+
+    retire_peer(db, queues, "gone", reason="switched off", count=4, **ANN)
+    queues.close()
+
+    with db() as session:
+        assert [session.get_one(Delivery, waits[name]).state for name in ("queued", "behind")] == ["sending", "cancelled"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "reason", "count", "problem"),
+    [
+        ("gone", "switched off", 4, "5 deliveries would be given up, not 4: look again"),
+        ("gone", " ", 5, "expected a reason"),
+        ("nobody", "switched off", 0, "no delivery waits for it"),
+    ],
+)
+def test_nothing_is_given_up_of_which_a_person_was_told_otherwise(
+    db, database_url: str, waits: dict[str, int], peer: str, reason: str, count: int, problem: str
+) -> None:
+    queues = Queues(database_url)
+    with pytest.raises(ConfigError, match=problem):
+        retire_peer(db, queues, peer, reason=reason, count=count, **ANN)
+    queues.close()
+
+    assert waiting(db, "gone") == 5
 
 
 def test_a_peer_is_listed_with_its_last_success_what_waits_and_what_went_wrong(db, roster: Roster) -> None:

@@ -112,13 +112,10 @@ def cancel_delivery(db: Database, queues: Queues, delivery_id: int, *, actor: st
     """It is never sent, or nobody looks for it any more where it was; what waited behind it goes on."""
     with db.begin() as session:
         delivery = known(session, Delivery, delivery_id, to_change=True)
-        is_unproved = delivery.state == DeliveryState.SENT and delivery.ticket != ""
-        if not is_unproved and delivery.state not in (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.FAILED):
+        fate = rows.cancel(session, delivery, now, actor=actor)
+        if fate is None:
             expected = "expected one that waits, is held, failed, or was sent and is looked for"
             raise ConfigError([f"delivery {delivery_id} is {delivery.state}: {expected}"])
-        fate = ": it was sent, it is not proved, and nobody looks for it any more" if is_unproved else ""
-        delivery.state, delivery.reason = DeliveryState.CANCELLED, f"cancelled by {actor}{fate}"
-        rows.tell(session, Act.DELIVERY_CANCELLED, delivery, now, actor=actor)
         session.flush()
         rows.follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
     return f"delivery {delivery_id} is cancelled{fate}"

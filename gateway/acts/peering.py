@@ -47,6 +47,11 @@ class PeerLine:
         """Deliveries that have not come to an end."""
         return sum(count for state, count in self.deliveries.items() if state != DeliveryState.FAILED)
 
+    @property
+    def to_give_up(self) -> int:
+        """Those that end where it is retired: all but what is being sent."""
+        return sum(count for state, count in self.deliveries.items() if state != DeliveryState.SENDING)
+
 
 def list_peers(db: Database, roster: Roster) -> list[PeerLine]:
     """Those of gateway.toml, then those that were added."""
@@ -181,7 +186,7 @@ def _needs(session: Session, name: str) -> list[str]:
     reports = reports.where(Commitment.peer == name, Commitment.state == CommitmentState.CHECKED)
     unfinished = select(Job.send_to).where(Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
     counts = {
-        "deliveries are on their way to it: let them end, or cancel them": session.scalar(waiting) or 0,
+        "deliveries are on their way to it: let them end, cancel them, or retire it": session.scalar(waiting) or 0,
         "reports of storage commitment wait for it": session.scalar(reports) or 0,
         "jobs will send to it: let them end, or cancel them": sum(name in send_to for send_to in session.scalars(unfinished)),
     }

@@ -98,6 +98,22 @@ def peers_remove(name: str, config: ConfigOption = None) -> None:
     at_workdesk(config, lambda desk: desk.change_peers(remove))
 
 
+@peers.command("retire")
+def peers_retire(
+    name: str,
+    reason: Annotated[str, typer.Option(help="Why; it stands with every delivery, and in the trail.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; how many they are is told all the same.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Give up everything that waits for a peer that is gone for good, or failed there; says how much that is, and asks."""
+
+    def confirm(text: str) -> None:
+        if not yes:
+            typer.confirm(text, abort=True)
+
+    at_workdesk(config, lambda desk: desk.peers_retire(name, reason, confirm))
+
+
 @peers.command("echo")
 def peers_echo(name: str, config: ConfigOption = None) -> None:
     """Ask a peer whether it is there."""

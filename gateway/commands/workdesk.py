@@ -15,6 +15,7 @@ from gateway.acts.forced import complete_series, hold_series
 from gateway.acts.order import order
 from gateway.acts.release import release_held, release_series
 from gateway.acts.resend import resend
+from gateway.acts.retire import retire_peer, waiting
 from gateway.acts.retract import retract
 from gateway.commands.desk import Desk, in_words, reach
 from gateway.configuration.sections import Config
@@ -93,6 +94,13 @@ class WorkDesk(Desk):
                 )
             )
         )  # fmt: skip
+
+    def peers_retire(self, name: str, reason: str, confirm: Callable[[str], object]) -> None:
+        """`confirm` is told how many deliveries that is, and raises where a person does not want it."""
+        count = waiting(self._db, name)
+        if count:
+            confirm(f"{count} deliveries to {name} will be given up. Go on?")
+        self._act(lambda queues: _lines(retire_peer(self._db, queues, name, reason=reason, count=count, **self._by)))
 
     def ask_peers(self, ask: Callable[[Database, Roster], T]) -> T:
         return ask(self._db, self._roster())

@@ -27,6 +27,7 @@ AT_MOST = 3
 """A peer may say no so often, or lose it, before a person has to look."""
 UNPROVED = (Delivery.state == DeliveryState.SENT) & (Delivery.ticket != "")
 """What was sent to a peer that proves nothing has no ticket: nothing is looked for."""
+CANCELLABLE = Delivery.state.in_((DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.FAILED)) | UNPROVED
 _LOGGED = (Act.DELIVERY_FAILED, Act.DELIVERY_HELD, Act.DELIVERY_LATE)
 
 _logger = structlog.get_logger()
@@ -143,6 +144,21 @@ def again(session: Session, delivery: Delivery, now: datetime, queues: Queues, *
         delivery.ticket = attempt
         enqueue(session, delivery, queues, delay)
     return mine
+
+
+def cancel(session: Session, delivery: Delivery, now: datetime, *, actor: str, why: str = "") -> str | None:
+    """A person gives it up; who asks holds its row, and lets what waited behind it have its turn (follow).
+
+    Returns what else is to be said of it; None where it is being sent or has come to its end, and stays as it is.
+    """
+    is_unproved = delivery.state == DeliveryState.SENT and delivery.ticket != ""
+    if not is_unproved and delivery.state not in (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.FAILED):
+        return None
+    fate = ": it was sent, it is not proved, and nobody looks for it any more" if is_unproved else ""
+    delivery.state, delivery.reason = DeliveryState.CANCELLED, f"cancelled by {actor}{f': {why}' if why else ''}{fate}"
+    detail: dict[str, Any] = {"reason": why} if why else {}
+    tell(session, Act.DELIVERY_CANCELLED, delivery, now, actor=actor, **detail)
+    return fate
 
 
 def drop(session: Session, delivery: Delivery, now: datetime, *, queues: Queues) -> bool:

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 
 from gateway.acts import peering
+from gateway.acts.retire import retire_peer
 from gateway.acts.rulebook import sent_to
 from gateway.errors import ConfigError, DeliveryError
 from gateway.peers import Key
@@ -112,6 +113,19 @@ def disable(request: Request, person: Administrator, here: Here, name: Name) -> 
 @router.post("/peer/enable")
 def enable(request: Request, person: Administrator, here: Here, name: Name) -> Response:
     return _told(request, name, _disable(here, name, person.name, disabled=False))
+
+
+@router.post("/peer/retire")
+def retire(
+    request: Request,
+    person: Administrator,
+    here: Here,
+    name: Name,
+    reason: Annotated[str, Form(max_length=300)],
+    count: Annotated[int, Form()],
+) -> Response:
+    said = retire_peer(here.db, here.queues, name, reason=reason, count=count, actor=person.name, now=here.clock())
+    return go(request, f"/peer?{_named(name)}", *map(sentence, said))
 
 
 @router.post("/peer/remove")

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gateway.acts import peering, rulebook
 from gateway.acts.peering import PeerLine
+from gateway.acts.retire import retire_peer
 from gateway.errors import ConfigError, DeliveryError
 from gateway.web.rest._shapes import Asked, DeliveryShape, Done, Shape, Text, done
 from gateway.web.site import Here
@@ -30,6 +31,7 @@ class PeerShape(Shape):
     problems: list[str]
     settings: dict[str, Any]
     deliveries: dict[str, int]
+    to_give_up: int
     succeeded_at: datetime | None
     errors: list[DeliveryShape]
 
@@ -49,6 +51,13 @@ class New(Change):
     protocol: Text
 
 
+class Retired(Asked):
+    """`count` is `to_give_up` of the peer, as it was told to who asks."""
+
+    reason: Annotated[Text, Field(min_length=1)]
+    count: Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class Probed(Shape):
     """`found`: what was asked for, whether it works, and a note."""
 
@@ -61,7 +70,7 @@ def _peer(line: PeerLine) -> PeerShape:
     entry = line.entry
     return PeerShape(
         name=entry.name, protocol=entry.protocol, place=entry.place, state=entry.state, problems=list(entry.problems),
-        settings=entry.shown, deliveries=dict(line.deliveries), succeeded_at=line.succeeded_at,
+        settings=entry.shown, deliveries=dict(line.deliveries), to_give_up=line.to_give_up, succeeded_at=line.succeeded_at,
         errors=[DeliveryShape.model_validate(one) for one in line.errors],
     )  # fmt: skip
 
@@ -110,6 +119,14 @@ def disable(person: Administrator, here: Here, name: _Name) -> Done:
 @router.post("/{name:path}/enable")
 def enable(person: Administrator, here: Here, name: _Name) -> Done:
     return done(peering.disable_peer(here.db, here.roster, name, disabled=False, actor=person.name, now=here.clock()))
+
+
+@router.post("/{name:path}/retire")
+def retire(person: Administrator, here: Here, name: _Name, which: Retired) -> Done:
+    """Give up everything that waits for it or failed there; also of one that is not configured any more."""
+    return done(
+        retire_peer(here.db, here.queues, name, reason=which.reason, count=which.count, actor=person.name, now=here.clock())
+    )
 
 
 @router.post("/{name:path}/echo")

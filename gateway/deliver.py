@@ -78,7 +78,14 @@ def deliver(
     now = clock()
     with db.begin() as session:
         attempt = "" if peer.proof is Proof.NONE else ticket(0, now)
-        values = {"status": sent.status, "reason": sent.note, "unanswered": False, "looks": 0, "asked_at": None}
+        values = {
+            "status": sent.status,
+            "reason": sent.note,
+            "unanswered": False,
+            "looks": 0,
+            "asked_at": None,
+            "transaction_uid": "",
+        }
         if end(session, delivery, state=DeliveryState.SENT, sent_at=now, due_at=now, ticket=attempt, **values):
             tell(session, Act.DELIVERY_SENT, delivery, now, status=f"0x{sent.status:04X}")
             if attempt:

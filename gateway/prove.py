@@ -8,6 +8,7 @@ than that.
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from itertools import accumulate
 
 import structlog
 from sqlalchemy import or_, select
@@ -18,7 +19,7 @@ from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
 from gateway.dicom.commitment import NO_SUCH_INSTANCE, Outcome
-from gateway.dicom.uids import secret_uid
+from gateway.dicom.uids import derived_uid, secret_uid
 from gateway.engine import Queues, backoff, ticket
 from gateway.errors import DeliveryError, Unreachable
 from gateway.peers import Peer, Proof, Sought
@@ -30,7 +31,7 @@ _LOOK, _LOOK_AT_MOST = timedelta(seconds=0.5), timedelta(seconds=10)
 _INDEXED = timedelta(seconds=30)
 """An archive may answer 0x0000 before its index knows the instance: not found for so long, it counts as lost."""
 _YET = "not proved yet: "
-_AT_ONCE = 1000
+_AT_ONCE, _ASKED_AT_MOST = 1000, 100
 
 _logger = structlog.get_logger()
 
@@ -112,7 +113,7 @@ def tell_unproved(now: datetime, *, late: timedelta, db: Database) -> None:
 
 def told(session: Session, outcome: Outcome, ae_title: str, now: datetime, *, queues: Queues, pace: Pace) -> None:
     """A peer reports on a storage commitment (N-EVENT-REPORT); one that nobody waits for is written down and changes nothing."""
-    asked = select(Delivery.id).where(Delivery.transaction_uid == outcome.transaction_uid)
+    asked = select(Delivery.id).where(Delivery.transaction_uid.in_(_follow_up(outcome.transaction_uid)))
     failed = {uid: reason for _, uid, reason in outcome.failed}
     committed = {uid for _, uid in outcome.committed}
     known = [lock(session, Delivery, key) for key in session.scalars(asked).all()]
@@ -132,9 +133,11 @@ def told(session: Session, outcome: Outcome, ae_title: str, now: datetime, *, qu
 def _ask(delivery: Delivery, output: OutputInstance, peer: Peer, now: datetime, db: Database, queues: Queues, pace: Pace) -> None:
     """The row first, then the N-ACTION: a report that comes at once finds it. Raises DeliveryError.
 
-    A new Transaction UID every time: what an earlier one brings late changes nothing.
+    A new Transaction UID every time, as the standard wants it. Since it was sent each follows from the one before, so that a
+    report that comes after the next request counts: a slow archive would never prove anything.
     """
-    transaction = secret_uid()  # who reports proves by it that he was asked
+    before = delivery.transaction_uid
+    transaction = derived_uid(before) if before else secret_uid()  # who reports proves by it that he was asked
     reason = f"{_YET}the peer was asked to commit, and has not reported"
     with db.begin() as session:
         attempt = ticket(delivery.looks + 1, now)
@@ -146,6 +149,11 @@ def _ask(delivery: Delivery, output: OutputInstance, peer: Peer, now: datetime, 
     crash_point("prove.recorded")
     peer.request_commitment(transaction, [(output.sop_class_uid, output.sop_instance_uid)])
     crash_point("prove.asked")
+
+
+def _follow_up(transaction_uid: str) -> list[str]:
+    """Those under which it may have been asked for since."""
+    return list(accumulate(range(_ASKED_AT_MOST), lambda before, _: derived_uid(before), initial=transaction_uid))
 
 
 def _not_committed(session: Session, delivery: Delivery, why: int, now: datetime, queues: Queues, pace: Pace) -> None:

@@ -609,22 +609,36 @@ def test_a_peer_that_does_not_have_what_was_retracted_does_not_get_it_again(comm
     assert committing.row(delivery).state == DeliveryState.CANCELLED
 
 
-def test_a_peer_that_does_not_report_is_asked_again_and_its_late_report_of_before_changes_nothing(committing: Lane) -> None:
+def test_a_peer_that_does_not_report_is_asked_again_and_its_late_report_counts(committing: Lane) -> None:
     delivery = committing.add("2.25.1")
-    for _ in range(3):
+    while len(committing.peer.asked) < 3:
         committing.step()
-    first, second = committing.peer.asked
-    assert committing.clock() >= NOW + timedelta(hours=24)
+    first, second, third = committing.peer.asked
+    assert committing.clock() >= NOW + timedelta(hours=48)
+    assert len({first, second, third}) == 3
 
     report(committing, first, committed=["2.25.1"])
+    report(committing, third, committed=["2.25.1"])
 
-    assert committing.row(delivery).state == DeliveryState.SENT
-    assert committing.acts().count("proof.unknown") == 1
-    report(committing, second, committed=["2.25.1"])
-    report(committing, second, committed=["2.25.1"])
-    assert committing.acts().count("proof.unknown") == 1
     assert committing.row(delivery).state == DeliveryState.PROVED
     assert committing.acts().count("delivery.proved") == 1
+    assert committing.acts().count("proof.unknown") == 0
+
+
+def test_a_late_report_of_before_it_was_sent_again_changes_nothing(committing: Lane) -> None:
+    delivery = committing.add("2.25.1")
+    while len(committing.peer.asked) < 2:
+        committing.step()
+    first, second = committing.peer.asked
+    report(committing, second, failed=[("2.25.1", 0x0112)])
+    while len(committing.peer.asked) < 3:
+        committing.step()
+
+    report(committing, first, failed=[("2.25.1", 0x0112)])
+
+    assert committing.row(delivery).state == DeliveryState.SENT
+    assert (committing.row(delivery).refusals, committing.peer.received) == (1, ["2.25.1"] * 2)
+    assert committing.acts().count("proof.unknown") == 1
 
 
 def test_a_peer_that_cannot_be_asked_to_commit_is_asked_again_soon(committing: Lane) -> None:

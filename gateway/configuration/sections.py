@@ -161,7 +161,7 @@ class DeliverySection(Section):
     late_hours: float = Field(default=4, gt=0)
     """A delivery without success for so long is told of; it is tried on."""
     report_hours: float = Field(default=24, gt=0)
-    """A storage commitment that a peer has not reported after so long is asked for again."""
+    """A storage commitment that a peer has not reported after so long is asked for again; a later report counts all the same."""
 
 
 class RetentionSection(Section):

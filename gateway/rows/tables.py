@@ -250,7 +250,7 @@ class Delivery(Table):
     looks: Mapped[int] = mapped_column(default=0)
     """How often a proof was looked for since it was sent."""
     transaction_uid: Mapped[str] = mapped_column(Uid, default="", index=True)
-    """Of the storage commitment that was asked for last (PS3.4 J.3)."""
+    """Of the storage commitment that was asked for last since it was sent (PS3.4 J.3)."""
     asked_at: Mapped[datetime | None]
     proved_at: Mapped[datetime | None]
     proof: Mapped[str] = mapped_column(default="")

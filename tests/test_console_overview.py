@@ -1,15 +1,23 @@
 """The overview says what needs a person, in words, and which peers take results."""
 
 import re
+import shutil
 from html import unescape
+from pathlib import Path
 
 import pytest
 
 from gateway.acts.peering import add_peer, disable_peer
+from gateway.auditing import audit
+from gateway.auditing.audit import Act
+from gateway.db import insert_once
 from gateway.rows.tables import Series
+from gateway.rows.trail import AuditSink
 from gateway.telling.alarms import Alarm, compare
 from gateway.telling.happening import Kind
-from tests.console_fixture import ConsolePlace
+from tests.console_fixture import ConsolePlace, a_console
+from tests.gate_fixture import wait
+from tests.ports import free_port
 from tests.rows_fixture import NOW, SERIES, a_delivery, a_job, a_series
 
 
@@ -42,3 +50,20 @@ def test_the_overview_says_what_needs_a_person_and_which_peers_take_results(page
         "Peers took none yet pacs disabled busy takes results mute",
     ):
         assert words in page
+
+
+def test_the_overview_says_whom_no_notice_reaches(tmp_path: Path, migrated_sqlite: Path) -> None:
+    shutil.copy(migrated_sqlite, tmp_path / "gateway.db")
+    notices = [{"name": "ops", "protocol": "webhook", "url": f"http://127.0.0.1:{free_port()}"}]
+    with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", notices=notices) as place:
+        place.add_people()
+        viewer = place.client("viewer")
+        assert "No notice reaches" not in viewer.get("/").text
+        for name, reason in (("notice.gone", "the mail server answered 450"), ("notice.ops", "")):
+            with place.db.begin() as session:
+                insert_once(session, AuditSink, name=name, position=0, at=NOW, reason=reason)
+        with place.db.begin() as session:
+            audit.record(session, Act.JOB_FAILED, at=NOW, reason="x")
+
+        wait(lambda: "No notice reaches ops: the webhook cannot be used (ConnectError)" in viewer.get("/").text, 30)
+        assert "gone" not in viewer.get("/").text

@@ -195,6 +195,14 @@ def test_the_overview_tells_of_a_closed_door_and_of_a_collector_that_is_down(db)
     assert overview(db, NOW).door == ""
 
 
+def test_the_overview_tells_whom_no_notice_reaches(db) -> None:
+    with db.begin() as session:
+        for name, reason in (("notice.ops", "the mail server answered 450"), ("notice.chat", ""), ("syslog", "no connection")):
+            session.add(AuditSink(name=name, position=0, at=NOW, reason=reason))
+
+    assert overview(db, NOW).notices == {"ops": "the mail server answered 450"}
+
+
 def test_studies_that_were_there_before_are_found_after_the_upgrade(database_url: str) -> None:
     engine = open_engine(database_url)
     migrations.downgrade(engine, "0005")

@@ -27,6 +27,8 @@ from gateway.telling.happening import TOLD, happening
 from gateway.telling.notices import Addressee
 from gateway.turn import Turn
 
+SINK = "notice."
+"""The row of an addressee begins with it."""
 _BATCH = 1000
 _LOOK_AGAIN, _LOOK_AT_OTHERS = timedelta(seconds=1), timedelta(seconds=5)
 _GATHER = timedelta(seconds=5)
@@ -43,7 +45,7 @@ class Herald:
 
     def __init__(self, db: Database, addressee: Addressee, *, clock: Callable[[], datetime]) -> None:
         self._db, self._addressee, self._clock = db, addressee, clock
-        self._name = f"notice.{addressee.name}"
+        self._name = f"{SINK}{addressee.name}"
         self._turn = Turn(db, self._name)
         self._rounds = Rounds(
             self._name, lambda: self.look().total_seconds(), first=0, again=_AGAIN_AT_MOST.total_seconds(),

@@ -12,6 +12,7 @@ from gateway.auditing.audit import Act
 from gateway.db import Database
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
 from gateway.rows.trail import AuditEvent, AuditSink, OpenAlarm
+from gateway.telling import herald
 from gateway.telling.collector import SINK
 from gateway.views.wanted import undecided, unmatched
 from gateway.work.delivery import OPEN, UNPROVED
@@ -50,7 +51,7 @@ class Overview:
 
     `undecided` are series that rules in force could not decide on, `alarms` those that are on; `unmatched` are series of the last
     day that no rule wanted; `door` and `collector` say why senders are refused and why the audit trail is not told elsewhere, and
-    are empty while all is well.
+    are empty while all is well; `notices` say of whom no notice reaches why that is.
     """
 
     hours: Sequence[Hour]
@@ -70,6 +71,7 @@ class Overview:
     alarms: Sequence[OpenAlarm]
     door: str
     collector: str
+    notices: Mapping[str, str]
 
 
 def overview(db: Database, now: datetime, *, obstacle: Callable[[str], str] = lambda _peer: "") -> Overview:
@@ -93,7 +95,14 @@ def overview(db: Database, now: datetime, *, obstacle: Callable[[str], str] = la
             alarms=session.scalars(select(OpenAlarm).order_by(OpenAlarm.kind, OpenAlarm.subject)).all(),
             door=_door(session),
             collector=session.scalar(select(AuditSink.reason).where(AuditSink.name == SINK)) or "",
+            notices=_unreached(session),
         )
+
+
+def _unreached(session: Session) -> dict[str, str]:
+    mine = AuditSink.name.startswith(herald.SINK, autoescape=True) & (AuditSink.reason != "")
+    rows = session.execute(select(AuditSink.name, AuditSink.reason).where(mine).order_by(AuditSink.name))
+    return {name.removeprefix(herald.SINK): reason for name, reason in rows}
 
 
 def _count(session: Session, *conditions: ColumnElement[bool]) -> int:

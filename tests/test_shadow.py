@@ -12,6 +12,7 @@ from pydicom import Dataset
 from sqlalchemy import select
 
 from gateway.acts.release import release_held, release_series
+from gateway.acts.retract import retract
 from gateway.decisions.arrival import arrival
 from gateway.decisions.completeness import Policy
 from gateway.decisions.matching import Canary
@@ -184,6 +185,22 @@ def test_a_job_in_the_shadow_whose_series_has_grown_is_not_released_but_its_succ
     release(place, second.id)
 
     assert [one.job for one in rows(place, Delivery)] == [second.id] * 2
+
+
+def test_results_in_the_shadow_that_were_retracted_are_not_said_to_be_released(place: Place) -> None:
+    series = ct_series(3)
+    come(place, series)
+    look(place, series, SHADOW)
+    (job,) = rows(place, Job)
+    work(place, job.id)
+    retract(
+        place.db, place.queues, job=job.id, reason="quality", actor="anna", now=place.now, equipment=EQUIPMENT, store=place.store
+    )
+
+    with pytest.raises(ConfigError, match=f"job {job.id}: its results were retracted"):
+        release(place, job.id)
+
+    assert [event.act for event in rows(place, AuditEvent) if event.act == "job.released"] == []
 
 
 def test_a_job_that_is_released_before_it_ends_sends_when_it_ends(place: Place) -> None:

@@ -54,7 +54,7 @@ def leave(
 def release_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
     """A person lets the results of a job go to the peers of its rule.
 
-    Raises ConfigError where it is not in the shadow, has no results, or was superseded.
+    Raises ConfigError where it is not in the shadow, has no results, or was superseded, or where they were taken back.
     """
     with db.begin() as session:
         job = session.get(Job, job_id)
@@ -62,6 +62,8 @@ def release_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: d
             raise ConfigError([f"job {job_id} is {job.state}: it has no results that could go out"])
         if job:
             check_stands(session, job)
+        if job and job.state == JobState.DONE and not delivery.standing(session, job_id):
+            raise ConfigError([f"job {job_id}: its results were retracted: there is nothing that could go out"])
         try:
             is_left = leave(session, job_id, now, queues=queues, actor=actor)
         except NoResultFound as error:

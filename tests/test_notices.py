@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
@@ -200,6 +201,33 @@ def test_while_the_way_is_away_nothing_is_lost_and_the_trail_says_so_once(db: Da
     assert [told.counts for told in way.told] == [{"job failed": 50, "notice failed": 1}]
     with db() as session:
         assert session.get_one(AuditSink, "notice.ops").reason == ""
+
+
+def test_a_server_that_never_comes_to_an_end_is_told_of_and_asked_no_second_time_beside_that(db: Database) -> None:
+    clock, asked, stopped = Clock(), [], threading.Event()
+
+    def trickle(connection: socket.socket) -> None:
+        asked.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+        with suppress(OSError):
+            while not stopped.wait(0.05):
+                connection.sendall(b"x")
+
+    with running_tcp(trickle) as port:
+        table = {"protocol": "webhook", "url": f"http://127.0.0.1:{port}", "timeout_seconds": 1.0}
+        herald = Herald(db, made(table), clock=clock, patience=timedelta(seconds=0.5))
+        herald.look()
+        record(db, Act.JOB_FAILED, job=1)
+        for _ in range(4):
+            herald.look()
+            clock.pass_(minutes=20)
+        stopped.set()
+        herald._turn.give_back()
+
+    with db() as session:
+        assert session.get_one(AuditSink, "notice.ops").reason.endswith("the attempt does not end")
+    assert acts(db, Act.NOTICE_FAILED) == 1
+    assert len(asked) == 1
 
 
 def test_of_two_processes_one_tells(db: Database, heralds) -> None:

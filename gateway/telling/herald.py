@@ -6,7 +6,9 @@ latest of them. Of the processes on one database one tells. A notice that arrive
 the same key.
 """
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from datetime import datetime, timedelta
 
 import structlog
@@ -24,7 +26,8 @@ from gateway.machine.rounds import Rounds
 from gateway.rows.trail import AuditEvent, AuditSink
 from gateway.telling.digest import Digest
 from gateway.telling.happening import TOLD, happening
-from gateway.telling.notices import Addressee
+from gateway.telling.notices import Addressee, Way
+from gateway.telling.wording import Told
 from gateway.turn import Turn
 
 SINK = "notice."
@@ -37,14 +40,20 @@ _AGAIN, _AGAIN_AT_MOST = timedelta(seconds=5), timedelta(minutes=10)
 _FAR = 10_000
 """So many events after which nobody is told of may be read once more after a start."""
 
+_NO_END = "its server neither takes nor refuses a notice: the attempt does not end"
+
 _logger = structlog.get_logger()
 
 
 class Herald:
     """Tells one addressee from `start` to `stop`, in a thread of its own: one whose mail server hangs delays no other."""
 
-    def __init__(self, db: Database, addressee: Addressee, *, clock: Callable[[], datetime]) -> None:
-        self._db, self._addressee, self._clock = db, addressee, clock
+    def __init__(
+        self, db: Database, addressee: Addressee, *, clock: Callable[[], datetime], patience: timedelta = timedelta(minutes=5)
+    ) -> None:
+        """`patience`: so long an attempt may take before it counts as failed; it goes on, and no other beside it."""
+        self._db, self._addressee, self._clock, self._patience = db, addressee, clock, patience
+        self._under_way: threading.Thread | None = None
         self._name = f"{SINK}{addressee.name}"
         self._turn = Turn(db, self._name)
         self._rounds = Rounds(
@@ -126,7 +135,7 @@ class Herald:
 
     def _tell(self, sink: AuditSink, now: datetime) -> None:
         try:
-            self._addressee.way.tell(self._addressee.wording.told(self._digest, self._addressee.name, now))
+            self._give(self._addressee.wording.told(self._digest, self._addressee.name, now))
         except (NoticeError, ValueError) as error:
             self._failed(sink, now, str(error))
             return
@@ -136,6 +145,20 @@ class Herald:
             if _moved(session, sink, position=self._read, at=now, reason=""):
                 audit.record(session, Act.NOTICE_SENT, at=now, notice=self._addressee.name, events=count, told=self._read)
         self._digest, self._due_at, self._failures = Digest(), None, 0
+
+    def _give(self, told: Told) -> None:
+        """Raises NoticeError also where a server that answers a byte now and then would keep us for ever, and nobody knew."""
+        if self._under_way is not None and self._under_way.is_alive():
+            raise NoticeError(_NO_END)
+        ended: Future[None] = Future()
+        self._under_way = threading.Thread(
+            target=_tell, args=(self._addressee.way, told, ended), name=f"{self._name}.under_way", daemon=True
+        )
+        self._under_way.start()
+        try:
+            ended.result(self._patience.total_seconds())
+        except TimeoutError as error:
+            raise NoticeError(_NO_END) from error
 
     def _failed(self, sink: AuditSink, now: datetime, reason: str) -> None:
         self._failures += 1
@@ -148,6 +171,14 @@ class Herald:
                 audit.record(
                     session, Act.NOTICE_FAILED, at=now, outcome=audit.MINOR, notice=self._addressee.name, reason=reason
                 )  # fmt: skip
+
+
+def _tell(way: Way, told: Told, ended: "Future[None]") -> None:
+    try:
+        way.tell(told)
+        ended.set_result(None)
+    except Exception as error:  # noqa: BLE001 - it is raised where somebody waits
+        ended.set_exception(error)
 
 
 def _moved(session: Session, sink: AuditSink, **values: object) -> bool:

@@ -1,6 +1,10 @@
 """Rows as the conveyor would have left them, for tests of what a person sees and does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, event
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
@@ -90,3 +94,25 @@ def a_delivery(db: Database, job: int, queues: Queues | None = None, **values: o
             lane = peer_lane(delivery.peer)
             queues.enqueue(session, DELIVER, str(delivery.id), attempt=delivery.ticket, lane=lane, delay=timedelta(hours=1))
         return delivery.id
+
+
+@contextmanager
+def only_read(db: Database) -> Iterator[None]:
+    """Meanwhile nothing can be written there, as where its disk is full or it is a standby."""
+    engine = db.kw["bind"]
+
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("PRAGMA query_only=ON" if engine.dialect.name == "sqlite" else "SET TRANSACTION READ ONLY")
+
+    def end(connection: Connection) -> None:
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA query_only=OFF")
+
+    listeners = (("begin", begin), ("commit", end), ("rollback", end))
+    for name, listener in listeners:
+        event.listen(engine, name, listener)
+    try:
+        yield
+    finally:
+        for name, listener in listeners:
+            event.remove(engine, name, listener)

@@ -31,7 +31,7 @@ from tests.certificates import Authority
 from tests.collector_fixture import server_context
 from tests.notices_fixture import Hook, Mailbox, mail_server, web_server
 from tests.peers_fixture import running_tcp
-from tests.rows_fixture import NOW
+from tests.rows_fixture import NOW, only_read
 
 ROOT = Path(__file__).parent.parent
 WAYS = load_ways()
@@ -201,6 +201,27 @@ def test_while_the_way_is_away_nothing_is_lost_and_the_trail_says_so_once(db: Da
     assert [told.counts for told in way.told] == [{"job failed": 50, "notice failed": 1}]
     with db() as session:
         assert session.get_one(AuditSink, "notice.ops").reason == ""
+
+
+def test_a_notice_comes_once_while_the_database_can_only_be_read(db: Database, heralds) -> None:
+    clock, way = Clock(), Way()
+    herald = heralds(clock, way, every_minutes=0)
+    record(db, Act.JOB_FAILED, job=1)
+    herald.look()
+    clock.pass_(minutes=1)
+
+    with only_read(db):
+        for _ in range(5):
+            herald.look()
+            clock.pass_(minutes=1)
+    herald.look()
+    record(db, Act.JOB_FAILED, job=2)
+    for _ in range(2):
+        clock.pass_(minutes=1)
+        herald.look()
+
+    assert [(told.count, told.events[-1]["job"]) for told in way.told] == [(1, 1), (1, 2)]
+    assert acts(db, Act.NOTICE_SENT) == 2
 
 
 def test_a_server_that_never_comes_to_an_end_is_told_of_and_asked_no_second_time_beside_that(db: Database) -> None:

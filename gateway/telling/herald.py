@@ -60,7 +60,7 @@ class Herald:
             self._name, lambda: self.look().total_seconds(), first=0, again=_AGAIN_AT_MOST.total_seconds(),
             event="notice.interrupted",
         )  # fmt: skip
-        self._digest, self._read, self._failures = Digest(), -1, 0
+        self._digest, self._read, self._failures, self._arrived = Digest(), -1, 0, 0
         self._due_at: datetime | None = None
 
     def start(self) -> None:
@@ -85,11 +85,15 @@ class Herald:
 
     def _forget(self) -> None:
         """Another process tells; what was read here is read anew when it is our turn."""
-        self._digest, self._read, self._due_at, self._failures = Digest(), -1, None, 0
+        self._digest, self._read, self._due_at, self._failures, self._arrived = Digest(), -1, None, 0, 0
 
     def _look(self, now: datetime) -> timedelta:
         with self._db() as session:
             sink = self._sink(session, now)
+        if self._arrived:  # and the database took nothing then: it is not to come again with every look
+            self._write_down(sink, now)
+            return timedelta(0)
+        with self._db() as session:
             self._read = max(self._read, sink.position)
             more = self._read_on(session)
         if more:
@@ -140,11 +144,17 @@ class Herald:
             self._failed(sink, now, str(error))
             return
         crash_point("notice.told")
-        count = self._digest.total
+        self._arrived = self._digest.total
+        self._digest, self._due_at, self._failures = Digest(), None, 0
+        self._write_down(sink, now)
+
+    def _write_down(self, sink: AuditSink, now: datetime) -> None:
         with self._db.begin() as session:
             if _moved(session, sink, position=self._read, at=now, reason=""):
-                audit.record(session, Act.NOTICE_SENT, at=now, notice=self._addressee.name, events=count, told=self._read)
-        self._digest, self._due_at, self._failures = Digest(), None, 0
+                audit.record(
+                    session, Act.NOTICE_SENT, at=now, notice=self._addressee.name, events=self._arrived, told=self._read
+                )  # fmt: skip
+        self._arrived = 0
 
     def _give(self, told: Told) -> None:
         """Raises NoticeError also where a server that answers a byte now and then would keep us for ever, and nobody knew."""

@@ -23,7 +23,7 @@ from gateway.telling.collector import Collector
 from tests.certificates import Authority
 from tests.collector_fixture import TlsCollector, number_of, server_context, udp_collector, wait_until, xml_of
 from tests.ports import free_port
-from tests.rows_fixture import NOW, SERIES, SOURCE, STUDY, a_job, a_series
+from tests.rows_fixture import NOW, SERIES, SOURCE, STUDY, a_job, a_series, only_read
 from tests.test_message import details, objects, participants, problems
 
 ROOT = Path(__file__).parent.parent
@@ -218,6 +218,24 @@ def test_what_went_out_last_is_repeated_over_the_next_connection_when_there_is_m
 
         assert [number_of(frame) for frame in server.connections[1]] == [3, 4, 5, 6]
         assert acts(db, Act.COLLECTOR_DOWN) == []
+
+
+def test_the_trail_is_told_once_while_the_database_can_only_be_read(db: Database, collectors, context) -> None:
+    record(db, 2)
+    with TlsCollector(context) as server:
+        collector = collectors(server.url)
+        tell_all(collector)
+        record(db, 3)
+        with only_read(db):
+            for _ in range(4):
+                assert collector.tell() > timedelta(0)
+        tell_all(collector)
+        record(db, 1)
+        tell_all(collector)
+        wait_until(lambda: 6 in server.numbers)
+
+        assert server.numbers == [1, 2, 3, 4, 5, 6]
+        assert position(db) == 6
 
 
 def test_a_collector_that_is_another_is_told_nothing_and_that_is_told(db: Database, collectors, tmp_path: Path) -> None:

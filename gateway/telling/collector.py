@@ -71,6 +71,7 @@ class Collector:
             )  # fmt: skip
         self._failures, self._opened_at = 0, clock()
         self._repeat_from: int | None = None
+        self._sent = 0
 
     def start(self) -> None:
         if self._line is not None:
@@ -92,7 +93,7 @@ class Collector:
             if self._turn.is_mine():
                 return self._tell(self._line)
             self._line.close()
-            self._repeat_from = None
+            self._repeat_from, self._sent = None, 0
         except SQLAlchemyError as error:
             _logger.warning("collector.waiting", reason="the database does not answer", error=type(error).__name__)
         return _LOOK_AT_OTHERS
@@ -102,6 +103,9 @@ class Collector:
             sink, newest = self._sink(session), session.scalar(select(func.max(AuditEvent.id))) or 0
         if newest <= sink.position:
             return _LOOK_WHEN_IDLE
+        if self._sent > sink.position:  # they went out, and the database took nothing then
+            self._was_told(sink, self._sent)
+            return _LOOK
         try:
             first = sink.position if way.is_open else self._open(way, sink.position)
             last, frames = self._frames(way, first)
@@ -110,7 +114,7 @@ class Collector:
             way.close()
             return self._failed(sink, newest, error)
         crash_point("collector.sent")
-        self._repeat_from = first
+        self._repeat_from, self._sent = first, last
         self._was_told(sink, last)
         return _LOOK if last < newest else _LOOK_WHEN_IDLE
 
@@ -155,6 +159,7 @@ class Collector:
             if _moved(session, sink, position=max(last, sink.position), at=now, reason="") and sink.reason:
                 _logger.warning("collector.back", url=self._section.syslog)
                 audit.record(session, Act.COLLECTOR_UP, at=now, collector=self._section.syslog, told=last)
+        self._sent = 0
 
     def _failed(self, sink: AuditSink, newest: int, error: CollectorError) -> timedelta:
         self._failures += 1

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 
@@ -50,6 +52,20 @@ def test_the_overview_says_what_needs_a_person_and_which_peers_take_results(page
         "Peers took none yet pacs disabled busy takes results mute",
     ):
         assert words in page
+
+
+def test_the_overview_does_not_wait_for_who_compares_many_files(console: ConsolePlace) -> None:
+    viewer, ended = console.client("viewer"), threading.Event()
+    viewer.timeout = 20
+    with ThreadPoolExecutor(2) as pool:
+        compared = [pool.submit(console.site.recent.get, "agreement of all CT", lambda: ended.wait(60)) for _ in range(2)]
+        wait(lambda: compared[0].running())
+        try:
+            assert viewer.get("/").status_code == 200
+        finally:
+            ended.set()
+
+    assert [one.result() for one in compared] == [True, True]
 
 
 def test_the_overview_says_whom_no_notice_reaches(tmp_path: Path, migrated_sqlite: Path) -> None:

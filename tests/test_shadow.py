@@ -270,6 +270,22 @@ def test_the_agreement_of_a_canary_is_told_with_its_numbers(place: Place) -> Non
     assert agreement(place.db, place.store, "all CT").unreadable == 2
 
 
+def test_a_series_that_has_grown_counts_once_in_an_agreement_with_the_whole_of_it(place: Place) -> None:
+    series = ct_series(4)
+    for part in (series[:3], series[3:]):
+        come(place, part)
+        look(place, series, CT % ", canary: {pipeline: bright_v2, share: 100}")
+        for job in [one for one in rows(place, Job) if one.state == JobState.QUEUED]:
+            work(place, job.id)
+    last = max(one.revision for one in rows(place, Job))
+    whole = {one.pipeline: one.id for one in rows(place, Job) if one.revision == last}
+
+    found = agreement(place.db, place.store, "all CT")
+
+    assert [pair.jobs for pair in found.pairs] == [(whole["bright"], whole["bright_v2"])]
+    assert {one.n for one in found.dice.values()} == {1}
+
+
 def test_segments_without_a_voxel_agree_on_nothing() -> None:
     empty, full = {(0.0,): np.zeros((2, 2), bool)}, {(0.0,): np.ones((2, 2), bool)}
 

@@ -5,8 +5,9 @@ a person to say.
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -19,7 +20,7 @@ from gateway.rows.ruleset import Shadow
 from gateway.rows.tables import Job, JobState, OutputInstance
 from gateway.store import Store
 
-_AT_MOST = 200
+_AT_MOST, _TOGETHER = 200, 100
 _GROUP = "112039"  # Tracking Identifier (PS3.16 TID 1501)
 
 Masks = Mapping[tuple[float, ...], np.ndarray]
@@ -60,10 +61,10 @@ class Agreement:
 
 
 def agreement(db: Database, store: Store, rule: str, *, at_most: int = _AT_MOST) -> Agreement:
-    """The latest pairs of a rule's canary."""
+    """The latest pairs of a rule's canary, of each series the one of its last revision."""
     pairs, unreadable = [], 0
     with db() as session:
-        for ours, canary in _jobs(session, rule)[:at_most]:
+        for ours, canary in islice(_jobs(session, rule), at_most):
             try:
                 pairs.append(_pair(session, store, ours, canary))
             except (Damaged, OSError, ValueError, AttributeError):
@@ -119,7 +120,8 @@ def _numbers(item: Dataset, group: str) -> Iterable[tuple[Measured, float]]:
         yield from _numbers(one, group)
 
 
-def _jobs(session: Session, rule: str) -> list[tuple[Job, Job]]:
+def _jobs(session: Session, rule: str) -> Iterator[tuple[Job, Job]]:
+    """The last first; no more are read than somebody looks at."""
     ours = aliased(Job)
     beside = (ours.series_instance_uid == Job.series_instance_uid) & (ours.revision == Job.revision)
     query = (
@@ -128,8 +130,13 @@ def _jobs(session: Session, rule: str) -> list[tuple[Job, Job]]:
         .join(ours, beside & (ours.pipeline == Shadow.beside))
         .where(Shadow.beside != "", Job.state == JobState.DONE, ours.state == JobState.DONE)
         .order_by(Job.id.desc())
+        .execution_options(yield_per=_TOGETHER)
     )
-    return [(one, canary) for one, canary in session.execute(query) if rule in canary.rules]
+    seen = set[str]()
+    for one, canary in session.execute(query):
+        if rule in canary.rules and canary.series_instance_uid not in seen:
+            seen.add(canary.series_instance_uid)
+            yield one, canary
 
 
 def _pair(session: Session, store: Store, ours: Job, canary: Job) -> Pair:

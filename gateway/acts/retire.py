@@ -2,13 +2,13 @@
 
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from gateway.db import Database, lock
 from gateway.engine import Queues
 from gateway.errors import ConfigError
-from gateway.rows.tables import Delivery
+from gateway.rows.tables import Delivery, DeliveryState
 from gateway.work import delivery as rows
 
 _TOGETHER = 100
@@ -35,9 +35,11 @@ def retire_peer(db: Database, queues: Queues, peer: str, *, reason: str, count: 
     for end in range(len(keys), 0, -_TOGETHER):  # the last first, or what waits behind the first would have its turn
         with db.begin() as session:
             done += _give_up(session, keys[max(0, end - _TOGETHER) : end], queues, reason, actor, now)
-    left = len(keys) - done
+    with db() as session:
+        sending = select(func.count()).where(Delivery.peer == peer, Delivery.state == DeliveryState.SENDING)
+        busy = session.scalar(sending) or 0
     said = [f"{done} deliveries to {peer} are cancelled: {reason}"]
-    return said + [f"{left} were being sent or came to their end just now, and are left as they are"] * bool(left)
+    return said + [f"{busy} more are being sent: where that fails, they wait again, and can be given up then"] * bool(busy)
 
 
 def _waiting(db: Database, peer: str) -> list[int]:

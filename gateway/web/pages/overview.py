@@ -96,7 +96,7 @@ def _concerns(told: Overview, here: Site) -> Iterator[Concern]:
         advice = "Nothing is lost: events wait and follow."
         yield Concern(f"The audit collector is away: {told.collector}", "/audit?act=collector.down", advice)
     known = {str(table.get("name")) for table in here.config.notices}  # of one that was taken out the row stays
-    for name in known & told.notices.keys():
+    for name in sorted(known & told.notices.keys()):
         advice = "Nothing is lost: the next notice counts what happened."
         yield Concern(f"No notice reaches {name}: {told.notices[name]}", "/audit?act=notice.failed", advice)
 

@@ -186,18 +186,25 @@ class Machine:
     """One that serves with a certificate of its own, which is good for 20 days; its file lies where that of each other does."""
 
     def __init__(self, db: Database, folder: Path, *, host: str) -> None:
-        self.authority, self.file, self.now = Authority(folder / host), folder / "gateway.pem", NOW
+        self.authority, self.file, self.key, self.now = (
+            Authority(folder / host),
+            folder / "gateway.pem",
+            folder / "gateway.key",
+            NOW,
+        )
         self.replace()
-        config = parse({"web": {"certificate": str(self.file), "key": "gateway.key"}}, where="x")
+        config = parse({"web": {"certificate": str(self.file), "key": str(self.key)}}, where="x")
         self.certificates = Certificates(db, config, peers=list, clock=lambda: self.now, host=host)
 
     def replace(self) -> None:
-        self.content = self.authority.issue("gateway").certificate.read_bytes()
+        issued = self.authority.issue("gateway")
+        self.content, self.secret = issued.certificate.read_bytes(), issued.key.read_bytes()
 
     def look(self, *, days: float) -> None:
         """So long after its certificate was made."""
         self.now = datetime.now(UTC) + timedelta(days=days)
         self.file.write_bytes(self.content)
+        self.key.write_bytes(self.secret)
         self.certificates.look()
 
 
@@ -205,7 +212,7 @@ def test_a_certificate_of_ours_is_told_before_its_time_is_over_then_when_it_is_a
     db: Database, tmp_path: Path
 ) -> None:
     gw1 = Machine(db, tmp_path, host="gw1")
-    soon, over = f"{gw1.file} on gw1", f"{gw1.file} on gw1: over"
+    soon, over = f"{gw1.file} on gw1", f"{gw1.file}: over on gw1"
 
     gw1.look(days=1)
     assert told(db) == []
@@ -242,13 +249,35 @@ def test_a_machine_with_a_new_certificate_says_nothing_of_that_of_another(db: Da
 def test_the_certificate_of_a_machine_that_does_not_serve_any_more_is_no_alarm_for_ever(db: Database, tmp_path: Path) -> None:
     gone, here = (Machine(db, tmp_path, host=name) for name in ("gone", "here"))
     gone.look(days=17)
-    here.content = b"as yet nothing"
 
     here.look(days=17.9)
-    assert [act for act, *_ in told(db)] == ["raised"]
+    assert [subject for act, _, subject in told(db) if act == "ended"] == []
     here.look(days=18.1)
 
-    assert told(db)[1:] == [("ended", "certificate", f"{gone.file} on gone")]
+    assert [subject for act, _, subject in told(db) if act == "ended"] == [f"{gone.file} on gone"]
+
+
+@pytest.mark.parametrize("wrong", ["content", "secret"])
+def test_a_new_certificate_that_cannot_be_used_ends_no_alarm_for_the_one_before_serves_on(
+    db: Database, tmp_path: Path, wrong: str
+) -> None:
+    gw1 = Machine(db, tmp_path, host="gw1")
+    gw1.look(days=17)
+    before = gw1.secret
+
+    gw1.replace()
+    setattr(gw1, wrong, b"" if wrong == "content" else before)
+    gw1.look(days=1)  # somebody may just be about to replace the other file
+    assert [act for act, *_ in told(db)] == ["raised"]
+    gw1.look(days=1)
+    gw1.look(days=3)
+    assert told(db)[1:] == [("raised", "certificate", f"{gw1.file}: unusable on gw1")]
+    gw1.replace()
+    gw1.look(days=3.1)
+
+    assert [(act, subject) for act, _, subject in told(db)[2:]] == [
+        ("ended", f"{gw1.file} on gw1"), ("ended", f"{gw1.file}: unusable on gw1"),
+    ]  # fmt: skip
 
 
 def test_a_certificate_that_is_not_made_for_long_is_not_always_about_to_end(db: Database, tmp_path: Path) -> None:
@@ -267,11 +296,11 @@ def test_a_gateway_that_serves_looks_after_its_certificates_and_those_that_peers
     ours, towards = authority.issue("ours", expired=True), authority.issue("towards", expired=True)
     tls = {"certificate": str(ours.certificate), "key": str(ours.key), "authorities": str(authority.certificate)}
     tls["crl"] = str(authority.crl(expired=True))
-    peers = [{"name": "pacs", "certificate": str(towards.certificate)}]
+    peers = [{"name": "pacs", "certificate": str(towards.certificate), "certificate_key": str(towards.key)}]
     tellers = Tellers(db, parse({"tls": tls}, where="x"), addressees=(), peers=lambda: peers, clock=lambda: datetime.now(UTC))
 
     tellers.start()
-    until(lambda: len(told(db)) == 6)
+    until(lambda: len(told(db)) == 5)
     tellers.stop()
     with db() as session:
         reasons = session.scalars(select(OpenAlarm.reason)).all()

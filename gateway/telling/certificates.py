@@ -1,16 +1,16 @@
 """Certificates: ours, and lists of what was taken back, whose time is over or will be soon; without them nobody comes in.
 
-Each machine has files of its own. So an alarm is of a file on a machine, and ends when that machine finds another one there; also
+Each machine has files of its own. So an alarm is of a file on a machine, and ends when that machine finds a good one there; also
 when it has not repeated it for a day, for then it does not serve any more.
 """
 
 import socket
+import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from cryptography import x509
 from sqlalchemy import update
@@ -22,7 +22,6 @@ from gateway.rows.trail import OpenAlarm
 from gateway.telling.alarms import Alarm, compare, open_alarms
 from gateway.telling.happening import Kind
 
-T = TypeVar("T")
 Tables = Sequence[Mapping[str, Any]]
 _SOON, _GIVEN_UP = timedelta(days=14), timedelta(days=1)
 _LOOK_SECONDS = 60.0
@@ -31,11 +30,24 @@ _OLDEST = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
-class Lasting:
-    """A file that `name` of the configuration names, and when it is good; `soon`: so long before its end people are told."""
+class Named:
+    """A certificate with its key, or a revocation list without one, as `name` of the configuration names it."""
 
     name: str
     file: Path
+    key: Path | None
+
+    @property
+    def subjects(self) -> tuple[str, str, str]:
+        """Of the alarms that it will be over, that it is, and that it cannot be used."""
+        return str(self.file.absolute()), f"{self.file.absolute()}: over", f"{self.file.absolute()}: unusable"
+
+
+@dataclass(frozen=True)
+class Lasting:
+    """From when until when it is good; `soon`: so long before its end people are told."""
+
+    named: Named
     begins: datetime
     ends: datetime
     soon: timedelta
@@ -43,7 +55,7 @@ class Lasting:
     @property
     def words(self) -> str:
         begins = f"from {self.begins:%Y-%m-%d} " if self.begins > _OLDEST else ""
-        return f"{self.name} {self.file}: good {begins}until {self.ends:%Y-%m-%d %H:%M} UTC"
+        return f"{self.named.name} {self.named.file}: good {begins}until {self.ends:%Y-%m-%d %H:%M} UTC"
 
     def is_good(self, now: datetime) -> bool:
         """And stays so for a while."""
@@ -51,17 +63,12 @@ class Lasting:
 
 
 def lasting(config: Config, peers: Iterable[Mapping[str, Any]]) -> Iterator[Lasting]:
-    """`peers` are their tables. A file that cannot be read is told by who needs it."""
-    ours = [(f"[{name}] certificate", getattr(config, name).certificate) for name in ("tls", "web", "audit")]
-    ours += [(f"peer {one.get('name')}: certificate", one.get("certificate")) for one in peers]
-    for name, file in ours:
-        times = [(one.not_valid_before_utc, one.not_valid_after_utc) for one in _read(file, x509.load_pem_x509_certificates)]
-        if times:
-            begins, ends = max(one for one, _ in times), min(one for _, one in times)
-            yield Lasting(name, Path(file), begins, ends, soon=min(_SOON, (ends - begins) / 5))  # one may be made for a day
-    nexts = [one.next_update_utc for one in _read(config.tls.crl, _lists) if one.next_update_utc]
-    if nexts and config.tls.crl:
-        yield Lasting("[tls] crl", config.tls.crl, _OLDEST, min(nexts), soon=timedelta(0))
+    """`peers` are their tables. What cannot be used is told by who needs it."""
+    for one in _named(config, peers):
+        try:
+            yield _lasting(one)
+        except (OSError, ValueError):
+            continue
 
 
 class Certificates:
@@ -77,7 +84,8 @@ class Certificates:
         host: str = "",
     ) -> None:
         self._db, self._config, self._peers, self._clock = db, config, peers, clock
-        self._host = host or socket.gethostname()
+        self._where = f" on {host or socket.gethostname()}"
+        self._unusable = frozenset[Named]()
         self._rounds = Rounds("certificates", self.look, first=0, again=_LOOK_SECONDS, event="certificates.interrupted")
 
     def start(self) -> None:
@@ -87,35 +95,57 @@ class Certificates:
         self._rounds.stop()
 
     def look(self) -> None:
-        now, files = self._clock(), list(lasting(self._config, self._peers()))
-        present = [alarm for one in files for alarm in self._alarms(one, now)]
-        of_kind = OpenAlarm.kind == Kind.CERTIFICATE
+        now, tables = self._clock(), self._peers()
+        named, good = list(_named(self._config, tables)), list(lasting(self._config, tables))
+        unusable = frozenset(named) - {one.named for one in good}
+        present = [alarm for one in good for alarm in self._of_time(one, now)]
+        present += [self._of_use(one, now) for one in unusable & self._unusable]  # not while somebody is replacing it
+        self._unusable = unusable
+        mine = {f"{subject}{self._where}" for one in named for subject in one.subjects}
+        kept = {f"{subject}{self._where}" for one in unusable for subject in one.subjects}  # what serves is the one before
         with self._db.begin() as session:
             left = {subject for (_, subject), one in open_alarms(session).items() if one.raised_at < now - _GIVEN_UP}
-            mine = {subject for one in files for subject in self._subjects(one)}
-            compare(session, present, now, kinds=(Kind.CERTIFICATE,), subjects=left | mine)
-            again = update(OpenAlarm).where(of_kind, OpenAlarm.subject.in_([one.subject for one in present]))
-            session.execute(again.values(raised_at=now))
+            compare(session, present, now, kinds=(Kind.CERTIFICATE,), subjects=(left | mine) - kept)
+            again = kept | {one.subject for one in present}
+            still = update(OpenAlarm).where(OpenAlarm.kind == Kind.CERTIFICATE, OpenAlarm.subject.in_(again))
+            session.execute(still.values(raised_at=now))
 
-    def _alarms(self, one: Lasting, now: datetime) -> Iterator[Alarm]:
-        """Two weeks before, and once more when its time is over: the first stays on until then and beyond."""
-        nearly, over = self._subjects(one)
-        where = f"{one.words}, on {self._host}"
-        if not one.is_good(now):
-            yield Alarm(Kind.CERTIFICATE, nearly, one.ends - one.soon, f"{where}: put a new one there; no start is needed")
+    def _of_time(self, one: Lasting, now: datetime) -> Iterator[Alarm]:
+        """Two weeks before, and once more when its time is over: the first stays on until another is there."""
+        nearly, over, _ = one.named.subjects
+        says = f"{one.words},{self._where}"
+        if one.soon and not one.is_good(now):
+            yield self._alarm(nearly, one.ends - one.soon, f"{says}: put a new one there; no start is needed")
         if not one.begins <= now < one.ends:
-            yield Alarm(Kind.CERTIFICATE, over, one.ends, f"{where}: whoever checks it does not connect; put a new one there")
+            yield self._alarm(over, one.ends, f"{says}: whoever checks it does not connect; put a new one there")
 
-    def _subjects(self, one: Lasting) -> tuple[str, str]:
-        of_file = f"{one.file.absolute()} on {self._host}"
-        return of_file, f"{of_file}: over"
+    def _of_use(self, one: Named, now: datetime) -> Alarm:
+        what = "cannot be read, or does not belong to its key"
+        return self._alarm(one.subjects[2], now, f"{one.name} {one.file},{self._where}: what lies there now {what}")
+
+    def _alarm(self, subject: str, since: datetime, reason: str) -> Alarm:
+        return Alarm(Kind.CERTIFICATE, f"{subject}{self._where}", since, reason)
 
 
-def _lists(content: bytes) -> list[x509.CertificateRevocationList]:
-    return [x509.load_pem_x509_crl(one + _END_OF_CRL) for one in content.split(_END_OF_CRL)[:-1]]
+def _named(config: Config, peers: Iterable[Mapping[str, Any]]) -> Iterator[Named]:
+    ours = [("[tls] certificate", config.tls.certificate, config.tls.key), ("[tls] crl", config.tls.crl, None)]
+    ours += [("[web] certificate", config.web.certificate, config.web.key)]
+    ours += [("[audit] certificate", config.audit.certificate, config.audit.certificate_key)]
+    ours += [(f"peer {one.get('name')}: certificate", one.get("certificate"), one.get("certificate_key")) for one in peers]
+    for name, file, key in ours:
+        if file:
+            yield Named(name, Path(file), Path(key) if key else None)
 
 
-def _read(file: Path | str | None, what: Callable[[bytes], Iterable[T]]) -> Iterable[T]:
-    with suppress(OSError, ValueError):
-        return what(Path(file).read_bytes()) if file else ()
-    return ()
+def _lasting(one: Named) -> Lasting:
+    """Raises OSError or ValueError."""
+    content = one.file.read_bytes()
+    if one.key is None and _END_OF_CRL in content:
+        lists = [x509.load_pem_x509_crl(part + _END_OF_CRL) for part in content.split(_END_OF_CRL)[:-1]]
+        nexts = [crl.next_update_utc for crl in lists if crl.next_update_utc]
+        return Lasting(one, _OLDEST, min(nexts, default=datetime.max.replace(tzinfo=UTC)), soon=timedelta(0))
+    times = [(made.not_valid_before_utc, made.not_valid_after_utc) for made in x509.load_pem_x509_certificates(content)]
+    if one.key is not None:  # without a passphrase OpenSSL would ask a terminal for one
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(one.file, one.key, password="")
+    begins, ends = max(begins for begins, _ in times), min(ends for _, ends in times)
+    return Lasting(one, begins, ends, soon=min(_SOON, (ends - begins) / 5))  # one may be made for a day

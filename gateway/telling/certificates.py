@@ -6,7 +6,8 @@ when it has not repeated it for a day, for then it does not serve any more.
 
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from cryptography import x509
 from sqlalchemy import update
 
+from gateway.attempt import AWAY
 from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.machine.rounds import Rounds
@@ -98,30 +100,36 @@ class Certificates:
         now, tables = self._clock(), self._peers()
         named, good = list(_named(self._config, tables)), list(lasting(self._config, tables))
         unusable = frozenset(named) - {one.named for one in good}
-        present = [alarm for one in good for alarm in self._of_time(one, now)]
-        present += [self._of_use(one, now) for one in unusable & self._unusable]  # not while somebody is replacing it
+        broken = unusable & self._unusable  # not while somebody is replacing it
         self._unusable = unusable
         mine = {f"{subject}{self._where}" for one in named for subject in one.subjects}
         kept = {f"{subject}{self._where}" for one in unusable for subject in one.subjects}  # what serves is the one before
-        with self._db.begin() as session:
-            left = {subject for (_, subject), one in open_alarms(session).items() if one.raised_at < now - _GIVEN_UP}
+        with suppress(*AWAY), self._db.begin() as session:
+            known = {subject: one for (_, subject), one in open_alarms(session).items()}
+            present = [alarm for one in good for alarm in self._of_time(one, now, known)]
+            present += [self._of_use(one, now) for one in broken]
+            left = {subject for subject, one in known.items() if one.raised_at < now - _GIVEN_UP}
             compare(session, present, now, kinds=(Kind.CERTIFICATE,), subjects=(left | mine) - kept)
             again = kept | {one.subject for one in present}
             still = update(OpenAlarm).where(OpenAlarm.kind == Kind.CERTIFICATE, OpenAlarm.subject.in_(again))
             session.execute(still.values(raised_at=now))
 
-    def _of_time(self, one: Lasting, now: datetime) -> Iterator[Alarm]:
+    def _of_time(self, one: Lasting, now: datetime, known: Collection[str]) -> Iterator[Alarm]:
         """Two weeks before, and once more when its time is over: the first stays on until another is there."""
         nearly, over, _ = one.named.subjects
-        says = f"{one.words},{self._where}"
-        if one.soon and not one.is_good(now):
-            yield self._alarm(nearly, one.ends - one.soon, f"{says}: put a new one there; no start is needed")
-        if not one.begins <= now < one.ends:
-            yield self._alarm(over, one.ends, f"{says}: whoever checks it does not connect; put a new one there")
+        here, ends = f"{one.named.name} {one.named.file}{self._where}", f"{one.ends:%Y-%m-%d %H:%M} UTC"
+        is_over = not one.begins <= now < one.ends
+        if not one.is_good(now) and (not is_over or f"{nearly}{self._where}" in known):
+            yield self._alarm(
+                nearly, one.ends - one.soon, f"{here} is good until {ends}: put a new one there; no start is needed"
+            )
+        if is_over:
+            time = f"was good until {ends}" if one.begins <= now else f"is not good before {one.begins:%Y-%m-%d %H:%M} UTC"
+            yield self._alarm(over, one.ends, f"{here} {time}: whoever checks it does not connect; put another one there")
 
     def _of_use(self, one: Named, now: datetime) -> Alarm:
-        what = "cannot be read, or does not belong to its key"
-        return self._alarm(one.subjects[2], now, f"{one.name} {one.file},{self._where}: what lies there now {what}")
+        what = "what lies there now cannot be read, or does not belong to its key"
+        return self._alarm(one.subjects[2], now, f"{one.name} {one.file}{self._where}: {what}")
 
     def _alarm(self, subject: str, since: datetime, reason: str) -> Alarm:
         return Alarm(Kind.CERTIFICATE, f"{subject}{self._where}", since, reason)

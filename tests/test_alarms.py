@@ -167,19 +167,17 @@ def test_a_model_that_is_away_is_told_by_its_name(db: Database) -> None:
     assert told(db) == [("raised", "model away", "bright"), ("ended", "model away", "bright")]
 
 
-def test_a_disk_with_little_room_is_told_before_it_is_full(db: Database) -> None:
-    for free_bytes in (999, 1000):
-        look_out(
-            NOW,
-            settings=AlarmsSection(free_bytes=1000),
-            silences=(),
-            time_zone="UTC",
-            free_bytes=free_bytes,
-            keep_free_bytes=500,
-            db=db,
-        )
+def test_a_disk_with_little_room_is_told_once_and_is_over_when_there_is_clearly_more(db: Database) -> None:
+    def look_with(free_bytes: int) -> None:
+        settings = AlarmsSection(free_bytes=1000)
+        look_out(NOW, settings=settings, silences=(), time_zone="UTC", free_bytes=free_bytes, keep_free_bytes=500, db=db)
 
-    assert told(db) == [("raised", "disk low", ""), ("ended", "disk low", "")]
+    for free_bytes in (1001, 999, 1001, 999, 1099):  # as retention keeps it
+        look_with(free_bytes)
+    assert told(db) == [("raised", "disk low", "")]
+    look_with(1100)
+
+    assert told(db)[1:] == [("ended", "disk low", "")]
 
 
 class Machine:

@@ -24,6 +24,7 @@ from gateway.telling.happening import Kind
 _KINDS = (Kind.SILENCE, Kind.NO_RESULT, Kind.MODEL_AWAY, Kind.DISK_LOW)
 _WAITING = (JobState.QUEUED, JobState.RUNNING)
 _AWAY = timedelta(minutes=1)
+_CLEARLY = 1.1
 
 
 def look_out(
@@ -42,7 +43,7 @@ def look_out(
             *_silent(session, now, expectations(silences, time_zone)),
             *_no_result(session, now, timedelta(minutes=settings.no_result_minutes)),
             *_models_away(session, now),
-            *_disk_low(now, free_bytes, max(settings.free_bytes, keep_free_bytes)),
+            *_disk_low(session, now, free_bytes, max(settings.free_bytes, keep_free_bytes)),
         ]
         compare(session, present, now, kinds=_KINDS)
 
@@ -93,8 +94,10 @@ def _models_away(session: Session, now: datetime) -> Iterator[Alarm]:
         yield Alarm(Kind.MODEL_AWAY, model, since, f"model {model} does not answer; its jobs wait until it does")
 
 
-def _disk_low(now: datetime, free_bytes: int, wanted: int) -> Iterator[Alarm]:
-    if free_bytes < wanted:
+def _disk_low(session: Session, now: datetime, free_bytes: int, wanted: int) -> Iterator[Alarm]:
+    """Over when there is clearly more again: retention keeps a disk at the bytes that it is told, a little more or less."""
+    is_told = (Kind.DISK_LOW, "") in open_alarms(session)
+    if free_bytes < wanted * (_CLEARLY if is_told else 1):
         gibibytes = f"{wanted / 1024**3:.1f}"
         yield Alarm(
             Kind.DISK_LOW, "", now, f"the store's disk has less than {gibibytes} GiB left; when it is full nothing is taken"

@@ -3,11 +3,13 @@
 import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -553,6 +555,28 @@ def test_a_postgresql_that_is_restarted_under_work_loses_nothing_and_doubles_not
         assert statuses == [0x0000] * (2 * SLICES)
         world.wait_settled(len(every))
         assert_done_once(world, world.folder / "pacs", *every)
+
+
+def test_a_file_of_sqlite_that_is_replaced_under_a_gateway_ends_it_and_it_is_not_served_unasked(tmp_path: Path) -> None:
+    """What was acknowledged went on into the file that nobody has any more, and no command of ours saw it."""
+    early, late = ct_series(SLICES, seed=1), ct_series(SLICES, seed=2)
+    file, backup = tmp_path / "gateway.db", tmp_path / "backup.db"
+    with World(tmp_path, f"sqlite:///{file}", f"127.0.0.1:{free_port()}") as world:
+        world.start().send(early)
+        world.wait_until(lambda: all(map(world.held, early)))
+        with closing(sqlite3.connect(file)) as source, closing(sqlite3.connect(backup)) as target:
+            source.backup(target)
+        world.send(late)
+        world.wait_until(lambda: all(map(world.held, late)))
+
+        for name in ("gateway.db-wal", "gateway.db-shm"):
+            (tmp_path / name).unlink(missing_ok=True)
+        backup.rename(file)
+
+        assert world.wait_for_death() == 1
+        assert "its file was replaced" in world.logged("database.older")[0]["reason"]
+        assert "say so with `gateway db restored`" in world.run("serve").stderr
+        assert f"{SLICES} files in" in world.run("db", "restored").stdout
 
 
 def test_a_standby_that_lacks_the_last_commits_is_noticed_and_what_was_acknowledged_is_filed_again(

@@ -3,7 +3,8 @@
 It is a witness, too: a standby that takes over without the last commits has forgotten instances that were acknowledged. Every new
 connection is asked for the last event that was written or seen here. Where it does not have that one, its head is signed, so that
 this machine does not serve before a person has said `gateway db restored`, and the process ends at once, as in a crash: what its
-journals still hold is filed by the next one that serves.
+journals still hold is filed by the next one that serves. So it does where another file lies in the place of SQLite's: connections
+that are open write on into the one before, of which nothing stays.
 """
 
 import os
@@ -11,6 +12,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -42,13 +44,20 @@ class Notary:
         self._rounds = Rounds("notary", lambda: self._sign(every), again=every.total_seconds(), event=_NOT_SIGNED)
         self._looks = Rounds("witness", self._look, again=_LOOK_SECONDS, event="witness.interrupted")
         self._seen, self._lock = Head(0, ""), threading.Lock()
+        self._file: Path | None = None
+        self._lies_there = (0, 0)
 
     def start(self) -> None:
         engine = self._db.kw["bind"]
+        event.listen(self._db, "after_commit", lambda session: self._remember(audit.written(session)))
         if engine.dialect.name == "postgresql":
-            event.listen(self._db, "after_commit", lambda session: self._remember(audit.written(session)))
             event.listen(engine, "connect", self._compare)
-            self._looks.start()
+        else:
+            self._file = Path(engine.url.database).absolute()
+            self._lies_there = _which(self._file)
+            with self._db() as session:
+                self._remember(audit.head_of(session))
+        self._looks.start()
         self._rounds.start()
 
     def stop(self) -> None:
@@ -62,7 +71,11 @@ class Notary:
         seal(self._clock(), db=self._db, key=self._key, heads=self._heads, every=every)
 
     def _look(self) -> None:
-        """For what others wrote."""
+        """For what others wrote; with SQLite, whether its file is still the one that was opened."""
+        if self._file is not None:
+            if _which(self._file) != self._lies_there:
+                self._end(self._seen, "its file was replaced or taken away while it was open")
+            return
         with suppress(*AWAY), self._db() as session:
             self._remember(audit.head_of(session))
 
@@ -80,8 +93,20 @@ class Notary:
             raise psycopg.OperationalError("expected the primary server, not a standby")
         if found == seen.hash or not seen.position:
             return
+        why = "it was restored from an older backup, or a standby took over that lacks the last commits"
+        self._end(seen, f"it does not have event {seen.position}, which was there: {why}")
+
+    def _end(self, seen: Head, reason: str) -> None:
         with told(_NOT_SIGNED):
             attest(seen, self._clock(), key=self._key, heads=self._heads)
-        why = "it was restored from an older backup, or a standby took over that lacks the last commits"
-        _logger.error("database.older", reason=f"it does not have event {seen.position}, which was there: {why}")
+        _logger.error("database.older", reason=reason)
         os._exit(1)
+
+
+def _which(file: Path) -> tuple[int, int]:
+    """Which file lies there, whatever is in it."""
+    try:
+        found = file.stat()
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino

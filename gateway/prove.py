@@ -25,7 +25,7 @@ from gateway.errors import DeliveryError, Unreachable
 from gateway.peers import Peer, Proof, Sought
 from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
 from gateway.store import Store
-from gateway.work.delivery import AT_MOST, UNPROVED, Pace, again, drop, end, enqueue_proof, tell, tell_late
+from gateway.work.delivery import AT_MOST, OPEN, UNPROVED, Pace, again, drop, end, enqueue_proof, tell, tell_late
 
 _LOOK, _LOOK_AT_MOST = timedelta(seconds=0.5), timedelta(seconds=10)
 _INDEXED = timedelta(seconds=30)
@@ -92,23 +92,29 @@ def prove_failed(delivery_id: int, error: Exception, now: datetime, *, db: Datab
     _look_again(delivery, now, db, queues, retry, reason=reason)
 
 
-def tell_unproved(now: datetime, *, late: timedelta, db: Database) -> None:
+def tell_late_ones(now: datetime, *, late: timedelta, db: Database, obstacle: Callable[[str], str] = lambda _peer: "") -> None:
     """Those that were sent so long ago and are not proved, each once: also where nobody may look, or a report is waited for.
 
-    And those whose attempt has begun so long ago and does not end, as at a folder of a server that hangs: it tells nobody itself.
+    And those that tell nobody themselves: whose attempt has begun so long ago and does not end, as at a folder of a server that
+    hangs; and who was due so long ago and has had none, for which `obstacle` may say what is against the peer (roster.py).
     """
     is_new = or_(Delivery.late_at.is_(None), Delivery.late_at < Delivery.sent_at)
     is_unproved = UNPROVED & (Delivery.sent_at <= now - late) & is_new
-    is_stuck = (Delivery.state == DeliveryState.SENDING) & (Delivery.due_at <= now - late) & Delivery.late_at.is_(None)
+    is_due = Delivery.state.in_(OPEN) & (Delivery.ticket != "") & (Delivery.due_at <= now - late) & Delivery.late_at.is_(None)
     with db.begin() as session:
-        mine = select(Delivery.id).where(is_unproved | is_stuck).order_by(Delivery.id).limit(_AT_ONCE)
+        mine = select(Delivery.id).where(is_unproved | is_due).order_by(Delivery.id).limit(_AT_ONCE)
         for key in session.scalars(mine).all():
             delivery = lock(session, Delivery, key)
-            since = delivery.due_at if delivery.state == DeliveryState.SENDING else delivery.sent_at
-            if delivery.state in (DeliveryState.SENT, DeliveryState.SENDING) and since is not None and since <= now - late:
+            since = delivery.sent_at if delivery.state == DeliveryState.SENT else delivery.due_at
+            if delivery.state in (DeliveryState.SENT, *OPEN) and since is not None and since <= now - late:
                 delivery.late_at = now
-                reason = delivery.reason.removeprefix(_YET) or "the attempt that is under way does not end"
-                tell_late(session, delivery, now, since, reason=reason)
+                tell_late(session, delivery, now, since, reason=_why_late(delivery, obstacle), state=str(delivery.state))
+
+
+def _why_late(delivery: Delivery, obstacle: Callable[[str], str]) -> str:
+    if delivery.state == DeliveryState.QUEUED:
+        return f"peer {delivery.peer} {obstacle(delivery.peer) or 'has had no turn for it'}"
+    return delivery.reason.removeprefix(_YET) or "the attempt that is under way does not end"
 
 
 def told(session: Session, outcome: Outcome, ae_title: str, now: datetime, *, queues: Queues, pace: Pace) -> None:

@@ -25,10 +25,11 @@ from gateway.errors import DeliveryError, Rejected, Unanswered, Unreachable
 from gateway.outputs import Equipment
 from gateway.outputs.rejection import note_uid
 from gateway.peers import Proof, Sent, Sought
-from gateway.prove import prove, tell_unproved, told
+from gateway.prove import prove, tell_late_ones, told
 from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance
 from gateway.store import Store
 from gateway.sweep import sweep
+from gateway.telling.happening import happening
 from gateway.views import lists, stories, wanted
 from gateway.views.overview import overview
 from gateway.work.delivery import Pace, again, make
@@ -700,7 +701,7 @@ def test_a_delivery_that_is_held_stands_in_the_log_without_whose_it_is(lane: Lan
 
 def look_whether_late(lane: Lane, hours: float) -> None:
     lane.clock.at += timedelta(hours=hours)
-    tell_unproved(lane.clock(), late=lane.pace.late, db=lane.db)
+    tell_late_ones(lane.clock(), late=lane.pace.late, db=lane.db)
 
 
 def test_what_was_sent_and_is_never_proved_is_told_once_it_is_late_and_in_the_overview(lane: Lane) -> None:
@@ -763,6 +764,24 @@ def test_an_attempt_that_does_not_end_is_told_once_it_is_late(lane: Lane) -> Non
 
     (late,) = (event for event in events.latest(lane.db, limit=1000) if event.act == "delivery.late")
     assert (late.detail["reason"], late.detail["hours"]) == ("the attempt that is under way does not end", 4.1)
+
+
+def test_what_waits_for_a_peer_that_nothing_goes_to_is_told_once_it_is_late(lane: Lane) -> None:
+    """As one that was disabled and forgotten: there is no attempt that could tell."""
+    delivery = lane.add("2.25.1")
+    lane.clock.at += timedelta(hours=3)
+    tell_late_ones(lane.clock(), late=lane.pace.late, db=lane.db)
+    assert "delivery.late" not in lane.acts()
+
+    for _ in range(2):
+        lane.clock.at += timedelta(hours=1.1)
+        tell_late_ones(lane.clock(), late=lane.pace.late, db=lane.db, obstacle=lambda _peer: "is disabled")
+
+    (late,) = (event for event in events.latest(lane.db, limit=1000) if event.act == "delivery.late")
+    told = happening(late.id, late.at, late.act, late.outcome, late.job, late.detail)
+    assert told is not None
+    assert told.text.endswith("not delivered after 4.1 hours: peer pacs is disabled")
+    assert lane.row(delivery).state == DeliveryState.QUEUED
 
 
 def test_a_peer_that_proves_nothing_is_not_late(lane: Lane) -> None:

@@ -24,7 +24,7 @@ from gateway.fetching.worklist import Worklist
 from gateway.inference.breaker import Breaker
 from gateway.outputs import Equipment
 from gateway.peers import Proof
-from gateway.prove import prove, prove_failed, tell_unproved
+from gateway.prove import prove, prove_failed, tell_late_ones
 from gateway.roster import Roster
 from gateway.rows.tables import Association, Series
 from gateway.rows.trail import Rehearsed
@@ -206,7 +206,7 @@ class Stages:
             self.clock(), settings=config.alarms, silences=config.silence, time_zone=config.gateway.time_zone,
             free_bytes=self.store.free_bytes(), keep_free_bytes=config.store.keep_free_bytes, db=self.db,
         )  # fmt: skip
-        tell_unproved(self.clock(), late=self.pace.late, db=self.db)
+        tell_late_ones(self.clock(), late=self.pace.late, db=self.db, obstacle=self.peers.obstacle)
         unproving = [name for name, peer in self.peers.items() if peer.proof is Proof.NONE]
         with ExitStack() as last:  # whatever one of them raises keeps none from its turn
             last.callback(forget, self.clock(), db=self.db, steps=Steps(config.store_folder / "steps"))

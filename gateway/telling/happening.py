@@ -74,9 +74,10 @@ def _says(words: str) -> Words:
 
 
 def _late(detail: Mapping[str, Any]) -> str:
-    """One that was sent says what the last look for it found."""
-    hours = f"after {detail.get('hours')} hours"
-    return f"sent, and not proved {hours}: {reason}" if (reason := _reason(detail)) else f"not delivered {hours}; it is tried on"
+    """One that was sent says what the last look for it found; one that waits what is against it, where that is known."""
+    hours, reason = f"after {detail.get('hours')} hours", _reason(detail)
+    what = "not delivered" if detail.get("state") in {"queued", "sending"} else "sent, and not proved"
+    return f"{what} {hours}: {reason}" if reason else f"not delivered {hours}; it is tried on"
 
 
 _ACTS: Mapping[str, tuple[Kind, int, Words]] = MappingProxyType(

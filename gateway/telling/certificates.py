@@ -105,14 +105,14 @@ class Certificates:
         mine = {f"{subject}{self._where}" for one in named for subject in one.subjects}
         kept = {f"{subject}{self._where}" for one in unusable for subject in one.subjects}  # what serves is the one before
         with suppress(*AWAY), self._db.begin() as session:
-            known = {subject: one for (_, subject), one in open_alarms(session).items()}
+            known = {subject: one for (kind, subject), one in open_alarms(session).items() if kind == Kind.CERTIFICATE}
             present = [alarm for one in good for alarm in self._of_time(one, now, known)]
             present += [self._of_use(one, now) for one in broken]
             left = {subject for subject, one in known.items() if one.raised_at < now - _GIVEN_UP}
             compare(session, present, now, kinds=(Kind.CERTIFICATE,), subjects=(left | mine) - kept)
-            again = kept | {one.subject for one in present}
-            still = update(OpenAlarm).where(OpenAlarm.kind == Kind.CERTIFICATE, OpenAlarm.subject.in_(again))
-            session.execute(still.values(raised_at=now))
+            if again := kept | {one.subject for one in present}:
+                still = update(OpenAlarm).where(OpenAlarm.kind == Kind.CERTIFICATE, OpenAlarm.subject.in_(again))
+                session.execute(still.values(raised_at=now))
 
     def _of_time(self, one: Lasting, now: datetime, known: Collection[str]) -> Iterator[Alarm]:
         """Two weeks before, and once more when its time is over: the first stays on until another is there."""

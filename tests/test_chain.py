@@ -29,8 +29,9 @@ from gateway.auditing.chain import Finding, canonical, entry_hash
 from gateway.configuration.config import parse
 from gateway.db import Database, open_database
 from gateway.errors import ConfigError
-from gateway.rows.trail import AuditEvent, AuditSink
+from gateway.rows.trail import AuditEvent, AuditSink, OpenAlarm
 from gateway.rows.workitems import WorkitemDocument
+from gateway.serving.notary import Notary
 from gateway.store import Store
 from gateway.work.restored import accept, refuse_older, without_rows
 from tests.command_fixture import Command
@@ -724,6 +725,26 @@ def test_the_sink_of_the_heads_is_one_row(sealed) -> None:
 
     with sealed.db() as session:
         assert session.scalar(select(func.count()).select_from(AuditSink)) == 1
+
+
+def test_heads_that_cannot_be_written_are_told_and_again_when_they_can(db, tmp_path: Path) -> None:
+    heads = tmp_path / "away" / "heads.jsonl"
+    config = parse({"gateway": {"data_dir": str(tmp_path)}, "audit": {"heads": str(heads)}}, where="test")
+    notary = Notary(db, config, clock=lambda: NOW)
+    tell(db)
+
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            notary._sign(timedelta(0))
+    with db() as session:
+        reason = session.scalars(select(OpenAlarm.reason)).one()
+    heads.parent.mkdir()
+    notary._sign(timedelta(0))
+
+    assert reason.startswith(f"{heads} on ")
+    assert reason.endswith("the signed heads of the trail cannot be written: no such file or directory")
+    acts = [event.act for event in events(db) if event.act.startswith("alarm")]
+    assert acts == [Act.ALARM_RAISED, Act.ALARM_ENDED]
 
 
 def test_a_database_that_went_on_from_an_older_backup_is_not_served_before_somebody_says_so(db, tmp_path: Path) -> None:

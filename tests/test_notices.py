@@ -341,6 +341,7 @@ def test_every_act_that_is_told_becomes_words_without_uids() -> None:
         Kind.MODEL_AWAY,
         Kind.DISK_LOW,
         Kind.CERTIFICATE,
+        Kind.NOT_SIGNED,
         Kind.SYNTHETIC_FAILED,
     } == set(Kind)
     assert happening(1, NOW, Act.SERIES_COMPLETE, 0, None, {}) is None

@@ -8,6 +8,7 @@ that are open write on into the one before, of which nothing stays.
 """
 
 import os
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,8 @@ from gateway.configuration.sections import Config
 from gateway.db import Database
 from gateway.filing import told
 from gateway.machine.rounds import Rounds
+from gateway.telling.alarms import Alarm, compare
+from gateway.telling.happening import Kind
 
 _NOT_SIGNED = "audit.not_signed"
 _LOOK_SECONDS = 1.0
@@ -68,7 +71,18 @@ class Notary:
             self._sign(timedelta(0))
 
     def _sign(self, every: timedelta) -> None:
-        seal(self._clock(), db=self._db, key=self._key, heads=self._heads, every=every)
+        try:
+            seal(self._clock(), db=self._db, key=self._key, heads=self._heads, every=every)
+        except OSError as error:
+            self._tell(f"the signed heads of the trail cannot be written: {(error.strerror or 'no reason is given').lower()}")
+            raise
+        self._tell("")
+
+    def _tell(self, problem: str) -> None:
+        now, where = self._clock(), f"{self._heads.absolute()} on {socket.gethostname()}"
+        on = [Alarm(Kind.NOT_SIGNED, where, now, f"{where}: {problem}")] if problem else []
+        with self._db.begin() as session:
+            compare(session, on, now, kinds=(Kind.NOT_SIGNED,), subjects={where})
 
     def _look(self) -> None:
         """For what others wrote; with SQLite, whether its file is still the one that was opened."""

@@ -2,16 +2,18 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.db import changed, insert_once
 from gateway.rows.trail import OpenAlarm
+
+_GIVEN_UP = timedelta(days=1)
 
 _logger = structlog.get_logger()
 
@@ -35,7 +37,8 @@ def compare(
 ) -> None:
     """Raise those that are not on yet, end those of these kinds that are not present any more; each is told once.
 
-    `subjects`: who knows of these only ends no others.
+    `subjects` are those of this machine, which knows of no others: it repeats its own, and ends what another one has not
+    repeated for a day, for that one does not serve any more.
     """
     wanted = {(one.kind, one.subject): one for one in present}
     known = open_alarms(session)
@@ -48,8 +51,12 @@ def compare(
                 session, Act.ALARM_RAISED, at=now, outcome=audit.MINOR, kind=alarm.kind, subject=alarm.subject,
                 reason=alarm.reason, since=alarm.since.isoformat(),
             )  # fmt: skip
+    if subjects is not None and wanted:
+        again = OpenAlarm.kind.in_(kinds) & OpenAlarm.subject.in_({subject for _, subject in wanted})
+        session.execute(update(OpenAlarm).where(again).values(raised_at=now))
     for (kind, subject), row in known.items():
-        if kind in kinds and (kind, subject) not in wanted and (subjects is None or subject in subjects):
+        is_mine = subjects is None or subject in subjects or row.raised_at < now - _GIVEN_UP
+        if kind in kinds and (kind, subject) not in wanted and is_mine:
             mine = delete(OpenAlarm).where(OpenAlarm.kind == kind, OpenAlarm.subject == subject)
             if changed(session, mine.execution_options(synchronize_session=False)):
                 audit.record(session, Act.ALARM_ENDED, at=now, kind=kind, subject=subject, reason=row.reason)

@@ -1,7 +1,6 @@
 """Certificates: ours, and lists of what was taken back, whose time is over or will be soon; without them nobody comes in.
 
-Each machine has files of its own. So an alarm is of a file on a machine, and ends when that machine finds a good one there; also
-when it has not repeated it for a day, for then it does not serve any more.
+Each machine has files of its own. So an alarm is of a file on a machine, and ends when that machine finds a good one there.
 """
 
 import socket
@@ -25,7 +24,7 @@ from gateway.telling.alarms import Alarm, compare, open_alarms
 from gateway.telling.happening import Kind
 
 Tables = Sequence[Mapping[str, Any]]
-_SOON, _GIVEN_UP = timedelta(days=14), timedelta(days=1)
+_SOON = timedelta(days=14)
 _LOOK_SECONDS = 60.0
 _END_OF_CRL = b"-----END X509 CRL-----"
 _OLDEST = datetime.min.replace(tzinfo=UTC)
@@ -108,11 +107,10 @@ class Certificates:
             known = {subject: one for (kind, subject), one in open_alarms(session).items() if kind == Kind.CERTIFICATE}
             present = [alarm for one in good for alarm in self._of_time(one, now, known)]
             present += [self._of_use(one, now) for one in broken]
-            left = {subject for subject, one in known.items() if one.raised_at < now - _GIVEN_UP}
-            compare(session, present, now, kinds=(Kind.CERTIFICATE,), subjects=(left | mine) - kept)
-            if again := kept | {one.subject for one in present}:
-                still = update(OpenAlarm).where(OpenAlarm.kind == Kind.CERTIFICATE, OpenAlarm.subject.in_(again))
+            if kept & known.keys():
+                still = update(OpenAlarm).where(OpenAlarm.kind == Kind.CERTIFICATE, OpenAlarm.subject.in_(kept))
                 session.execute(still.values(raised_at=now))
+            compare(session, present, now, kinds=(Kind.CERTIFICATE,), subjects=mine - kept)
 
     def _of_time(self, one: Lasting, now: datetime, known: Collection[str]) -> Iterator[Alarm]:
         """Two weeks before, and once more when its time is over: the first stays on until another is there."""

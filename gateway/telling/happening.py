@@ -40,6 +40,7 @@ class Kind(StrEnum):
     MODEL_AWAY = "model away"
     DISK_LOW = "disk low"
     CERTIFICATE = "certificate"
+    NOT_SIGNED = "trail not signed"
     SYNTHETIC_FAILED = "synthetic study failed"
     GATEWAY_STARTED = "gateway started"
     GATEWAY_STOPPED = "gateway stopped"

@@ -121,6 +121,6 @@ def _which(file: Path) -> tuple[int, int]:
     """Which file lies there, whatever is in it."""
     try:
         found = file.stat()
-    except OSError:
+    except FileNotFoundError:
         return 0, 0
     return found.st_dev, found.st_ino

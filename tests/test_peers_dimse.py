@@ -9,12 +9,19 @@ import time
 from pathlib import Path
 
 import pytest
-from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian, SegmentationStorage
+from pydicom.uid import (
+    CTImageStorage,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context
 
 from gateway.dicom import command, pdu
 from gateway.errors import ConfigError, Rejected, Unanswered, Unreachable
 from gateway.peers import Sent, load_protocols, make_peer, send_many
+from gateway.peers._probe import capabilities
 from tests.certificates import Authority
 from tests.peers_fixture import (
     closes,
@@ -496,3 +503,12 @@ def test_a_hundred_ct_slices_do_not_stall(tmp_path):
 
     assert {outcome for _, outcome in outcomes} == {Sent(0x0000, "stored")}
     assert took < 2, "a stall of 40 ms an instance takes 4 seconds"
+
+
+def test_a_probe_says_what_helps_where_segmentations_or_reports_are_not_taken() -> None:
+    found = {one.what: one for one in capabilities({(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)})}
+
+    for name in ("Segmentation Storage", "Comprehensive 3D SR Storage"):
+        assert (found[name].works, "[delivery] pictures = true" in found[name].note) == (False, True)
+    assert found["Secondary Capture Image Storage"].note == "Explicit VR"
+    assert found["CT Image Storage"].note == ""

@@ -19,9 +19,13 @@ _SERVICES: dict[Context, str] = {
     WORKLIST: "C-FIND, Modality Worklist",
     COMMITMENT_REPORTS: "storage commitment",
 }
-_OURS = (uid.SegmentationStorage, uid.Comprehensive3DSRStorage, uid.KeyObjectSelectionDocumentStorage)
+_OURS = (
+    uid.SegmentationStorage, uid.Comprehensive3DSRStorage, uid.SecondaryCaptureImageStorage,
+    uid.KeyObjectSelectionDocumentStorage,
+)  # fmt: skip
+_INSTEAD = dict.fromkeys(_OURS[:2], "results can come there as pictures: [delivery] pictures = true")
 _OTHERS = (
-    uid.ParametricMapStorage, uid.SecondaryCaptureImageStorage, uid.GrayscaleSoftcopyPresentationStateStorage,
+    uid.ParametricMapStorage, uid.GrayscaleSoftcopyPresentationStateStorage,
     uid.EncapsulatedPDFStorage, uid.RTStructureSetStorage, uid.EnhancedSRStorage, uid.CTImageStorage, uid.EnhancedCTImageStorage,
     uid.MRImageStorage, uid.EnhancedMRImageStorage, uid.PositronEmissionTomographyImageStorage,
     uid.ComputedRadiographyImageStorage, uid.DigitalXRayImageStorageForPresentation,
@@ -45,5 +49,5 @@ def capabilities(accepted: Collection[Context]) -> list[Capability]:
     found = [Capability(words, context in accepted) for context, words in _SERVICES.items()]
     for sop_class in (*_OURS, *_OTHERS):
         taken = [words for syntax, words in _SYNTAXES.items() if (str(sop_class), str(syntax)) in accepted]
-        found.append(Capability(UID(sop_class).name, bool(taken), ", ".join(taken)))
+        found.append(Capability(UID(sop_class).name, bool(taken), ", ".join(taken) or _INSTEAD.get(sop_class, "")))
     return found

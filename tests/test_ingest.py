@@ -24,6 +24,7 @@ from gateway.rows.tables import Association, Instance, Series
 from tests.gate_fixture import Gate, open_gate, wait
 from tests.peers_fixture import data_set
 from tests.scanner_fixture import (
+    AC,
     CONGESTED,
     CT,
     EXPLICIT,
@@ -282,6 +283,27 @@ def test_a_listener_that_closes_lets_an_instance_in_that_is_on_its_way(tmp_path:
         closing.join()
 
         assert gate.held() == {ds.SOPInstanceUID: encoded(ds)}
+
+
+def test_a_listener_that_closes_while_somebody_is_just_coming_in_closes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coming, may_begin = threading.Event(), threading.Event()
+
+    class Late(threading.Thread):
+        def start(self) -> None:
+            if self.name == "association":
+                coming.set()
+                may_begin.wait(20)
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Late)
+    with open_gate(tmp_path) as gate, Scanner(gate.port) as scanner:
+        assert coming.wait(20)
+
+        gate.listener.close()
+
+        may_begin.set()
+        assert scanner.associate().kind != AC
+        wait(gate.is_empty)
 
 
 # --- Transfer syntaxes ---

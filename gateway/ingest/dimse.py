@@ -87,13 +87,17 @@ class Listener:
         """Reject new associations, give those that are open a moment to end, then cut them off."""
         self._limits.draining = "the gateway is stopping"
         end = time.monotonic() + _GRACE_SECONDS
-        for thread, _ in list(self._open.values()):
+        for thread, _ in self._begun():
             thread.join(max(0, end - time.monotonic()))
         with suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
-        for thread, connection in list(self._open.values()):
+        for thread, connection in self._begun():
             tls.cut_off(connection)
             thread.join(1)
+
+    def _begun(self) -> list[tuple[threading.Thread, socket.socket]]:
+        """Not who has come just now, whose thread is about to be started: nobody can wait for that, and it will be rejected."""
+        return [(thread, connection) for thread, connection in list(self._open.values()) if thread.is_alive()]
 
     def _accept(self) -> None:
         while True:

@@ -42,7 +42,7 @@ from tests.peers_fixture import Orthanc, running_orthanc
 from tests.ports import free_port
 from tests.scp_fixture import accepting
 from tests.synthetic import ct_series
-from tests.world import World
+from tests.world import World, let_go_on, store
 
 NO_JOBS = "rules:\n  - {name: none, when: {all: [{attribute: Modality, is: NONE}]}, pipeline: bright, send_to: [PEERS]}\n"
 References = Sequence[tuple[str, str]]
@@ -111,11 +111,15 @@ def request(
     """Ask for commitment, and be promised it; the Transaction UID."""
     transaction_uid = transaction_uid or generate_uid()
     with associated(world.port, calling, syntax) as association:
-        status, _ = association.send_n_action(
-            information(instances, transaction_uid), 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-        )
-    assert status.Status == 0x0000
+        assert ask_over(association, instances, transaction_uid) == 0x0000
     return transaction_uid
+
+
+def ask_over(association: Any, instances: References, transaction_uid: str) -> int:
+    asked = information(instances, transaction_uid)
+    answer, _ = association.send_n_action(asked, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+    let_go_on(association)
+    return int(answer.Status)
 
 
 def send(world: World, series: Sequence[Dataset]) -> list[tuple[str, str]]:
@@ -188,11 +192,9 @@ def test_instances_and_the_request_for_them_may_come_over_one_association(runnin
     transaction = generate_uid()
 
     with associated(world.port) as association:
-        assert [association.send_c_store(ds).Status for ds in series] == [0x0000] * 3
-        asked = information(references(series), transaction)
-        answer, _ = association.send_n_action(asked, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+        assert [store(association, ds) for ds in series] == [0x0000] * 3
+        assert ask_over(association, references(series), transaction) == 0x0000
 
-    assert answer.Status == 0x0000
     assert wait_told(world, scanner, transaction) == (1, {ds.SOPInstanceUID: 0 for ds in series})
 
 
@@ -275,10 +277,10 @@ def test_a_request_that_is_repeated_after_its_report_is_answered_again(running: 
 
 def test_a_request_that_is_repeated_before_its_report_is_answered_once(running: tuple[World, Scanner]) -> None:
     world, scanner = running
-    instances = send(world, ct_series(2, seed=9))
-    transaction = request(world, instances)
+    instances, transaction = send(world, ct_series(2, seed=9)), generate_uid()
 
-    request(world, instances, transaction)
+    with associated(world.port) as association:  # both within the second before it is looked at
+        assert [ask_over(association, instances, transaction) for _ in range(2)] == [0x0000] * 2
 
     world.wait_until(lambda: [row.state for row in rows(world) if row.transaction_uid == transaction] == ["reported"])
     time.sleep(2)  # a second one would come after a second

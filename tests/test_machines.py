@@ -36,7 +36,7 @@ from gateway.store import Store
 from tests.ports import free_port
 from tests.postgres_fixture import OwnPostgres
 from tests.synthetic import ct_series
-from tests.world import World, associate
+from tests.world import World, associate, store
 
 SLICES = 4
 NOW = datetime(2026, 1, 2, 10, 0, tzinfo=UTC)
@@ -337,7 +337,7 @@ def test_a_series_that_comes_to_two_hosts_makes_one_job(host: Host, tmp_path: Pa
     first, second = host("first").start(), host("second").start()
     with_first, with_second = associate(first.port, series), associate(second.port, series)
     for one, other in zip(series[::2], series[1::2], strict=True):
-        assert with_first.send_c_store(one).Status == with_second.send_c_store(other).Status == 0x0000
+        assert store(with_first, one) == store(with_second, other) == 0x0000
     with_first.release()
     first.wait_until(lambda: all(map(first.held, series)))
     assert states(first) == [SeriesState.RECEIVING]

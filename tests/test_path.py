@@ -24,7 +24,7 @@ from tests.peers_fixture import data_set, data_set_sha256, running_orthanc
 from tests.ports import free_port
 from tests.radiograph_fixture import MILLIMETRES, radiograph, shadows
 from tests.synthetic import ct_series, part10
-from tests.world import World, associate, pacs, relay
+from tests.world import World, associate, pacs, relay, store
 
 TRITON_ENVIRONMENT = Path(__file__).parent.parent / ".venv-triton"
 EVERYTHING = """\
@@ -218,16 +218,15 @@ def test_a_series_whose_association_outlasts_the_quiet_time_settles_when_the_ass
     series = ct_series(6)
     world.start()
     association = associate(world.port, series)
-    for ds in series:
-        association.send_c_store(ds)
+    assert [store(association, ds) for ds in series] == [0x0000] * 6
+    world.wait_until(lambda: all(map(world.held, series)))
     time.sleep(1.5)
     assert world.story(series).series.state == SeriesState.RECEIVING
 
     association.release()
-    ended = time.monotonic()
+    world.wait_until(lambda: world.story(series).series.state == SeriesState.COMPLETE, 15)
     story = world.wait_ended(series)
 
-    assert time.monotonic() - ended < 15
     assert [job.job.state for job in story.jobs] == [JobState.DONE]
 
 
@@ -439,7 +438,7 @@ def test_a_dead_peer_delays_no_other_and_gets_the_same_instances_when_it_is_back
     with world_with_peer(tmp_path / "world", database_url, triton, port) as world:
         world.start()
         world.send(series)
-        world.wait_until(lambda: states(world, "folder") == {DeliveryState.PROVED}, 20)
+        world.wait_until(lambda: states(world, "folder") == {DeliveryState.PROVED})
         world.wait_until(lambda: any(delivery.attempts >= 2 for delivery in world.deliveries() if delivery.peer == "scp"))
         dead = [delivery for delivery in world.deliveries() if delivery.peer == "scp"]
         assert {delivery.state for delivery in dead} <= {DeliveryState.QUEUED, DeliveryState.SENDING}
@@ -532,4 +531,4 @@ def test_an_association_whose_end_was_never_written_is_ended_when_the_listener_n
             with world.database() as db, db() as session:
                 return session.get_one(Association, "lost").ended_at is not None
 
-        world.wait_until(has_ended, 15)
+        world.wait_until(has_ended)

@@ -26,7 +26,7 @@ from gateway.work.heed import forget
 from tests.door_fixture import NOW, Place, come, scanner
 from tests.gate_fixture import open_gate
 from tests.synthetic import ct_series
-from tests.world import World
+from tests.world import World, let_go_on
 
 STEP, OTHER = "2.25.1001", "2.25.1002"
 SLICES = 4
@@ -60,11 +60,15 @@ def modality(port: int) -> Association:
 
 
 def create(association: Association, ds: Dataset, uid: str = STEP) -> int:
-    return association.send_n_create(ds, ModalityPerformedProcedureStep, uid)[0].get("Status", -1)
+    answer, _ = association.send_n_create(ds, ModalityPerformedProcedureStep, uid)
+    let_go_on(association)
+    return answer.get("Status", -1)
 
 
 def change(association: Association, ds: Dataset, uid: str = STEP) -> int:
-    return association.send_n_set(ds, ModalityPerformedProcedureStep, uid)[0].get("Status", -1)
+    answer, _ = association.send_n_set(ds, ModalityPerformedProcedureStep, uid)
+    let_go_on(association)
+    return answer.get("Status", -1)
 
 
 # What follows from it

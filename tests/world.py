@@ -306,13 +306,18 @@ def send_over(association: Association, series: Sequence[Dataset]) -> list[int]:
     statuses: list[int] = []
     for ds in series:
         statuses.append(_stored(association, ds))
-        while association._is_paused and association.is_established:
-            time.sleep(0.0005)  # its reactor must have gone on, or it takes the next answer, which comes at once, for itself
+        let_go_on(association)
         if statuses[-1] == -1:  # the other end is gone, and a release would wait for its answer
             association.abort()
             return statuses + [-1] * (len(series) - len(statuses))
     association.release()
     return statuses
+
+
+def let_go_on(association: Association) -> None:
+    """After an answer, until its reactor has gone on: or it takes the next answer, which comes at once, for itself."""
+    while association._is_paused and association.is_established:
+        time.sleep(0.0005)
 
 
 def _stored(association: Association, ds: Dataset) -> int:
@@ -343,6 +348,7 @@ def store(association: Association, ds: Dataset, **changes: Any) -> int:
     association.dimse.send_msg(request, context)
     _, answer = association.dimse.get_msg(block=True)
     association._reactor_checkpoint.set()
+    let_go_on(association)
     return answer.Status if answer is not None else -1
 
 

@@ -68,7 +68,7 @@ class Web:
             return client.post(f"{self.url}{path}", content=content, headers={"Content-Type": TYPE, **named})
 
     def wait(self, condition):
-        end = time.monotonic() + 10
+        end = time.monotonic() + 20
         while not condition():
             assert time.monotonic() < end, "waited in vain"
             time.sleep(0.01)

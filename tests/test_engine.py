@@ -17,7 +17,7 @@ def journal(tmp_path: Path) -> Journal:
     return Journal(tmp_path / "journal")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -88,19 +88,20 @@ def test_a_lane_runs_no_more_than_its_slots_and_does_not_hold_up_another(
 ) -> None:
     with worker(database_url, tmp_path):
         for n in range(2):
-            enqueue(database_url, f"sleep 1.5 {n}", lane=SINGLE)
-        journal.wait_for("begun sleep 1.5 0")
+            enqueue(database_url, f"wait for go {n}", lane=SINGLE)
+        journal.wait_for("begun wait for go 0")
         enqueue(database_url, "other", lane=QUICK)
         journal.wait_for("done other")
-        journal.wait_for("done sleep 1.5 1")
+        (tmp_path / "go").touch()
+        journal.wait_for("done wait for go 1")
 
     assert journal.lines == [
-        "begun sleep 1.5 0",
+        "begun wait for go 0",
         "begun other",
         "done other",
-        "done sleep 1.5 0",
-        "begun sleep 1.5 1",
-        "done sleep 1.5 1",
+        "done wait for go 0",
+        "begun wait for go 1",
+        "done wait for go 1",
     ]
 
 

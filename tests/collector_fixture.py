@@ -119,11 +119,11 @@ def server_context(issued, authority=None) -> ssl.SSLContext:
 
 
 @contextmanager
-def udp_collector(port: int = 0, *, room: int = 4 * 1024 * 1024) -> Iterator[tuple[int, list[bytes]]]:
-    """The port, and the datagrams that came; its machine holds `room` bytes of what it has not read."""
+def udp_collector(port: int = 0) -> Iterator[tuple[int, list[bytes]]]:
+    """The port, and the datagrams that came; its machine holds some megabytes of what it has not read."""
     received: list[bytes] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)
         listener.bind(("127.0.0.1", port))
         listener.settimeout(0.05)
         ended = threading.Event()

@@ -362,24 +362,24 @@ def test_a_condition_without_a_group_is_told_once():
 
 def test_a_catastrophic_pattern_takes_linear_time():
     rule_set = with_conditions("{attribute: SeriesDescription, matches: '^(a+)+$'}")
-    started = time.perf_counter()
+    started = time.thread_time()
 
     (outcome,) = match(rule_set, {"SeriesDescription": "a" * 10_000 + "b"}, FACTS)
 
     assert not outcome.matched
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_a_runaway_expression_ends():
     many = str(list(range(60)))
     loops = f"{many}.all(a, {many}.all(b, {many}.all(c, {many}.all(d, a + b + c + d + slices >= 0))))"
-    started = time.perf_counter()
+    started = time.thread_time()
 
     found = condition(f"{{expression: '{loops}'}}")
 
     assert not found.held
     assert found.why == "expected true; it has no answer for the values found"
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_operands_cannot_break_out_of_their_quotes():

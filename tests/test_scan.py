@@ -260,7 +260,7 @@ def nested(depth: int, kind: str) -> tuple[bytes, str]:
 @pytest.mark.parametrize("kind", ["explicit", "implicit", "unknown VR", "implicit, defined lengths"])
 def test_a_depth_bomb_is_refused_at_once_and_in_little_memory(depth: int, kind: str) -> None:
     data, syntax = nested(depth, kind)
-    began = time.perf_counter()
+    began = time.thread_time()
     tracemalloc.start()
     try:
         with pytest.raises(NotUnderstood, match="sequences nested more than 32 deep"):
@@ -269,7 +269,7 @@ def test_a_depth_bomb_is_refused_at_once_and_in_little_memory(depth: int, kind: 
     finally:
         tracemalloc.stop()
 
-    assert time.perf_counter() - began < 1
+    assert time.thread_time() - began < 1
     assert peak < 200_000
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from gateway.access import people, signin
 from gateway.app import Gateway
@@ -102,7 +102,7 @@ class ConsolePlace:
         page = context.new_page()
         page.on("console", lambda message: told.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: told.append(str(error)))
-        page.set_default_timeout(15_000)
+        page.set_default_timeout(30_000)
         try:
             yield page
             page.evaluate("0")  # what the page has told until now has come when this answer comes
@@ -121,6 +121,7 @@ def chromium() -> Iterator[Browser]:
     program = shutil.which("chromium")
     if program is None:
         pytest.skip("Chromium is not installed (Debian: chromium)")
+    expect.set_options(timeout=30_000)  # pages look for news every two seconds, and a machine with other work is slow
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=program,

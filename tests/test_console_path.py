@@ -104,7 +104,6 @@ def test_a_new_administrator_comes_from_the_first_sign_in_to_a_result_and_to_why
     context = chromium.new_context(viewport={"width": 1280, "height": 800}, locale="en-GB", timezone_id="UTC")
     page = context.new_page()
     page.set_default_timeout(30_000)
-    expect.set_options(timeout=30_000)
     world.wait_until(lambda: world.logged("web.started"))
     page.goto(f"http://127.0.0.1:{world.settings['web']['port']}/")
     sign_up(page, world)

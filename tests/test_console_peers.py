@@ -142,5 +142,5 @@ def test_a_page_of_a_peer_that_is_not_there_any_more_says_so(console: ConsolePla
         page.goto(console.url + "/peer?name=leaving")
         administrator.act("/peer/remove?name=leaving")
 
-        expect(page.get_by_role("alert")).to_contain_text("there is no peer 'leaving'", timeout=30_000)
+        expect(page.get_by_role("alert")).to_contain_text("there is no peer 'leaving'")
         expect(page.get_by_role("button", name="Ask whether it is there")).to_have_count(0)

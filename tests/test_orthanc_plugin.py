@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -31,7 +32,7 @@ def ask(orthanc, path, body=None):
             return error.code, json.loads(error.read() or b"null")
 
 
-def wait_for(condition, seconds=20):
+def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -72,15 +73,19 @@ def test_orthanc_goes_on_whatever_the_gateway_does(tmp_path, talk):
 
 
 def test_senders_come_again_while_the_gateway_takes_nothing(tmp_path):
-    series = ct_series(2, 32, 32)
-    door = (200, {}, b'{"open": false, "reason": "full"}')
-    with running_http((204, {}, b""), door, *[(500, {}, b"")] * 200) as (url, requests):
+    series, fails = ct_series(2, 32, 32), threading.Event()
+
+    class Answer(list):
+        def __iter__(self):
+            return iter((500, {}, b"") if fails.is_set() else (200, {}, b'{"open": false, "reason": "full"}'))
+
+    with running_http(*[Answer()] * 200) as (url, requests):
         with orthanc_with_plugin(tmp_path, url=url, section={"Filter": True}) as orthanc:
-            wait_for(lambda: len(requests) == 2)
             wait_for(lambda: ask(orthanc, "ai/status")[1]["door"] is False)
 
             assert send(series, orthanc.dicom_port, calling="AIGATEWAY", called="ORTHANC") == [0xA700] * 2
             assert {headers["Authorization"] for headers, _ in requests} == {"Bearer token"}
+            fails.set()
             wait_for(lambda: ask(orthanc, "ai/status")[1]["door"] is True)  # a gateway that fails keeps nobody out
             stored_in(orthanc, series)
 
@@ -103,7 +108,8 @@ def by_the_button(chromium, orthanc, resource, pipeline):
 def test_a_series_is_sent_to_ai_from_orthanc_and_its_state_is_there(tmp_path, triton, chromium):
     series, rules = ct_series(4), RULES.replace("is: CT", "is: MR")
     port, token = free_port(), a_token(tmp_path / "world")
-    with orthanc_with_plugin(tmp_path, url=f"http://127.0.0.1:{port}", token=token, StableAge=1) as orthanc:
+    section = {"Timeout": 20}
+    with orthanc_with_plugin(tmp_path, url=f"http://127.0.0.1:{port}", token=token, section=section, StableAge=1) as orthanc:
         with world_beside(orthanc, tmp_path, triton, settings={"web": {"port": port}}, rules=rules, modalities=["MR"]) as world:
             world.start()
             wait_watching(world)

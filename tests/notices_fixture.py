@@ -54,7 +54,7 @@ def mail_server(box: Mailbox, port: int = 0, *, tls=None, login: tuple[str, str]
 
     controller = Controller(
         box, hostname="127.0.0.1", port=port, tls_context=tls, require_starttls=tls is not None,
-        authenticator=authenticate if login else None, auth_required=login is not None,
+        authenticator=authenticate if login else None, auth_required=login is not None, ready_timeout=60,
     )  # fmt: skip
     controller.port = port or free_port()
     controller.start()

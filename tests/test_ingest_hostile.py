@@ -294,7 +294,9 @@ def test_a_process_without_free_file_descriptors_takes_the_next_connection_when_
         waiting.settimeout(10)
         assert waiting.recv(1) == bytes((AC,))
 
-    assert [one["reason"] for one in logs if one["event"] == "association.not_accepted"] == ["too many open files"]
+    told = [one["reason"] for one in logs if one["event"] == "association.not_accepted"]
+    assert 1 <= len(told) <= 5, "expected one a second"
+    assert {*told} == {"too many open files"}
     assert gate.takes(GOOD)
 
 

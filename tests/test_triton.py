@@ -449,7 +449,7 @@ def _processes(server: TritonServer) -> list[psutil.Process]:
 
 
 def _gone(processes: list[psutil.Process]) -> bool:
-    return psutil.wait_procs(processes, timeout=10)[1] == []
+    return psutil.wait_procs(processes, timeout=30)[1] == []
 
 
 def _until(condition) -> None:

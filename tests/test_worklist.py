@@ -76,7 +76,7 @@ def made(table: dict[str, object]) -> Dimse:
 
 def asked(peer: Dimse, accession_number: str) -> set[str]:
     """Once it is up."""
-    for _ in range(100):
+    for _ in range(600):
         try:
             return peer.requested_priorities(accession_number)
         except Unreachable as error:

@@ -29,7 +29,7 @@ class OwnPostgres:
 
     def run(self, program: str, *arguments: object) -> None:
         command = [*self.as_user, str(self.programs / program), "-D", str(self.folder / "data"), *map(str, arguments)]
-        subprocess.run(command, check=True, capture_output=True, timeout=60)
+        subprocess.run(command, check=True, capture_output=True, timeout=180)
 
     def start(self) -> None:
         options = f"-c fsync=off -c listen_addresses= -c unix_socket_directories={self.folder}"

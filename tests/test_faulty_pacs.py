@@ -96,7 +96,7 @@ def forgetful(hospital: World, ports: dict[str, int]) -> Iterator[Archive]:
 
 
 def peer(name: str, port: int) -> dict[str, object]:
-    seconds = 1 if name == HANGS else 5
+    seconds = 1 if name == HANGS else 20
     return {
         "name": name, "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": "PACS", "timeout_seconds": seconds,
     }  # fmt: skip

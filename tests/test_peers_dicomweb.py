@@ -45,7 +45,7 @@ def orthanc(tmp_path_factory):
 
 
 def dicomweb(url, **settings):
-    return make_peer({"name": "web", "protocol": "dicomweb", "url": url, "timeout_seconds": 5, **settings}, protocols=PROTOCOLS)
+    return make_peer({"name": "web", "protocol": "dicomweb", "url": url, "timeout_seconds": 20, **settings}, protocols=PROTOCOLS)
 
 
 def test_orthanc_holds_the_data_set_byte_for_byte_after_stow(orthanc, instances):

@@ -31,7 +31,7 @@ def dcmqrscp(tmp_path_factory):
 
 
 def dimse(port, **settings):
-    table = {"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": "ORTHANC", "timeout_seconds": 5}
+    table = {"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": "ORTHANC", "timeout_seconds": 20}
     return make_peer({**table, **settings}, protocols=PROTOCOLS)
 
 

@@ -65,7 +65,9 @@ def dcmqrscp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def dimse(port: int, ae_title: str) -> dict[str, object]:
-    return {"name": "archive", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": ae_title, "timeout_seconds": 5}
+    return {
+        "name": "archive", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": ae_title, "timeout_seconds": 20,
+    }  # fmt: skip
 
 
 def table(kind: str, request: pytest.FixtureRequest) -> dict[str, object]:

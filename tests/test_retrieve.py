@@ -43,7 +43,7 @@ def door(tmp_path):
 
 
 def dicomweb(url, **settings):
-    return make_peer({"name": "web", "protocol": "dicomweb", "url": url, "timeout_seconds": 5, **settings}, protocols=PROTOCOLS)
+    return make_peer({"name": "web", "protocol": "dicomweb", "url": url, "timeout_seconds": 20, **settings}, protocols=PROTOCOLS)
 
 
 def pull(door, peer, wanted=UIDS, *, connections=3, at_once=True, terms=TERMS, **more):

@@ -21,7 +21,7 @@ stop.wait()
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_that_the_kernel_hands_to_another_thread_stops_too(number: signal.Signals) -> None:
-    ended = subprocess.run([sys.executable, "-c", PROGRAM.format(number=int(number))], timeout=20, check=False)
+    ended = subprocess.run([sys.executable, "-c", PROGRAM.format(number=int(number))], timeout=60, check=False)
 
     assert ended.returncode == 0
 
@@ -46,7 +46,7 @@ os.kill(os.getpid(), signal.SIGHUP)
     ids=["closed", "nohup"],
 )
 def test_a_terminal_that_is_closed_stops_it_in_order_and_nohup_keeps_it(before: str, after: str) -> None:
-    ended = subprocess.run([sys.executable, "-c", CLOSED.format(before=before, after=after)], timeout=20, check=False)
+    ended = subprocess.run([sys.executable, "-c", CLOSED.format(before=before, after=after)], timeout=60, check=False)
 
     assert ended.returncode == 0
 
@@ -68,7 +68,7 @@ stop.leave()
 
 
 def test_work_that_ignores_its_end_keeps_no_process_alive() -> None:
-    assert subprocess.run([sys.executable, "-c", BUSY], timeout=20, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", BUSY], timeout=60, check=False).returncode == 0
 
 
 HELD_UP = """
@@ -85,7 +85,7 @@ time.sleep(600)  # a peer, a mail server or a disk that does not answer
 
 
 def test_a_stop_that_somebody_holds_up_ends_all_the_same_and_says_so() -> None:
-    ended = subprocess.run([sys.executable, "-c", HELD_UP], timeout=20, check=False, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", HELD_UP], timeout=60, check=False, capture_output=True, text=True)
 
     assert ended.returncode == 1
     assert "stop.cut_off" in ended.stdout

@@ -459,7 +459,7 @@ def test_behind_a_proxy_cookies_are_for_tls_and_the_last_address_counts(tmp_path
     web = {"behind_proxy": True, "url": "https://ai.hospital"}
     with (
         a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", web=web) as place,
-        httpx2.Client(base_url=place.url) as client,
+        httpx2.Client(base_url=place.url, timeout=30) as client,
     ):
         place.add_people()
         page = client.get("/sign-in", headers={"Host": "ai.hospital"})

@@ -66,7 +66,7 @@ def test_a_console_by_itself_shows_what_others_do(tmp_path: Path, own_postgres: 
         until(lambda: answers(port) == 200)
         assert not world.listens(), "it receives nothing"
         assert answers(port, "/readyz") == 200, "it needs no Triton and no doors"
-        with world.database() as db, httpx2.Client(base_url=f"http://127.0.0.1:{port}") as client:
+        with world.database() as db, httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             people.add_person(db, "viewer", role="viewer", password=PASSWORD, actor="tests", now=now())
             token = client.get("/sign-in").text.split('name="csrf" value="')[1][:64]
             assert client.post("/sign-in", data={"name": "viewer", "password": PASSWORD, "csrf": token}).status_code == 303
@@ -89,7 +89,7 @@ def test_a_console_with_a_certificate_speaks_tls_only(tmp_path: Path, migrated_s
     with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", web=web) as place:
         port = int(place.url.rpartition(":")[2])
         assert answers(port) == 0
-        with httpx2.Client(base_url=place.url, verify=client_context(authority)) as client:
+        with httpx2.Client(base_url=place.url, verify=client_context(authority), timeout=30) as client:
             page = client.get("/setup")
             assert page.headers["set-cookie"].startswith("__Host-gateway-form=")
             assert "Secure" in page.headers["set-cookie"]

@@ -97,13 +97,13 @@ def test_orthanc_stores_searches_and_retrieves_as_a_client(console, bearers, tmp
         def ask(what: str, **body: object) -> Any:
             return httpx2.post(f"{orthanc.url}/dicom-web/servers/gateway/{what}", json=body, timeout=60).raise_for_status().json()
 
-        known = httpx2.post(f"{orthanc.url}/instances", content=part10(instance)).json()["ID"]
+        known = httpx2.post(f"{orthanc.url}/instances", content=part10(instance), timeout=60).json()["ID"]
         ask("stow", Resources=[known], Synchronous=True)
         found = ask("qido", Uri="/studies", Arguments={"StudyInstanceUID": instance.StudyInstanceUID})
-        httpx2.delete(f"{orthanc.url}/instances/{known}").raise_for_status()
+        httpx2.delete(f"{orthanc.url}/instances/{known}", timeout=60).raise_for_status()
         ask("retrieve", Resources=[{"Study": instance.StudyInstanceUID}], Synchronous=True)
 
-        back = httpx2.get(f"{orthanc.url}/instances/{known}/tags?simplify").json()
+        back = httpx2.get(f"{orthanc.url}/instances/{known}/tags?simplify", timeout=60).json()
     assert [one.sop_instance_uid for one in held(console, [instance])] == [instance.SOPInstanceUID]
     assert instance.StudyInstanceUID in json.dumps(found)
     assert back["SOPInstanceUID"] == instance.SOPInstanceUID
@@ -131,8 +131,8 @@ def test_only_operators_store_and_only_into_the_study_that_they_name(console, cl
     body, headers = multipart(part10(series[0]))
     address = f"{console.url}/dicom-web/studies"
 
-    assert httpx2.post(address, content=body, headers=headers).status_code in (401, 403)
-    assert httpx2.post(address, content=body, headers=headers | bearers["viewer"]).status_code == 403
+    assert httpx2.post(address, content=body, headers=headers, timeout=60).status_code in (401, 403)
+    assert httpx2.post(address, content=body, headers=headers | bearers["viewer"], timeout=60).status_code == 403
     with pytest.raises(HTTPError, match="409"):
         client.store_instances([dcmread(BytesIO(part10(series[0])))], "1.2.3")
     assert held(console, series) == []
@@ -145,7 +145,8 @@ def test_who_is_no_caller_stores_nothing_whatever_token_it_has(tmp_path: Path, m
         place.add_people()
         body, headers = multipart(part10(ct_series(1)[0]))
 
-        answer = httpx2.post(f"{place.url}/dicom-web/studies", content=body, headers=headers | token(place, "operator"))
+        named = headers | token(place, "operator")
+        answer = httpx2.post(f"{place.url}/dicom-web/studies", content=body, headers=named, timeout=60)
 
     assert answer.status_code == 403
 
@@ -156,9 +157,9 @@ def test_the_limits_of_a_caller_are_for_what_it_stores_here_too(tmp_path: Path, 
     with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", callers=callers) as place:
         place.add_people()
         body, headers = multipart(part10(ct_series(1)[0]))
-        operator = token(place, "operator")
+        named, address = headers | token(place, "operator"), f"{place.url}/dicom-web/studies"
 
-        answers = [httpx2.post(f"{place.url}/dicom-web/studies", content=body, headers=headers | operator) for _ in range(2)]
+        answers = [httpx2.post(address, content=body, headers=named, timeout=60) for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [200, 429]
 
@@ -258,7 +259,7 @@ def test_no_request_makes_the_server_fail(
 def workitem(console, bearers) -> str:
     uid = "2.25.4242"
     headers = bearers["operator"] | {"Content-Type": "application/dicom+json"}
-    with httpx2.Client(base_url=f"{console.url}/dicom-web", headers=headers) as client:
+    with httpx2.Client(base_url=f"{console.url}/dicom-web", headers=headers, timeout=60) as client:
         assert client.post(f"/workitems?workitem={uid}", json=order("nobody's")).status_code == 201
         assert client.put(f"/workitems/{uid}/state", json=state("IN PROGRESS", "2.25.1")).status_code == 200
     return uid

@@ -240,10 +240,10 @@ def test_over_tls_the_names_of_the_certificate_say_who_calls(tmp_path):
 
     with serving(tmp_path / "door", admit=lambda address, names: asked.append(names) or ANYONE, tls=lambda: context) as web:
         url = f"https://127.0.0.1:{web.server.port}/dicom-web/studies"
-        with httpx2.Client(verify=client_context(authority, ct1), trust_env=False) as client:
+        with httpx2.Client(verify=client_context(authority, ct1), trust_env=False, timeout=60) as client:
             assert client.post(url, content=body(FILES[0]), headers={"Content-Type": TYPE}).status_code == 200
         with (
-            capture_logs() as logs, httpx2.Client(verify=client_context(authority), trust_env=False) as client,
+            capture_logs() as logs, httpx2.Client(verify=client_context(authority), trust_env=False, timeout=60) as client,
             pytest.raises(httpx2.HTTPError),
         ):  # fmt: skip
             client.post(url, content=body(FILES[1]), headers={"Content-Type": TYPE})
@@ -262,7 +262,8 @@ def test_each_tls_connection_gets_the_context_of_its_moment(tmp_path):
     with serving(tmp_path / "door", tls=lambda: contexts.pop(0)) as web:
         url = f"https://127.0.0.1:{web.server.port}/dicom-web/studies"
         for n, authority in enumerate((old, new)):
-            with httpx2.Client(verify=client_context(authority, authority.issue("CT1")), trust_env=False) as client:
+            shown = client_context(authority, authority.issue("CT1"))
+            with httpx2.Client(verify=shown, trust_env=False, timeout=60) as client:
                 assert client.post(url, content=body(FILES[n]), headers={"Content-Type": TYPE}).status_code == 200
 
 

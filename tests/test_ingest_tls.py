@@ -174,7 +174,7 @@ def test_a_caller_that_must_show_a_certificate_is_rejected_on_the_port_without_t
 def test_who_does_not_end_its_handshake_holds_nobody_up_and_is_cut_off(
     tmp_path: Path, hospital: Hospital, beginning: bytes
 ) -> None:
-    with secure_gate(tmp_path, hospital, association_seconds=1.0) as gate, Scanner(gate.port) as silent:
+    with secure_gate(tmp_path, hospital, association_seconds=3.0) as gate, Scanner(gate.port) as silent:
         silent.send(beginning)
         wait(lambda: len(gate.limits._half_open) == 1)
 

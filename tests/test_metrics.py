@@ -177,7 +177,7 @@ def test_what_ingest_processes_did_is_told_by_their_gateway(tmp_path: Path) -> N
         with pytest.raises(ConnectionError):
             world.send(ct_series(2), calling="STRANGER")
         world.wait_until(lambda: world.logged("web.started"))  # after the doors
-        found = told(httpx2.get(f"http://127.0.0.1:{web}/metrics").content)
+        found = told(httpx2.get(f"http://127.0.0.1:{web}/metrics", timeout=60).content)
 
     assert found["instances_total",] == 5
     assert found["instance_bytes_total",] > 5 * 512
@@ -196,7 +196,7 @@ def test_this_machine_asks_freely_and_another_one_by_a_token(tmp_path: Path, mig
         )  # fmt: skip
         elsewhere = {"X-Forwarded-For": "10.1.2.3"}
         taken = {"X-Forwarded-For": "127.0.0.1", "Accept": "application/openmetrics-text;version=1.0.0"}
-        with httpx2.Client(base_url=place.url) as client:
+        with httpx2.Client(base_url=place.url, timeout=30) as client:
             here = client.get("/metrics", headers=taken)
             unknown = client.get("/metrics")
             claimed = client.get("/metrics", headers=[("X-Forwarded-For", "127.0.0.1"), ("X-Forwarded-For", "10.1.2.3")])

@@ -245,7 +245,7 @@ def test_two_series_interleaved_on_one_association_are_two_series(world: World) 
 
 def test_a_series_that_comes_over_several_associations_is_one_series(database_url: str, tmp_path: Path, triton: str) -> None:
     series = ct_series(6)
-    settings = {"completeness": {"quiet_seconds": 2}}
+    settings = {"completeness": {"quiet_seconds": 4}}
     with World(tmp_path / "world", database_url, triton, settings=settings) as world:
         world.start()
 

@@ -69,7 +69,7 @@ def test_the_good_part_of_a_request_that_orthanc_answers_with_400_is_stored(orth
     body = b"".join(b"--x\r\nContent-Type: application/dicom\r\n\r\n" + part + b"\r\n" for part in parts) + b"--x--\r\n"
     headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=x', "Accept": "application/dicom+json"}
 
-    response = httpx2.post(f"{orthanc.dicomweb}/studies", content=body, headers=headers)
+    response = httpx2.post(f"{orthanc.dicomweb}/studies", content=body, headers=headers, timeout=60)
 
     assert response.status_code == 400
     assert verdict(response, response.content, uid) == Sent(0x0000, "stored")

@@ -350,7 +350,7 @@ def test_viewers_look_and_operators_order(console, ups, tokens) -> None:
     assert ups.get(f"/workitems/{named}", headers=viewer).status_code == 200
     assert ups.post("/workitems", json=order(), headers=viewer).status_code == 403
     assert ups.put(f"/workitems/{named}/state", json=state("IN PROGRESS"), headers=viewer).status_code == 403
-    assert httpx2.get(f"{console.url}/dicom-web/workitems").status_code == 401
+    assert httpx2.get(f"{console.url}/dicom-web/workitems", timeout=30).status_code == 401
     assert console.client("operator").post("/dicom-web/workitems", json=order()).status_code == 403, "CSRF"
 
 

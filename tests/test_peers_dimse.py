@@ -329,7 +329,7 @@ def test_an_answer_that_is_none_leaves_the_outcome_unknown(instances, answer, wo
         running_tcp(speaks_nonsense(answer)) as port,
         pytest.raises(Unanswered, match=f"{words}.*; the instance may be stored or not"),
     ):
-        dimse(port, timeout_seconds=1 if "no answer" in words else 20).send(instances[0])
+        dimse(port, timeout_seconds=3 if "no answer" in words else 20).send(instances[0])
 
 
 def test_a_peer_that_sends_fragments_without_end_is_left_after_the_timeout(instances):
@@ -337,7 +337,7 @@ def test_a_peer_that_sends_fragments_without_end_is_left_after_the_timeout(insta
     ended = threading.Event()
 
     def floods(peer):
-        with running_scp() as scp, socket.create_connection(("127.0.0.1", scp.port)) as onward:
+        with socket.create_connection(("127.0.0.1", scp.port)) as onward:
             onward.sendall(peer.recv(65536))
             peer.sendall(onward.recv(65536))
             try:
@@ -346,8 +346,8 @@ def test_a_peer_that_sends_fragments_without_end_is_left_after_the_timeout(insta
             except OSError:
                 ended.set()
 
-    with running_tcp(floods) as port, pytest.raises(Unanswered, match=r"no answer within 0\.5 s"):
-        dimse(port, timeout_seconds=0.5).send(instances[0])
+    with running_scp() as scp, running_tcp(floods) as port, pytest.raises(Unanswered, match="no answer within 3 s"):
+        dimse(port, timeout_seconds=3).send(instances[0])
 
     assert ended.wait(10)
 
@@ -355,10 +355,10 @@ def test_a_peer_that_sends_fragments_without_end_is_left_after_the_timeout(insta
 def test_a_peer_that_hangs_is_left_after_the_timeout(tmp_path, instances):
     started = time.monotonic()
 
-    with running_storescp(tmp_path, "--sleep-during", "4") as port, pytest.raises(Unanswered, match=r"no answer within 0\.5 s"):
-        dimse(port, timeout_seconds=0.5).send(instances[0])
+    with running_storescp(tmp_path, "--sleep-during", "30") as port, pytest.raises(Unanswered, match="no answer within 3 s"):
+        dimse(port, timeout_seconds=3).send(instances[0])
 
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30
 
 
 def test_a_network_slower_than_the_timeout_allows_for_the_whole_instance_still_delivers(tmp_path):
@@ -373,15 +373,15 @@ def test_a_network_slower_than_the_timeout_allows_for_the_whole_instance_still_d
             with socket.create_connection(("127.0.0.1", storescp)) as onward:
                 back = threading.Thread(target=pump, args=(onward, peer, 0))
                 back.start()
-                pump(peer, onward, 0.03)
+                pump(peer, onward, 0.05)
                 onward.shutdown(socket.SHUT_WR)
                 back.join()
 
         with running_tcp(slowly) as port:
             started = time.monotonic()
-            dimse(port, timeout_seconds=1).send(path)
+            dimse(port, timeout_seconds=2).send(path)
 
-    assert time.monotonic() - started > 1.5
+    assert time.monotonic() - started > 2.5
     assert [data_set_sha256(one) for one in received.iterdir()] == [data_set_sha256(path)]
 
 

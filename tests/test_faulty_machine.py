@@ -348,7 +348,7 @@ def test_what_comes_over_a_line_that_stalls_is_kept_byte_for_byte(tmp_path: Path
 def test_who_falls_silent_in_the_middle_of_an_instance_makes_room_and_leaves_nothing(tmp_path: Path, where: str) -> None:
     good, other = ct_series(2, 64, 64)
     with (
-        open_gate(tmp_path, maximum_associations=1, idle_seconds=0.5, pdu_seconds=0.5) as gate,
+        open_gate(tmp_path, maximum_associations=1, idle_seconds=1, pdu_seconds=1) as gate,
         gate.scanner() as lost,  # its socket stays open: no FIN ever comes
     ):
         whole = c_store(other, fragment=2000)

@@ -125,13 +125,13 @@ def raw(web, content):
     ids=["silent", "request line", "head", "header"],
 )
 def test_a_head_that_does_not_come_is_not_waited_for(tmp_path, content):
-    with serving(tmp_path / "door", idle_seconds=0.3) as web:
+    with serving(tmp_path / "door", idle_seconds=1) as web:
         assert raw(web, content) is None
         assert web.still_stores()
 
 
 def test_a_head_that_drips_in_is_not_waited_for(tmp_path):
-    with serving(tmp_path / "door", idle_seconds=0.3) as web:
+    with serving(tmp_path / "door", idle_seconds=1) as web:
         with socket.create_connection(("127.0.0.1", web.server.port), timeout=30) as connection, pytest.raises(OSError):
             for byte in posted(b"x") * 100:
                 connection.sendall(bytes([byte]))
@@ -140,7 +140,7 @@ def test_a_head_that_drips_in_is_not_waited_for(tmp_path):
 
 
 def test_a_second_request_on_a_connection_has_the_same_deadline(tmp_path):
-    with serving(tmp_path / "door", idle_seconds=0.3) as web:
+    with serving(tmp_path / "door", idle_seconds=1) as web:
         with socket.create_connection(("127.0.0.1", web.server.port), timeout=30) as connection:
             connection.sendall(posted(body(FILES[0])))
             assert answered(connection) == 200
@@ -150,7 +150,7 @@ def test_a_second_request_on_a_connection_has_the_same_deadline(tmp_path):
 
 
 def test_a_body_that_does_not_come_is_answered_408_and_its_instance_discarded(tmp_path):
-    with serving(tmp_path / "door", idle_seconds=0.3) as web:
+    with serving(tmp_path / "door", idle_seconds=1) as web:
         whole = posted(body(FILES[0], FILES[1]))
 
         assert raw(web, whole[:-1000]) == 408
@@ -173,13 +173,13 @@ class WaitingDoor(Door):
 
 
 def test_what_came_whole_while_the_disk_was_slow_is_stored_although_the_rest_does_not_come(tmp_path):
-    with serving(tmp_path / "door", door_of=WaitingDoor, idle_seconds=0.3) as web:
+    with serving(tmp_path / "door", door_of=WaitingDoor, idle_seconds=1) as web:
         whole = posted(body(*FILES[:3]))
         with socket.create_connection(("127.0.0.1", web.server.port), timeout=30) as connection:
             connection.sendall(whole[:1000])
             assert web.door.asked.wait(20)
             connection.sendall(whole[1000:-1000])
-            time.sleep(1)
+            time.sleep(1.5)
             web.door.told.set()
             assert answered(connection) == 408
 
@@ -187,7 +187,7 @@ def test_what_came_whole_while_the_disk_was_slow_is_stored_although_the_rest_doe
 
 
 def test_a_body_that_drips_in_is_answered_408(tmp_path):
-    with serving(tmp_path / "door", idle_seconds=0.4) as web:
+    with serving(tmp_path / "door", idle_seconds=1) as web:
         whole = posted(body(FILES[0]))
         with socket.create_connection(("127.0.0.1", web.server.port), timeout=30) as connection:
             connection.sendall(whole[:500])

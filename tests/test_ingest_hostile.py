@@ -51,7 +51,7 @@ from tests.synthetic import ct_series
 
 GOOD, OTHER = ct_series(2, 16, 16)
 MAXIMUM_PDU = 131_072
-HALF_A_SECOND = {"association_seconds": 0.5, "pdu_seconds": 0.5, "idle_seconds": 0.5}
+A_SECOND = {"association_seconds": 1.0, "pdu_seconds": 1.0, "idle_seconds": 1.0}
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
 
 @pytest.fixture
 def hasty(tmp_path: Path) -> Iterator[Gate]:
-    with open_gate(tmp_path, maximum_associations=1, **HALF_A_SECOND) as gate:
+    with open_gate(tmp_path, maximum_associations=1, **A_SECOND) as gate:
         yield gate
 
 

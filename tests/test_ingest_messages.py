@@ -178,7 +178,7 @@ def test_a_uid_that_ends_in_more_nuls_is_refused(gate: Gate) -> None:
 
 
 def test_who_announces_a_data_set_and_sends_none_frees_its_slot(tmp_path: Path) -> None:
-    with open_gate(tmp_path, maximum_associations=1, idle_seconds=0.4) as gate:
+    with open_gate(tmp_path, maximum_associations=1, idle_seconds=1) as gate:
         with gate.scanner() as scanner:
             scanner.send(message(CT_CONTEXT, c_store_rq(OTHER)))
 

@@ -198,7 +198,7 @@ def test_who_does_not_end_its_handshake_makes_room_for_another(tmp_path: Path, h
 
 
 def test_a_handshake_that_comes_byte_by_byte_is_cut_off_at_its_deadline(tmp_path: Path, hospital: Hospital) -> None:
-    with secure_gate(tmp_path, hospital, association_seconds=0.5) as gate, Scanner(gate.port) as slow:
+    with secure_gate(tmp_path, hospital, association_seconds=1.5) as gate, Scanner(gate.port) as slow:
         for byte in b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200):
             slow.send(bytes((byte,)))
             time.sleep(0.05)

@@ -329,7 +329,7 @@ def trickles(peer):
 
 def test_a_server_whose_answer_trickles_is_not_waited_for_ever(instances):
     with running_tcp(trickles) as port:
-        peer = dicomweb(f"http://127.0.0.1:{port}", timeout_seconds=0.5)
+        peer = dicomweb(f"http://127.0.0.1:{port}", timeout_seconds=1.5)
 
         with pytest.raises(Unreachable, match="too slowly"):
             peer.instances_of("1.2", "1.2.3")

@@ -68,8 +68,9 @@ class Needs:
     priors: Priors | None = None
 
     def __post_init__(self) -> None:
-        is_told = isinstance(self.modality, str | tuple) and all(isinstance(one, str) and one for one in self.modalities)
-        _expect(is_told and len(self.modalities) > 0, 'modality: "CT", or several, such as ("CR", "DX")')
+        several = self.modality if isinstance(self.modality, tuple) else ()
+        is_told = isinstance(self.modality, str) or (several != () and all(isinstance(one, str) and one for one in several))
+        _expect(is_told, 'modality: "CT", or several, such as ("CR", "DX")')
         is_one = isinstance(self.volume, Mapping) and self.volume.keys() <= keyword_dict.keys()
         _expect(self.volume in (ONLY, LARGEST) or is_one, f'volume: "{ONLY}", "{LARGEST}", or values by DICOM keyword')
         _expect(self.kernel in (SOFT, SHARP), f'kernel: "{SOFT}" or "{SHARP}"')

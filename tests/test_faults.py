@@ -52,7 +52,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
     ),
     "F11": ("test_kill.py::test_after_a_death_at_any_step_everything_is_done_and_done_once",),
     "F12": (
-        "test_deliver.py::test_a_peer_that_does_not_report_is_asked_again_and_its_late_report_of_before_changes_nothing",
+        "test_deliver.py::test_a_peer_that_does_not_report_is_asked_again_and_its_late_report_counts",
+        "test_deliver.py::test_a_late_report_of_before_it_was_sent_again_changes_nothing",
         "test_told.py::test_a_report_that_was_acknowledged_is_filed_once_whenever_the_gateway_is_killed",
         "test_told.py::test_a_report_on_a_transaction_that_nobody_waits_for_is_told_of_and_changes_nothing",
     ),
@@ -133,7 +134,8 @@ SHOWN: dict[str, tuple[str, ...]] = {
     "F35": ("test_faulty_pacs.py::test_of_a_study_only_the_object_that_is_refused_fails_and_is_shown",),
     "F36": ("test_faulty_pacs.py::test_a_warning_is_a_success_that_is_remembered",),
     "F38": (
-        "test_deliver.py::test_a_peer_that_does_not_report_is_asked_again_and_its_late_report_of_before_changes_nothing",
+        "test_deliver.py::test_a_peer_that_does_not_report_is_asked_again_and_its_late_report_counts",
+        "test_deliver.py::test_a_late_report_of_before_it_was_sent_again_changes_nothing",
         "test_told.py::test_a_report_that_comes_twice_is_believed_once",
         "test_told.py::test_a_report_on_a_transaction_that_nobody_waits_for_is_told_of_and_changes_nothing",
     ),

@@ -382,7 +382,8 @@ def test_what_a_pacs_takes_is_found_out_by_negotiation_and_kept(db) -> None:
     assert [found[what][0] for what in ("C-ECHO", "C-FIND, Study Root", "storage commitment")] == [True, True, False]
     assert found["Segmentation Storage"] == (True, "Explicit VR")
     assert found["CT Image Storage"] == (True, "Implicit VR, Explicit VR, deflated")
-    assert found["Comprehensive 3D SR Storage"] == (False, "")
+    assert found["Comprehensive 3D SR Storage"][0] is False
+    assert found["Enhanced SR Storage"] == (False, "")
 
 
 def test_a_peer_that_does_not_answer_a_probe_is_kept_so(db) -> None:

@@ -167,3 +167,13 @@ def test_a_picture_can_be_taken_back_like_any_result(tmp_path: Path) -> None:
 
     assert problems(encoded(whole), encoding=whole) == []
     assert dciodvfy(written(tmp_path, encoded(whole), "note")[0]) == []
+
+
+def test_lossy_once_is_lossy_on_its_picture_too(tmp_path: Path) -> None:
+    lossy = {"LossyImageCompression": "01", "LossyImageCompressionRatio": 12.5, "LossyImageCompressionMethod": "ISO_10918_1"}
+    _, study, outputs = chest(tmp_path, slices=4, **lossy)
+
+    _, made = instances(study, outputs)
+
+    assert [{keyword: one[keyword].value for keyword in lossy} for one in made] == [lossy] * len(made)
+    assert dciodvfy(written(tmp_path, made[:1], "capture")[0]) == []

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import highdicom as hd
@@ -23,8 +22,11 @@ class Measured:
 def measured(report: Dataset) -> Measured:
     """Of the groups of TID 1410, TID 1411 and TID 1501."""
     content: Any = hd.sr.Comprehensive3DSR.from_dataset(report).content
-    regions = (content.get_planar_roi_measurement_groups(), content.get_volumetric_roi_measurement_groups())
-    groups = [*chain(*regions), *content.get_image_measurement_groups()]
+    groups = [
+        *content.get_planar_roi_measurement_groups(),
+        *content.get_volumetric_roi_measurement_groups(),
+        *content.get_image_measurement_groups(),
+    ]
     rows: dict[str, list[str]] = {}
     for place, group in enumerate(groups):
         evaluations = [one for one in group.get_qualitative_evaluations() if one.name != codes.DCM.AlgorithmFamily]

@@ -60,9 +60,8 @@ class Part:
 
     def __str__(self) -> str:
         words = [f"{keyword} {value}" for keyword, value in self.name.items()]
-        return ("1 image" if len(self.headers) == 1 else f"{len(self.headers)} images") + (
-            f" of {', '.join(words)}" if words else ""
-        )
+        count = "1 image" if len(self.headers) == 1 else f"{len(self.headers)} images"
+        return f"{count} of {', '.join(words)}" if words else count
 
 
 def parts(headers: Sequence[Dataset]) -> tuple[Part, ...]:

@@ -10,6 +10,7 @@ from typing import Any, Optional
 import highdicom as hd
 import numpy as np
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from gateway.dicom.enhanced import frame_number
 from gateway.outputs import Encoding, modules
@@ -33,7 +34,7 @@ class Capture:
     orientation: tuple[str, str] | None = None
 
     def encode(self, encoding: Encoding) -> Dataset:
-        """One SC instance."""
+        """One SC instance. Raises BadOutput where highdicom does not accept it."""
         source = encoding.source
         made = modules.make(
             _image, encoding=encoding, output=self, images=[source[0]], picture=self.picture,
@@ -44,8 +45,7 @@ class Capture:
         made.DateOfSecondaryCapture, made.TimeOfSecondaryCapture = made.ContentDate, made.ContentTime
         made.ConversionType, made.BurnedInAnnotation = "WSD", "NO"  # what is written in it tells of no patient
         made.PatientOrientation = list(self.orientation or ()) or ""
-        if any(one.get("LossyImageCompression") == "01" for one in source):
-            made.LossyImageCompression = "01"
+        modules.copy_lossy(made, encoding)
         for keyword in _STUDY:
             if source[0].get(keyword):
                 made[keyword] = source[0][keyword]
@@ -56,14 +56,13 @@ class Capture:
 
 def _image(images: Sequence[Dataset], *, picture: np.ndarray, **arguments: Any) -> Dataset:
     return hd.sc.SCImage.from_ref_dataset(
-        images[0], picture, "RGB", 8, "PATIENT", patient_orientation=("L", "P"), transfer_syntax_uid="1.2.840.10008.1.2.1",
+        images[0], picture, "RGB", 8, "PATIENT", patient_orientation=("L", "P"), transfer_syntax_uid=ExplicitVRLittleEndian,
         **arguments,
     )  # fmt: skip
 
 
 def _reference(image: Dataset) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    item = modules.reference(image.SOPClassUID, image.SOPInstanceUID)
     if (frame := frame_number(image)) is not None:
         item.ReferencedFrameNumber = frame
     return item

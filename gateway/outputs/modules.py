@@ -57,6 +57,23 @@ def local_time(encoding: Encoding) -> datetime:
     return encoding.started_at.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
 
 
+def reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    """An item that refers to an instance (PS3.3 10.8)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
+    return item
+
+
+def copy_lossy(made: Dataset, encoding: Encoding) -> None:
+    """PS3.3 C.7.6.1.1.5: lossy once is lossy for ever, whichever source instance it was."""
+    for instance in encoding.source:
+        if instance.get("LossyImageCompression") == "01":
+            for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
+                if keyword in instance:
+                    made[keyword] = deepcopy(instance[keyword])
+            return
+
+
 def algorithm_equipment(encoding: Encoding) -> Dataset:
     """IHE AIR 6.5.3.1: each algorithm is Processing Equipment with a Device UID of its own."""
     algorithm = encoding.algorithm

@@ -4,7 +4,6 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import highdicom as hd
@@ -88,7 +87,7 @@ class Segmentation:
         _refer(made, encoding.source)
         if is_radiograph(encoding.source[0]):
             _lay_flat(made, encoding.source[0])
-        _copy_lossy(made, encoding)
+        modules.copy_lossy(made, encoding)
         return made
 
     def tracking(self, number: int, encoding: Encoding) -> tuple[str, str]:
@@ -211,14 +210,8 @@ def _lay_flat(made: Dataset, image: Dataset) -> None:
 def _refer(made: Dataset, sources: Sequence[Dataset]) -> None:
     """To every instance, whether a frame comes from it or not (PS3.3 C.7.6.1.1.4, C.12.2)."""
     instances = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in sources}
-    references = [_reference(uid, sop_class) for uid, sop_class in instances.items()]
+    references = [modules.reference(sop_class, uid) for uid, sop_class in instances.items()]
     made.SourceImageSequence = made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
-
-
-def _reference(sop_instance_uid: str, sop_class_uid: str) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
-    return item
 
 
 def _algorithm(encoding: Encoding) -> hd.AlgorithmIdentificationSequence:
@@ -235,13 +228,3 @@ def _algorithm(encoding: Encoding) -> hd.AlgorithmIdentificationSequence:
 def _person_name(family: str, given: str) -> str:
     """Content Creator's Name is a person name, and the creator is a program."""
     return "^".join(part.translate(dict.fromkeys(map(ord, "^=\\"), " "))[:31] for part in (family, given))
-
-
-def _copy_lossy(made: Dataset, encoding: Encoding) -> None:
-    """PS3.3 C.7.6.1.1.5: lossy once is lossy for ever, whichever source instance it was."""
-    for instance in encoding.source:
-        if instance.get("LossyImageCompression") == "01":
-            for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
-                if keyword in instance:
-                    made[keyword] = deepcopy(instance[keyword])
-            return

@@ -86,15 +86,14 @@ def _under(shown: Image.Image, lines: Sequence[Line]) -> np.ndarray:
 
 
 def _wrapped(line: Line, width: int) -> Iterator[Line]:
-    """As many lines as it takes; a line that is empty stays one."""
-    font, room, row = ImageFont.load_default(_TEXT), width - 2 * _MARGIN, list[tuple[str, Colour]]()
-    for words, colour in line:
-        for word in (f"{words}   ").split(" ") if font.getlength(words) > room else [f"{words}   "]:
-            text = word if word.endswith(" ") else f"{word} "
-            if row and sum(font.getlength(one) for one, _ in row) + font.getlength(text.rstrip()) > room:
-                yield row
-                row = []
-            row.append((text, colour))
+    """As many lines as it takes, in words; a line that is empty stays one."""
+    font, row, room = ImageFont.load_default(_TEXT), list[tuple[str, Colour]](), float(width - 2 * _MARGIN)
+    for word, colour in [(f"{word} ", colour) for words, colour in line for word in f"{words}  ".split(" ")]:
+        if row and font.getlength(word.rstrip()) > room:
+            yield row
+            row, room = [], float(width - 2 * _MARGIN)
+        row.append((word, colour))
+        room -= font.getlength(word)
     yield row
 
 

@@ -223,11 +223,8 @@ def _region(reference: Dataset, items: dict[str, Dataset], segmentations: dict[s
     if not numbers or not set(numbers) <= set(segments):
         yield "expected each group to refer to segments of a segmentation of this job"
         return
-    tracking = (_value(items["112039"]), _value(items["112040"]))
-    if not {_SEGMENT, _FRAME}.isdisjoint(items) and tracking != (
-        segments[numbers[0]].TrackingID,
-        segments[numbers[0]].TrackingUID,
-    ):
+    first, tracking = segments[numbers[0]], (_value(items["112039"]), _value(items["112040"]))
+    if not {_SEGMENT, _FRAME}.isdisjoint(items) and tracking != (first.TrackingID, first.TrackingUID):
         yield "expected the tracking identifiers of the segment in its group"
     if _VOLUME in items and "FrameOfReferenceUID" in segmentation:
         yield from _volume(items[_VOLUME], segmentation, numbers)

@@ -473,3 +473,4 @@ def test_a_peer_that_is_to_send_us_series_says_what_it_needs_and_what_keeps_it_f
         good, (wrong,) = fetch(port)
         assert good == []
         assert wrong.startswith("peer pacs: fetch: the peer knows no Move Destination of that name (0xA801)")
+    assert fetch(port) == [[], []], "that it does not answer at all is told once, and not of this too"

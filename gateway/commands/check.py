@@ -145,9 +145,11 @@ def _planned(config: Config, db: Database | None) -> Iterator[Finding]:
     with ThreadPoolExecutor(8) as pool:
         named = [(name, peer) for name, peer in ready.peers.items() if name != SYNTHETIC]  # that one is made by `serve`
         named += [(entry.name, entry.peer) for entry in added if entry.peer is not None and entry.is_active]
-        yield from pool.map(_echo, named)
+        yield from (echoes := list(pool.map(_echo, named)))
         moving = [(name, peer) for name, peer in named if isinstance(peer, Dimse) and peer.fetch == "move"]
-        yield from pool.map(lambda one: Finding(*moved(config, *one)), moving)
+        found = pool.map(lambda one: Finding(*moved(config, *one)), moving)
+        told = {one.text for one in echoes}  # that a peer does not answer is told once
+        yield from (one for one in found if one.text.replace(": fetch:", ":", 1) not in told)
         yield from pool.map(lambda ask: Finding(*ask()), asked(config, ready.addressees))
     yield from (Finding(good=False, text=problem) for entry in added for problem in entry.problems)
     yield from _models(ready)

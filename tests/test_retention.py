@@ -25,6 +25,7 @@ from gateway.pipeline import Needs, Pipeline
 from gateway.roster import Roster
 from gateway.rows.candidates import Candidate
 from gateway.rows.performed import ProcedureStep
+from gateway.rows.ruleset import Shadow
 from gateway.rows.searches import Prior, PriorInstance, PriorSearch, PriorState, SearchState
 from gateway.rows.tables import Delivery, Instance, Job, JobInstance, OutputInstance, Series, Version
 from gateway.rows.trail import AuditEvent
@@ -37,6 +38,7 @@ from gateway.telling.traces import Traces
 from gateway.views import stories
 from gateway.work import retention
 from gateway.work.retention import retain
+from gateway.work.shadow import release_job
 from tests.door_fixture import Place, come
 from tests.ports import free_port
 from tests.synthetic import ct_series
@@ -279,6 +281,40 @@ def test_a_result_that_went_to_nobody_stays(place: Place) -> None:
     _, result = a_job(place, a_series(place))
 
     a_round(place, after=timedelta(days=4000))
+
+    assert place.store.check(result)
+
+
+def in_the_shadow(place: Place, job: int) -> None:
+    with place.db.begin() as session:
+        session.add(Shadow(job=job, beside="", released_by=""))
+
+
+def test_results_in_the_shadow_that_nobody_released_go_when_their_own_days_are_over(place: Place) -> None:
+    job, result = a_job(place, a_series(place))
+    in_the_shadow(place, job)
+    place.store.free = [10]
+    own = RetentionSection(shadow_days=30)
+    a_round(place, RetentionSection(outputs_days=7, pressure_free_bytes=1000), after=timedelta(days=29))
+    a_round(place, own)
+    assert place.store.check(result)
+
+    a_round(place, own, after=timedelta(days=2))
+
+    assert not place.store.path(result).exists()
+    assert [one["reason"] for one in removals(place) if "outputs" in one] == ["their days are over"]
+    with pytest.raises(ConfigError, match=f"job {job}: .* their days were over"):
+        release_job(place.db, place.queues, job, actor="anna", now=place.now)
+
+
+def test_results_that_a_person_released_from_the_shadow_wait_for_proof_like_all_others(place: Place) -> None:
+    job, result = a_job(place, a_series(place))
+    in_the_shadow(place, job)
+    with place.db.begin() as session:
+        session.get_one(Job, job).send_to = ["pacs"]
+    release_job(place.db, place.queues, job, actor="anna", now=place.now)
+
+    a_round(place, RetentionSection(outputs_days=7, shadow_days=7), after=timedelta(days=30))
 
     assert place.store.check(result)
 

@@ -171,6 +171,8 @@ class RetentionSection(Section):
     """Instances whose series has come to its end: every result of it is proved, or there is none to wait for."""
     outputs_days: float | None = Field(default=None, ge=0)
     """Our objects that every peer of theirs has proved to hold."""
+    shadow_days: float | None = Field(default=None, ge=0)
+    """Those of jobs in the shadow that no person has released; they can go nowhere then."""
     headers_days: float | None = Field(default=None, ge=0)
     """What rules saw of a series, which a replay of rules reads."""
     pressure_free_bytes: int = Field(default=0, ge=0)

@@ -3,6 +3,7 @@
     instances of a series     it is complete, no job of it waits or runs, nor may one follow when its study is complete, and every
                               delivery of its results is proved, dropped by a person, or sent to a peer that never proves anything
     an object of ours         it was delivered, and every delivery of it is proved or dropped by a person
+    one in the shadow         nobody has released it; it has days of its own, and is not asked for room
     a version kept apart      stays: a person looks at it
 
 Order of effects: the rows say that the files are gone, with the trail, then the files go. What a crash leaves between the two
@@ -25,6 +26,7 @@ from gateway.configuration.sections import RetentionSection
 from gateway.crash import crash_point
 from gateway.db import Database, lock
 from gateway.rows.candidates import Candidate, CandidateState
+from gateway.rows.ruleset import Shadow
 from gateway.rows.searches import Prior
 from gateway.rows.tables import Delivery, DeliveryState, Instance, Job, JobState, OutputInstance, Series, SeriesState, Version
 from gateway.store import Store
@@ -37,6 +39,7 @@ _FRESH = timedelta(minutes=10)
 _OF_JOB = Job.series_instance_uid == Series.series_instance_uid
 _OF_PRIOR = (Prior.series_instance_uid == Series.series_instance_uid) & (Prior.job == Job.id)
 """The job works on the series; it gets it as a prior."""
+_OF_OUTPUT = Delivery.sop_instance_uid == OutputInstance.sop_instance_uid
 _SETTLED = (DeliveryState.PROVED, DeliveryState.CANCELLED)
 
 _logger = structlog.get_logger()
@@ -51,8 +54,8 @@ def retain(now: datetime, *, settings: RetentionSection, unproving: Collection[s
         may_go = _series_that_may_go(now - timedelta(days=settings.sources_days), unproving)
         for uid in _first(db, may_go.limit(_SERIES)):
             _take_series(uid, may_go, "its days are over", now, store, db)
-    if settings.outputs_days is not None:
-        objects = _outputs_that_may_go(now - timedelta(days=settings.outputs_days))
+    ours = ((settings.outputs_days, _outputs_that_may_go), (settings.shadow_days, _shadows_that_may_go))
+    for objects in (that_may_go(now - timedelta(days=days)) for days, that_may_go in ours if days is not None):
         for job, uids in _by_job(db, objects.limit(_OUTPUTS)):
             _take_outputs(job, uids, objects, "their days are over", now, store, db)
     if settings.headers_days is not None:
@@ -114,11 +117,19 @@ def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[
 
 def _outputs_that_may_go(before: datetime) -> Select[int, str]:
     """What went to nobody stays: there is no other copy."""
-    mine = Delivery.sop_instance_uid == OutputInstance.sop_instance_uid
-    owed = exists().where(mine, or_(Delivery.state.not_in(_SETTLED), Delivery.proved_at >= before))
+    owed = exists().where(_OF_OUTPUT, or_(Delivery.state.not_in(_SETTLED), Delivery.proved_at >= before))
+    return _made(before).where(exists().where(_OF_OUTPUT), ~owed)
+
+
+def _shadows_that_may_go(before: datetime) -> Select[int, str]:
+    in_shadow = exists().where(Shadow.job == OutputInstance.job, Shadow.released_at.is_(None))
+    return _made(before).where(in_shadow, ~exists().where(_OF_OUTPUT))
+
+
+def _made(before: datetime) -> Select[int, str]:
     return (
         select(OutputInstance.job, OutputInstance.sop_instance_uid)
-        .where(OutputInstance.gone_at.is_(None), OutputInstance.created_at < before, exists().where(mine), ~owed)
+        .where(OutputInstance.gone_at.is_(None), OutputInstance.created_at < before)
         .order_by(OutputInstance.created_at, OutputInstance.job)
     )
 
@@ -149,7 +160,8 @@ def _take_outputs(
     job: int, uids: Sequence[str], may_go: Select[int, str], why: str, now: datetime, store: Store, db: Database
 ) -> None:
     with db.begin() as session:
-        rows = [lock(session, OutputInstance, uid) for uid in sorted(uids)]  # against a person who sends them again
+        lock(session, Job, job)  # against a person who releases it
+        rows = [lock(session, OutputInstance, uid) for uid in sorted(uids)]  # against one who sends them again
         still = {uid for _, uid in session.execute(may_go.where(OutputInstance.sop_instance_uid.in_(uids)))}
         going = [row for row in rows if row.sop_instance_uid in still]
         for row in going:

@@ -54,20 +54,19 @@ def leave(
 def release_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: datetime) -> str:
     """A person lets the results of a job go to the peers of its rule.
 
-    Raises ConfigError where it is not in the shadow, has no results, or was superseded, or where they were taken back.
+    Raises ConfigError where it is not in the shadow, has no results (any more), or was superseded, or where they were taken back.
     """
     with db.begin() as session:
-        job = session.get(Job, job_id)
-        if job and job.state in (JobState.FAILED, JobState.CANCELLED):
-            raise ConfigError([f"job {job_id} is {job.state}: it has no results that could go out"])
-        if job:
-            check_stands(session, job)
-        if job and job.state == JobState.DONE and not delivery.standing(session, job_id):
-            raise ConfigError([f"job {job_id}: its results were retracted: there is nothing that could go out"])
         try:
-            is_left = leave(session, job_id, now, queues=queues, actor=actor)
+            job = lock(session, Job, job_id)  # against retention
         except NoResultFound as error:
             raise ConfigError([f"there is no job {job_id}"]) from error
-        if not is_left:
+        if job.state in (JobState.FAILED, JobState.CANCELLED):
+            raise ConfigError([f"job {job_id} is {job.state}: it has no results that could go out"])
+        check_stands(session, job)
+        if job.state == JobState.DONE and not delivery.standing(session, job_id):
+            why = "its results were retracted, or their days were over ([retention] shadow_days)"
+            raise ConfigError([f"job {job_id}: {why}: there is nothing that could go out"])
+        if not leave(session, job_id, now, queues=queues, actor=actor):
             raise ConfigError([f"job {job_id} is not in the shadow: its results go out by themselves"])
     return f"job {job_id} is released"

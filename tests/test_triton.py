@@ -20,6 +20,7 @@ from gateway.inference import sharedmemory
 from gateway.inference.models import Models
 from gateway.inference.triton import Triton
 from gateway.inference.tritonserver import TritonServer
+from gateway.machine.logfile import keep_short
 from tests.triton_fixture import ENVIRONMENT, start_triton, write_model
 
 CONFIGURATION = """
@@ -381,6 +382,30 @@ def test_a_killed_gateway_leaves_no_server_behind_even_while_a_model_works(tmp_p
     assert _gone(processes)
     busy.join(timeout=10)
     assert len(errors) == 1
+
+
+def test_a_model_that_prints_without_end_does_not_fill_the_disk(tmp_path: Path) -> None:
+    log_file = tmp_path / "chatty.log"
+    chatty = "import time\nfor number in range(2000): print(f'{number:04}', 'x' * 3994, flush=True); time.sleep(0.0005)"
+    with log_file.open("ab") as log, subprocess.Popen([sys.executable, "-c", chatty], stdout=log) as process:
+        keep_short(log_file, process.pid, 500_000, look_milliseconds=10)
+
+    kept = (tmp_path / "chatty.log.1").read_bytes() + log_file.read_bytes()
+    assert process.wait() == 0
+    assert 500_000 < len(kept) < 2000 * 4000
+    assert kept[-4000:-3995] == b"1999 "
+
+
+def test_a_triton_begins_with_a_short_log_and_keeps_what_the_long_one_held(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "odd", CONFIGURATION, CODE)
+    log_file = tmp_path / "triton.log"
+    log_file.touch()
+    os.truncate(log_file, 17 * 1024**2)
+
+    start_triton([tmp_path / "models"], log_file).stop()
+
+    assert 0 < log_file.stat().st_size < 1024**2
+    assert (tmp_path / "triton.log.1").stat().st_size == 17 * 1024**2
 
 
 def test_a_stopped_server_leaves_nothing(tmp_path: Path) -> None:

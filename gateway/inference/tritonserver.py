@@ -31,6 +31,7 @@ import psutil
 
 from gateway.errors import ConfigError, ModelUnavailable
 from gateway.inference import sharedmemory
+from gateway.machine.logfile import keep_short, shorten
 
 Progress = Callable[[str], None]
 
@@ -230,13 +231,15 @@ class TritonServer:
         started = threading.Event()
 
         def keep() -> None:
+            shorten(self._log_file)
             with self._log_file.open("ab") as log:
                 # A session of its own: Ctrl-C is the gateway's to handle.
-                self._process = subprocess.Popen(
+                process = self._process = subprocess.Popen(
                     command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                 )
             started.set()
-            self._process.wait()
+            keep_short(self._log_file, process.pid)
+            process.wait()
 
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         threading.Thread(target=keep, name="tritonserver", daemon=True).start()

@@ -14,6 +14,7 @@ from pydicom import Dataset
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from gateway import conformance
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
@@ -28,7 +29,7 @@ from gateway.pipeline import Infer, Pipeline
 from gateway.rows.searches import Prior, PriorInstance, PriorState
 from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.store import Store, Stored
-from gateway.work import conformance, delivery, foreign, jobs, shadow
+from gateway.work import delivery, foreign, jobs, shadow
 from gateway.work.captures import captures
 from gateway.work.load import Earlier, Inputs, beside, load
 from gateway.work.revisions import successor, superseded_by

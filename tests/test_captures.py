@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from pydicom import Dataset, dcmread
 
+from gateway.conformance import problems
 from gateway.dicom.header import clean_series
 from gateway.imaging.picture import outline
 from gateway.outputs import Output
@@ -15,7 +16,6 @@ from gateway.outputs.capture import Capture
 from gateway.outputs.rejection import Rejection, key
 from gateway.pipeline import Infer, Study
 from gateway.work.captures import captures
-from gateway.work.conformance import problems
 from tests.door_fixture import Place
 from tests.radiograph_fixture import radiograph
 from tests.results_fixture import NOTHING_FOUND, SEGMENTS, encoded, encoding, lung_outputs, lungs, written

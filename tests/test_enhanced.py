@@ -9,6 +9,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.pixels.encoders import RLELosslessEncoder
 
+from gateway.conformance import problems
 from gateway.decisions import facts
 from gateway.decisions.choose import ONLY, choose
 from gateway.decisions.evidence import signals
@@ -21,7 +22,6 @@ from gateway.outputs.seg import Segmentation
 from gateway.pipeline import Needs, Study
 from gateway.store import Store
 from gateway.work import kept, load
-from gateway.work.conformance import problems
 from tests.enhanced_fixture import enhanced
 from tests.results_fixture import SEGMENTS, encoded, encoding, lung_outputs, lungs, written
 from tests.synthetic import ct_series, part10

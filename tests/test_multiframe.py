@@ -9,12 +9,12 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 
+from gateway.conformance import problems
 from gateway.dicom.header import clean
 from gateway.dicom.part10 import part10
 from gateway.imaging.volume import arrange, volume
 from gateway.outputs import Encoding
 from gateway.outputs.seg import Segment, Segmentation, frame_segments, segment_voxels
-from gateway.work.conformance import problems
 from tests import synthetic
 from tests.results_fixture import by_highdicom, encoding, lung_job
 from tests.synthetic import ct_series

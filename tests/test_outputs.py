@@ -11,10 +11,10 @@ from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
+from gateway.conformance import problems
 from gateway.errors import BadOutput
 from gateway.outputs.seg import Segment, Segmentation, segment_voxels
 from gateway.outputs.sr import PRESENT, Group, Measurement, MeasurementReport
-from gateway.work.conformance import problems
 from tests.results_fixture import (
     CT,
     LUNG,

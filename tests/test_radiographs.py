@@ -11,6 +11,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import BreastTomosynthesisImageStorage, ComputedRadiographyImageStorage, ImplicitVRLittleEndian
 
+from gateway.conformance import problems
 from gateway.decisions.measured import Measured, measured
 from gateway.errors import BadOutput, Unsuitable
 from gateway.outputs import Encoding
@@ -19,7 +20,6 @@ from gateway.outputs.sr import PRESENT, PRIVATE_SCHEME, Group, Measurement, Meas
 from gateway.pipeline import Needs, Study
 from gateway.store import Store
 from gateway.web import viewer
-from gateway.work.conformance import problems
 from gateway.work.load import load
 from tests.console_fixture import shot
 from tests.held_fixture import hold, hold_result

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset, dcmread
 
+from gateway.conformance import problems
 from gateway.outputs.seg import Segmentation
 from gateway.outputs.sr import PRESENT, Group, MeasurementReport
-from gateway.work.conformance import problems
 from tests.results_fixture import (
     CT,
     LUNG,

@@ -9,6 +9,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from gateway import conformance
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
@@ -20,7 +21,6 @@ from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.outputs.rejection import REASONS, Rejection, key, note_uid
 from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance, Study
 from gateway.store import Store, Stored
-from gateway.work import conformance
 from gateway.work import delivery as rows
 
 _NOT_IN_ROWS = ("PatientSex", "StudyDate", "StudyTime", "StudyID", "ReferringPhysicianName")

@@ -1,0 +1,40 @@
+"""The gate before anything is stored: what no external validator checks, checked from the objects and their encoding.
+
+Every sentence says what was expected, never what was found.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from pydicom import Dataset
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+
+from gateway.conformance.general import elements, general
+from gateway.conformance.report import report
+from gateway.conformance.segmentation import segmentation
+from gateway.outputs import Encoding
+
+Check = Callable[[Dataset, Encoding, Mapping[str, Dataset]], Iterator[str]]
+"""Of an object, its encoding, and all objects of the job by their SOP Instance UID."""
+_CHECKS: Mapping[str, Check] = {SegmentationStorage: segmentation, Comprehensive3DSRStorage: report}
+
+
+def problems(objects: Sequence[Dataset], *, encoding: Encoding) -> list[str]:
+    """One sentence for each thing that is wrong; `objects[n]` is what `encoding.outputs[n]` became. Empty: may be stored."""
+    if len(objects) != len(encoding.outputs):
+        return ["expected one object for each output"]
+    together = {str(made.SOPInstanceUID): made for made in objects}
+    found = []
+    for output, made in zip(encoding.outputs, objects, strict=True):
+        checks = [general(made, output, encoding), elements(made, set())]
+        if made.SOPClassUID in _CHECKS:
+            checks.append(_CHECKS[made.SOPClassUID](made, encoding, together))
+        name = f"{type(output).__name__} {encoding.ordinal(output)}"
+        found += [f"{name}: {problem}" for check in checks for problem in _sentences(check)]
+    return found
+
+
+def _sentences(check: Iterator[str]) -> Iterator[str]:
+    try:
+        yield from check
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        yield "expected all attributes that the checks read"

@@ -51,7 +51,7 @@ system-demo:
 	@deploy/system-packages orthanc
 
 system-test:
-	@deploy/system-packages orthanc orthanc-dicomweb orthanc-python dcmtk dicom3tools libpixelmed-java default-jre-headless postgresql strace nodejs npm chromium fonts-dejavu-core rsyslog-gnutls
+	@deploy/system-packages orthanc orthanc-dicomweb orthanc-python dcmtk dicom3tools libpixelmed-java plastimatch default-jre-headless postgresql strace nodejs npm chromium fonts-dejavu-core rsyslog-gnutls
 
 ohif: tests/ohif/node_modules/.installed
 tests/ohif/node_modules/.installed: tests/ohif/package-lock.json

@@ -30,12 +30,13 @@ from gateway.rows.searches import Prior, PriorInstance, PriorState
 from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.store import Store, Stored
 from gateway.work import delivery, foreign, jobs, shadow
-from gateway.work.captures import captures
+from gateway.work.extras import Extras
 from gateway.work.load import Earlier, Inputs, beside, load
 from gateway.work.revisions import successor, superseded_by
 
 CRASHES_AT_MOST = 3
 _CRASHED = f"the process that worked on this job, the gateway's or its model's, ended {CRASHES_AT_MOST} times"
+_NO_EXTRAS = Extras()
 _RETRY_FIRST, _RETRY_AT_MOST = timedelta(seconds=2), timedelta(minutes=5)
 
 Clock = Callable[[], datetime]
@@ -89,12 +90,12 @@ def run(
     queues: Queues,
     begun: dict[int, int],
     zone: tzinfo = UTC,
-    pictures: bool = False,
+    extras: Extras = _NO_EXTRAS,
 ) -> None:
     """Do one attempt of a job and write down how it ended: done, to be tried again, or failed with its reason.
 
     `begun` are the attempts of this process, by job: one that it begins again, because the database was away, was no crash.
-    `zone` is the one of the results' times where the source names none. `pictures`: of what it finds there are pictures too.
+    `zone` is the one of the results' times where the source names none; `extras` are made beside what the pipeline yields.
     """
     job = _start(job_id, clock(), db, begun)
     if job is None:
@@ -105,7 +106,7 @@ def run(
         with db() as session:
             given = _given(session, job)
         pipeline = _found(pipelines, job.pipeline)
-        result = _work(job, given, pipeline, models, equipment, store, clock=clock, zone=zone, pictures=pictures)
+        result = _work(job, given, pipeline, models, equipment, store, clock=clock, zone=zone, extras=extras)
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
@@ -152,7 +153,7 @@ def _start(job_id: int, now: datetime, db: Database, begun: Mapping[int, int]) -
 
 def _work(
     job: Job, given: _Given, pipeline: Pipeline, models: Models, equipment: Equipment, store: Store, *, clock: Clock,
-    zone: tzinfo, pictures: bool,
+    zone: tzinfo, extras: Extras,
 ) -> _Result:  # fmt: skip
     identity = models.identity(pipeline.model)
     algorithm = Algorithm(
@@ -165,8 +166,7 @@ def _work(
     outputs = foreign.outputs(pipeline, theirs, models.infer(pipeline.model))
     inferred_at = clock()
     crash_point("run.inferred")
-    if pictures:
-        outputs += captures(study, outputs, f"{job.pipeline} {pipeline.version}", lacking=job.partial)
+    outputs += extras.of(study, outputs, f"{job.pipeline} {pipeline.version}", lacking=job.partial)
     key = job_key(
         pipeline=job.pipeline, version=pipeline.version, model=pipeline.model, model_version=identity.version,
         weights=identity.weights, inputs=[*given.inputs, *(pair for one in given.earlier for pair in one.inputs)],

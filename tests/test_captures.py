@@ -16,6 +16,7 @@ from gateway.outputs.capture import Capture
 from gateway.outputs.rejection import Rejection, key
 from gateway.pipeline import Infer, Study
 from gateway.work.captures import captures
+from gateway.work.extras import Extras
 from tests.door_fixture import Place
 from tests.radiograph_fixture import radiograph
 from tests.results_fixture import NOTHING_FOUND, SEGMENTS, encoded, encoding, lung_outputs, lungs, written
@@ -129,7 +130,7 @@ def test_a_job_makes_them_where_the_configuration_says_so_and_only_there(place: 
     def lung(study: Study, _infer: Infer) -> Iterable[Output]:
         yield from lung_outputs(study.source, lungs(study.source))
 
-    job_, results = done(place, ct_series(6), lung, pictures=True)
+    job_, results = done(place, ct_series(6), lung, extras=Extras(pictures=True))
 
     assert job_.state == "done"
     assert sorted(one.Modality for one in results) == ["OT"] * 6 + ["SEG", "SR"]
@@ -146,7 +147,7 @@ def test_what_is_wrong_with_a_segmentation_is_told_as_without_pictures(place: Pl
     def lung(study: Study, _infer: Infer) -> Iterable[Output]:
         yield from lung_outputs(study.source, labels(study.source))
 
-    job_, results = done(place, ct_series(6), lung, pictures=True)
+    job_, results = done(place, ct_series(6), lung, extras=Extras(pictures=True))
 
     assert (job_.state, results) == ("failed", [])
     assert expected in job_.reason

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from pydicom.uid import UID, KeyObjectSelectionDocumentStorage, SecondaryCaptureImageStorage
+from pydicom.uid import UID, KeyObjectSelectionDocumentStorage, RTStructureSetStorage, SecondaryCaptureImageStorage
 
 from gateway.dicom.command import SUCCESS
 from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -59,6 +59,6 @@ def test_the_services_as_scp_are_those_that_are_accepted() -> None:
 def test_the_objects_are_those_that_are_made(made) -> None:
     told = {uid for uid, _ in table("| object | SOP Class UID |").values()}
 
-    assert {made.SOPClassUID, SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage} <= told
+    assert {made.SOPClassUID, SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage, RTStructureSetStorage} <= told
     assert UID(made.file_meta.TransferSyntaxUID).name == "Explicit VR Little Endian"
     assert f"Series Number is {FIRST_SERIES_NUMBER} or more" in TEXT

@@ -108,6 +108,21 @@ def dcmqi_sr(path: Path) -> dict:
         return report if report.get("Measurements") else {}
 
 
+def plastimatch(structures: Path, images: Path) -> dict[str, np.ndarray]:
+    """The regions of a structure set by their names, filled on the grid of the CT in the folder `images`: bool, flat, its foot first.
+
+    {} where it read none.
+    """
+    with TemporaryDirectory() as folder:
+        grid, found = Path(folder) / "ct.nrrd", Path(folder) / "found"
+        _run("plastimatch", "convert", "--input", images, "--output-img", grid)
+        _run(
+            "plastimatch", "convert", "--input", structures, "--referenced-ct", images, "--fixed", grid, "--output-prefix", found,
+            "--prefix-format", "nrrd",
+        )  # fmt: skip
+        return {path.stem: _nrrd(path) > 0 for path in found.glob("*.nrrd")}
+
+
 def ohif_seg(seg_path: Path, source_paths: list[Path]) -> dict:
     """{"voxels": {segment: n}, "labels": [...]} as OHIF's own loader has them; {} where it fails."""
     if not (OHIF / "node_modules").is_dir():

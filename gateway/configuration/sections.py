@@ -155,6 +155,8 @@ class RulesSection(Section):
 class DeliverySection(Section):
     pictures: bool = False
     """Results go out as pictures too (Secondary Capture): for viewers that show no segmentations and no reports."""
+    structures: bool = False
+    """Segmentations go out as contours too (RT Structure Set): for systems that plan radiotherapy."""
     retry_seconds: float = Field(default=10, gt=0)
     """Wait after the first failed attempt; it doubles with every further one."""
     retry_at_most_seconds: float = Field(default=3600, gt=0)

@@ -6,16 +6,21 @@ Every sentence says what was expected, never what was found.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pydicom import Dataset
-from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
+from pydicom.uid import Comprehensive3DSRStorage, RTStructureSetStorage, SegmentationStorage
 
 from gateway.conformance.general import elements, general
 from gateway.conformance.report import report
 from gateway.conformance.segmentation import segmentation
+from gateway.conformance.structures import structures
 from gateway.outputs import Encoding
 
 Check = Callable[[Dataset, Encoding, Mapping[str, Dataset]], Iterator[str]]
 """Of an object, its encoding, and all objects of the job by their SOP Instance UID."""
-_CHECKS: Mapping[str, Check] = {SegmentationStorage: segmentation, Comprehensive3DSRStorage: report}
+_CHECKS: Mapping[str, Check] = {
+    SegmentationStorage: segmentation,
+    Comprehensive3DSRStorage: report,
+    RTStructureSetStorage: structures,
+}
 
 
 def problems(objects: Sequence[Dataset], *, encoding: Encoding) -> list[str]:

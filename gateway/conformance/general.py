@@ -17,7 +17,7 @@ STUDY = (
     "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
     "TimezoneOffsetFromUTC",
 )  # fmt: skip
-TYPE_1 = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "ContentDate", "ContentTime")
+TYPE_1 = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions", "SeriesDate", "SeriesTime")
 _CHECKED = frozenset({"UI", *CHECKED})
 
 
@@ -53,10 +53,12 @@ def _processing_equipment(made: Dataset) -> Iterator[list[str]]:
 
 
 def elements(data_set: Dataset, seen: set[int]) -> Iterator[str]:
-    """`seen` are the sequences that were looked at, by their id: frames share them."""
-    for element in data_set:
+    """`seen` are the sequences that were looked at, by their id: frames share them. What is encoded already has its own check."""
+    for element in data_set.values():
         if element.tag.is_private:
             yield "expected no private element"
+        elif not isinstance(element, DataElement):
+            continue
         elif element.VR == "SQ":
             if id(element) not in seen:
                 seen.add(id(element))

@@ -4,61 +4,71 @@ import struct
 from collections.abc import Iterator
 from copy import copy
 from io import BytesIO
+from operator import attrgetter
 
 from pydicom import DataElement, Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import correct_ambiguous_vr_element, write_data_element
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.valuerep import AMBIGUOUS_VR
 
 _META_GROUP = 0x0002  # and commands have group 0000
-_SEQUENCE, _ITEM = struct.Struct("<HH2sHL"), struct.Struct("<HHL")
-
-Known = dict[tuple[int, str], bytes]
-"""What elements became, by their id and the character set around them."""
+_EXPLICIT_SEQUENCE, _IMPLICIT = struct.Struct("<HH2sHL"), struct.Struct("<HHL")
+_IS_IMPLICIT = {ImplicitVRLittleEndian: True, ExplicitVRLittleEndian: False}
 
 
 def part10(dataset: Dataset) -> bytes:
     """The bytes that pydicom writes; but elements that items share are encoded once, and every sequence has a length.
 
-    A segmentation has thousands of frames, made of a few hundred elements: pydicom takes seconds for them. Raises what it
-    raises where file meta information is missing, or stands in the data set, or a value cannot be encoded.
+    A segmentation has thousands of frames, made of a few hundred elements: pydicom takes seconds for them. What is encoded
+    already (a raw element) is written as it is. Raises what pydicom raises where file meta information is missing, or stands in
+    the data set, or a value cannot be encoded.
     """
-    is_data_set = all(element.tag.group > _META_GROUP for element in dataset)
-    if not is_data_set or dataset.file_meta.TransferSyntaxUID != ExplicitVRLittleEndian:
+    is_data_set = all(element.tag.group > _META_GROUP for element in dataset.values())
+    is_implicit = _IS_IMPLICIT.get(dataset.file_meta.TransferSyntaxUID)
+    if not is_data_set or is_implicit is None:
         return _file(dataset)  # which refuses what is none
     empty = Dataset()
     empty.file_meta = dataset.file_meta
-    return b"".join((_file(empty), *_elements(dataset, None, Known())))
+    return b"".join((_file(empty), *_Encoder(is_implicit=is_implicit).elements(dataset, None)))
 
 
-def _elements(around: Dataset, charset: str | None, known: Known) -> Iterator[bytes]:
-    charset = around.get("SpecificCharacterSet", charset)
-    for element in around:
-        if element.tag.element == 0:  # Group Length is retired (PS3.5 7.2), and would not be that of these bytes
-            continue
-        key = (id(element), str(charset))
-        if key not in known:
-            known[key] = _sequence(element, charset, known) if element.VR == "SQ" else _value(element, around, charset)
-        yield known[key]
+class _Encoder:
+    def __init__(self, *, is_implicit: bool) -> None:
+        self._is_implicit = is_implicit
+        self._known: dict[tuple[int, str], bytes] = {}
+        """What elements became, by their id and the character set around them."""
 
+    def elements(self, around: Dataset, charset: str | None) -> Iterator[bytes]:
+        charset = around.get("SpecificCharacterSet", charset)
+        for element in sorted(around.values(), key=attrgetter("tag")):  # which makes no objects of raw ones
+            if element.tag.element == 0:  # Group Length is retired (PS3.5 7.2), and would not be that of these bytes
+                continue
+            key = (id(element), str(charset))
+            if key not in self._known:
+                self._known[key] = self._encoded(element, around, charset)
+            yield self._known[key]
 
-def _sequence(element: DataElement, charset: str | None, known: Known) -> bytes:
-    items = b"".join(_item(b"".join(_elements(item, charset, known))) for item in element.value)
-    return _SEQUENCE.pack(element.tag.group, element.tag.element, b"SQ", 0, len(items)) + items
+    def _encoded(self, element: DataElement | RawDataElement, around: Dataset, charset: str | None) -> bytes:
+        if isinstance(element, DataElement) and element.VR == "SQ":
+            return self._sequence(element, charset)
+        is_clear = element.VR not in AMBIGUOUS_VR
+        clear = element if is_clear else correct_ambiguous_vr_element(copy(element), around, is_little_endian=True)
+        file = DicomBytesIO()
+        file.is_implicit_VR, file.is_little_endian = self._is_implicit, True
+        write_data_element(file, clear, charset)
+        return file.getvalue()
+
+    def _sequence(self, element: DataElement, charset: str | None) -> bytes:
+        items = b"".join(_item(b"".join(self.elements(item, charset))) for item in element.value)
+        tag = (element.tag.group, element.tag.element)
+        head = _IMPLICIT.pack(*tag, len(items)) if self._is_implicit else _EXPLICIT_SEQUENCE.pack(*tag, b"SQ", 0, len(items))
+        return head + items
 
 
 def _item(content: bytes) -> bytes:
-    return _ITEM.pack(0xFFFE, 0xE000, len(content)) + content
-
-
-def _value(element: DataElement, around: Dataset, charset: str | None) -> bytes:
-    is_clear = element.VR not in AMBIGUOUS_VR
-    clear = element if is_clear else correct_ambiguous_vr_element(copy(element), around, is_little_endian=True)
-    file = DicomBytesIO()
-    file.is_implicit_VR, file.is_little_endian = False, True
-    write_data_element(file, clear, charset)
-    return file.getvalue()
+    return _IMPLICIT.pack(0xFFFE, 0xE000, len(content)) + content
 
 
 def _file(dataset: Dataset) -> bytes:

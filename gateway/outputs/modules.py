@@ -126,7 +126,7 @@ def _finish(made: Dataset, encoding: Encoding) -> Dataset:
         finished.pop(keyword, None)
     if schemes := _private_schemes(made):
         finished.CodingSchemeIdentificationSequence = schemes
-    finished.InstanceCreationDate, finished.InstanceCreationTime = finished.ContentDate, finished.ContentTime
+    finished.InstanceCreationDate, finished.InstanceCreationTime = finished.SeriesDate, finished.SeriesTime
     acquisition = [item for item in made.ContributingEquipmentSequence if _purpose(item) == codes.DCM.AcquisitionEquipment.value]
     gateway = _contribution(encoding.equipment, codes.DCM.SynthesizingEquipment, "Gateway that ran the algorithm")
     finished.ContributingEquipmentSequence = [*acquisition, algorithm_equipment(encoding), gateway]

@@ -63,8 +63,7 @@ class Segmentation:
         Raises BadOutput where no voxel is labelled (the pipeline should yield a report that says so: viewers hang on a
         SEG without frames), or where `labels` are not on the grid of `encoding.source`.
         """
-        self._check_names()
-        self._check_labels(encoding)
+        self.check(encoding)
         one_voxel = np.zeros((1, *self.labels.array.shape[1:]), np.uint8)
         one_voxel[0, 0, 0] = 1
         made = modules.make(
@@ -93,6 +92,11 @@ class Segmentation:
     def tracking(self, number: int, encoding: Encoding) -> tuple[str, str]:
         """Tracking ID and Tracking UID of segment `number` (from 1), the same here and in a report on it."""
         return f"{self.label} {self.segments[number - 1].label}", encoding.uid(self, f"segment {number}")
+
+    def check(self, encoding: Encoding) -> None:
+        """Raises BadOutput as `encode` does."""
+        self._check_names()
+        self._check_labels(encoding)
 
     def _check_names(self) -> None:
         if not _CONTENT_LABEL.fullmatch(self.label):

@@ -21,12 +21,12 @@ _SERVICES: dict[Context, str] = {
 }
 _OURS = (
     uid.SegmentationStorage, uid.Comprehensive3DSRStorage, uid.SecondaryCaptureImageStorage,
-    uid.KeyObjectSelectionDocumentStorage,
+    uid.KeyObjectSelectionDocumentStorage, uid.RTStructureSetStorage,
 )  # fmt: skip
 _INSTEAD = dict.fromkeys(_OURS[:2], "results can come there as pictures: [delivery] pictures = true")
 _OTHERS = (
     uid.ParametricMapStorage, uid.GrayscaleSoftcopyPresentationStateStorage,
-    uid.EncapsulatedPDFStorage, uid.RTStructureSetStorage, uid.EnhancedSRStorage, uid.CTImageStorage, uid.EnhancedCTImageStorage,
+    uid.EncapsulatedPDFStorage, uid.EnhancedSRStorage, uid.CTImageStorage, uid.EnhancedCTImageStorage,
     uid.MRImageStorage, uid.EnhancedMRImageStorage, uid.PositronEmissionTomographyImageStorage,
     uid.ComputedRadiographyImageStorage, uid.DigitalXRayImageStorageForPresentation,
     uid.DigitalMammographyXRayImageStorageForPresentation, uid.BreastTomosynthesisImageStorage, uid.UltrasoundImageStorage,

@@ -37,6 +37,7 @@ from gateway.telling.lookout import look_out
 from gateway.telling.traces import Traces
 from gateway.work.delivery import Pace
 from gateway.work.elect import elect
+from gateway.work.extras import Extras
 from gateway.work.heed import forget
 from gateway.work.kept import Keep
 from gateway.work.retention import retain
@@ -159,10 +160,11 @@ class Stages:
         priors_failed(int(key), error, self.clock(), pipelines=self.plan.pipelines, db=self.db, queues=self.queues)
 
     def _run(self, key: str) -> None:
+        delivery = self.plan.config.delivery
         run(
             int(key), clock=self.clock, pipelines=self.plan.pipelines, models=self.models, equipment=equipment(),
             store=self.store, db=self.db, queues=self.queues, begun=self.begun,
-            zone=ZoneInfo(self.plan.config.gateway.time_zone), pictures=self.plan.config.delivery.pictures,
+            zone=ZoneInfo(self.plan.config.gateway.time_zone), extras=Extras(delivery.pictures, delivery.structures),
         )  # fmt: skip
 
     def _run_failed(self, key: str, error: Exception) -> None:

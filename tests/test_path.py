@@ -113,7 +113,8 @@ def test_orthanc_sends_a_series_and_holds_its_results_byte_for_byte_by_c_store_a
             {"name": "stored", "protocol": "dimse", "host": "127.0.0.1", "port": orthanc.dicom_port, "ae_title": "ORTHANC"},
             {"name": "stowed", "protocol": "dicomweb", "url": orthanc.dicomweb},
         )
-        with World(tmp_path / "world", f"sqlite:///{tmp_path / 'gateway.db'}", triton, peers, port=port) as world:
+        wanted, url = {"delivery": {"structures": True}}, f"sqlite:///{tmp_path / 'gateway.db'}"
+        with World(tmp_path / "world", url, triton, peers, port=port, settings=wanted) as world:
             world.start()
             for ds in series:
                 _post(f"{orthanc.url}/instances", part10(ds))
@@ -122,13 +123,14 @@ def test_orthanc_sends_a_series_and_holds_its_results_byte_for_byte_by_c_store_a
             world.wait_ended(series)
 
             assert Counter((delivery.peer, delivery.state) for delivery in world.deliveries()) == {
-                ("stored", "proved"): 2,
-                ("stowed", "proved"): 2,
+                ("stored", "proved"): 3,
+                ("stowed", "proved"): 3,
             }
             (study,) = json.loads(orthanc.get("/studies?expand"))
             held = [json.loads(orthanc.get(f"/series/{one}")) for one in study["Series"]]
             assert sorted((one["MainDicomTags"]["Modality"], len(one["Instances"])) for one in held) == [
                 ("CT", 6),
+                ("RTSTRUCT", 1),
                 ("SEG", 1),
                 ("SR", 1),
             ]

@@ -29,7 +29,7 @@ COMMANDS = (
     "deliveries list", "deliveries show", "deliveries retry", "deliveries cancel", "peers list", "peers show", "peers add", "peers change", "peers disable",
     "peers enable", "peers remove", "peers retire", "peers probe", "peers echo", "audit list",
     "audit show", "audit export", "audit verify",
-    "models list", "models install-server", "rules check", "db upgrade", "users list", "users add", "users role", "users disable",
+    "models list", "models install-server", "models import", "rules check", "db upgrade", "users list", "users add", "users role", "users disable",
     "users enable", "users password", "tokens list", "tokens make", "tokens revoke",
 )  # fmt: skip
 ASKING = ("series list", "series show 1.2", "jobs list", "jobs show 1", "jobs retry 1", "jobs cancel 1", "deliveries list",

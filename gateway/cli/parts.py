@@ -6,10 +6,15 @@ from typing import Annotated
 import typer
 
 from gateway.cli.terms import ConfigOption, at_desk, configured, group, out, screen
+from gateway.errors import ConfigError
 
 models = group("The models that Triton serves.")
 db = group("The database.")
 viewer = group("The viewer beside the console.")
+
+
+def say(text: str) -> None:
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @models.command("list")
@@ -36,7 +41,39 @@ def models_install_server(
     from gateway.inference.tritonserver import default_environment, install
 
     target = environment or configured(config).triton.environment or default_environment()
-    install(target, lambda text: out.print(text, highlight=False, markup=False))
+    install(target, say)
+
+
+@models.command("import")
+def models_import(
+    file: Annotated[Path, typer.Argument(help="ONNX (.onnx) or TorchScript (.pt, .ts).")],
+    name: Annotated[str, typer.Option(help="Of the model; by default the file's.")] = "",
+    into: Annotated[Path | None, typer.Option(help="Folder of models; by default the first of \\[triton] models.")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Of an input of TorchScript, once for each: 1,1,512,512. Any other length may come.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a folder that the embedded Triton serves of a model that a researcher hands you."""
+    from gateway.inference.modelimport import import_model
+    from gateway.inference.tritonserver import default_environment
+
+    settings = configured(config).triton
+    folders = [into] if into else [*settings.models]
+    if not folders:
+        raise ConfigError(["expected --into FOLDER: no folder of yours is named in [triton] models"])
+    made = import_model(
+        file, folders[0], name=name or file.stem, environment=settings.environment or default_environment(), progress=say,
+        shapes=shape or (),
+    )  # fmt: skip
+    say(f"{made.folder}:")
+    for word, tensors in (("takes", made.inputs), ("gives", made.outputs)):
+        for one in tensors:
+            say(f"    {word}  {one.name}  {one.dtype} {list(one.shape)}")
+    asked = ", ".join(f'"{one.name}": ...' for one in made.inputs)
+    say(f'in a pipeline: model="{made.folder.name}", and infer({{{asked}}})["{made.outputs[0].name}"]')
+    if folders[0] not in settings.models:
+        say(f'in gateway.toml: [triton] models = ["{folders[0]}"]')
 
 
 @db.command("upgrade")
@@ -62,6 +99,4 @@ def viewer_install(
     """Install OHIF from npm: images and results side by side, linked from the console."""
     from gateway.web.viewer import default_folder, install
 
-    install(
-        folder or configured(config).web.viewer or default_folder(), lambda text: out.print(text, highlight=False, markup=False)
-    )
+    install(folder or configured(config).web.viewer or default_folder(), say)

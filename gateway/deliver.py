@@ -8,6 +8,8 @@ decides:
     everything sent and no answer                       unknown: the peer is asked, then the same bytes go again
     no, for this object                                 three times, then failed: a person sees it, with the reason
     another patient for this study than we have         held: a person decides
+
+What its table does not name among its `objects` is unwanted, and never sent there.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,11 +28,12 @@ from gateway.db import Database, lock
 from gateway.dicom.values import texts
 from gateway.engine import Queues, ticket
 from gateway.errors import Damaged, DeliveryError, Rejected, Unanswered, Unreachable
-from gateway.peers import Peer, Proof, Sent, Sought
+from gateway.outputs.kinds import unwanted, without
+from gateway.peers import NOT_SUPPORTED, Peer, Proof, Sent, Sought
 from gateway.rows.tables import Delivery, DeliveryState, OutputInstance
 from gateway.rows.trail import AuditEvent
 from gateway.store import Store
-from gateway.work.delivery import AT_MOST, OPEN, Pace, again, drop, end, enqueue_proof, follow, tell, tell_late
+from gateway.work.delivery import AT_MOST, OPEN, Pace, again, drop, end, enqueue_proof, follow, leave_out, tell, tell_late
 
 _LONGEST_ASKED = timedelta(hours=4)
 _OLDEST = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,13 +62,16 @@ def deliver(
             return
         output = session.get_one(OutputInstance, delivery.sop_instance_uid)
         delivery.unanswered |= delivery.state == DeliveryState.SENDING  # an attempt that died
+        peer = peers.get(delivery.peer)
+        if why := unwanted(peer, output.sop_class_uid):
+            leave_out(session, delivery, why, clock(), queues=queues)
+            return
         asks_first = delivery.unanswered or _may_be_there(session, delivery)
         is_let_go = _was_held(session, delivery)
         delivery.attempts += delivery.state == DeliveryState.QUEUED
         delivery.state = DeliveryState.SENDING
         tell(session, Act.DELIVERY_STARTED, delivery, clock(), attempt=delivery.attempts)
     crash_point("deliver.started")
-    peer = peers.get(delivery.peer)
     try:
         _check_clock(clock())
         if peer is None:
@@ -136,7 +142,11 @@ def _send(delivery: Delivery, output: OutputInstance, peer: Peer, store: Store, 
     delivery.unanswered &= is_there is None
     if not is_let_go and peer.proof is not Proof.NONE:
         _check_patient(delivery.peer, peer, output.study_instance_uid, path)
-    return peer.send(path)
+    try:
+        return peer.send(path)
+    except Rejected as error:
+        way_out = without(peer, output.sop_class_uid) if error.status == NOT_SUPPORTED else ""
+        raise Rejected(error.status, f"{error}; {way_out}") if way_out else error from error
 
 
 def _holds(name: str, peer: Peer, sought: Sought) -> bool | None:

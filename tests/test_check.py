@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.uid import Comprehensive3DSRStorage, SecondaryCaptureImageStorage
+from pynetdicom import build_context
 from sqlalchemy import make_url, text
 
 from gateway.acts import rulebook
@@ -457,6 +459,20 @@ def test_a_data_folder_that_everybody_may_look_into_is_told(checked, tmp_path: P
     assert [one for one in wrong if one not in mended] == [
         "data_dir var: everybody on this machine may look into it, at images and passwords: chmod o-rwx var"
     ]
+
+
+def test_what_a_peer_of_a_rule_does_not_take_is_told_with_the_line_that_leaves_it_out(checked) -> None:
+    def told(*more: str) -> list[str]:
+        _, wrong = checked("\n".join((dimse("pacs", scp.port), *more)))
+        return [one for one in wrong if one.startswith("peer pacs")]
+
+    pictures, kinds = "[delivery]\npictures = true", 'objects = ["reports", "pictures"]'
+    with running_scp(contexts=[build_context(one) for one in (Comprehensive3DSRStorage, SecondaryCaptureImageStorage)]) as scp:
+        (refused,) = told()
+        assert refused.startswith(f"peer pacs: does not accept Segmentation Storage: its table leaves them out with {kinds}")
+        assert told(kinds, pictures) == []
+        assert told(kinds) == ["peer pacs: objects: expected [delivery] pictures = true: else there are none"]
+    assert len(told()) == 1, "that it does not answer is told once"
 
 
 def test_a_peer_that_is_to_send_us_series_says_what_it_needs_and_what_keeps_it_from_that(checked) -> None:

@@ -1,6 +1,7 @@
 """Deliver and prove, attempt by attempt on an injected clock: what a peer does decides what becomes of a delivery."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import Comprehensive3DSRStorage, SegmentationStorage
 from structlog.testing import capture_logs
 
 from gateway import app
@@ -29,7 +31,7 @@ from gateway.prove import prove, tell_late_ones, told
 from gateway.rows.tables import Delivery, DeliveryState, Job, OutputInstance
 from gateway.store import Store
 from gateway.sweep import sweep
-from gateway.telling.happening import happening
+from gateway.telling.happening import TOLD, happening
 from gateway.views import lists, stories, wanted
 from gateway.views.overview import overview
 from gateway.work.delivery import Pace, again, make
@@ -56,6 +58,7 @@ class Pacs:
     patient_id: str | None = None
     concurrency: int = 2
     per_minute: int | None = None
+    objects: Sequence[str] | None = None
     clock: "Clock" = field(default_factory=lambda: Clock())
     received: list[str] = field(default_factory=list)
     held: set[str] = field(default_factory=set)
@@ -120,11 +123,11 @@ class Lane:
         self.pace = Pace()
         self.job = a_job(db, state="done")
 
-    def add(self, uid: str, study: str = STUDY, patient_id: str = "CANARY-ID") -> int:
+    def add(self, uid: str, study: str = STUDY, patient_id: str = "CANARY-ID", sop_class_uid: str = "1.2") -> int:
         stored = self.store.put([a_result(uid, patient_id)])
         with self.db.begin() as session:
             output = OutputInstance(
-                sop_instance_uid=uid, job=self.job, study_instance_uid=study, series_instance_uid=SERIES, sop_class_uid="1.2",
+                sop_instance_uid=uid, job=self.job, study_instance_uid=study, series_instance_uid=SERIES, sop_class_uid=sop_class_uid,
                 modality="SR", sha256=stored.sha256, size=stored.size, created_at=self.clock(),
             )  # fmt: skip
             session.add(output)
@@ -250,6 +253,99 @@ def test_what_a_peer_hides_because_it_was_retracted_is_not_sent_again(lane: Lane
     row = lane.row(delivery)
     assert lane.peer.received == ["2.25.1", note_uid("2.25.1")]
     assert (row.state, row.reason) == (DeliveryState.CANCELLED, "retracted")
+
+
+def send_again(lane: Lane, uid: str) -> list[str]:
+    return resend(lane.db, lane.queues, sop_instance_uid=uid, peers={"pacs": lane.peer}, actor="ann", now=lane.clock())
+
+
+def test_what_a_peer_is_not_to_get_is_unwanted_before_an_attempt_and_holds_up_nothing(lane: Lane) -> None:
+    lane.peer.objects = ["reports", "pictures"]
+    seg, report = (
+        lane.add("2.25.1", sop_class_uid=SegmentationStorage),
+        lane.add("2.25.2", sop_class_uid=Comprehensive3DSRStorage),
+    )
+
+    lane.run()
+
+    row = lane.row(seg)
+    assert (row.state, row.attempts, row.sent_at, row.late_at) == (DeliveryState.UNWANTED, 0, None, None)
+    assert row.reason == 'its peer takes reports and pictures only (objects = ["reports", "pictures"])'
+    assert (lane.row(report).state, lane.peer.received) == (DeliveryState.PROVED, ["2.25.2"])
+    assert lane.acts().count(Act.DELIVERY_STARTED) == lane.acts().count(Act.DELIVERY_UNWANTED) == 1
+    assert Act.DELIVERY_UNWANTED not in TOLD
+
+
+def test_what_was_unwanted_goes_out_when_its_peer_is_to_get_it_and_a_person_says_so(lane: Lane) -> None:
+    lane.peer.objects = ["pictures"]
+    delivery = lane.add("2.25.1", sop_class_uid=SegmentationStorage)
+    lane.run()
+    assert send_again(lane, "2.25.1")[0].startswith(
+        f"delivery {delivery} to pacs is unwanted: left as it is: its peer takes pictures"
+    )
+
+    lane.peer.objects = None
+    assert send_again(lane, "2.25.1") == [f"delivery {delivery} to pacs is queued again"]
+    lane.run()
+
+    assert (lane.row(delivery).state, lane.row(delivery).reason) == (DeliveryState.PROVED, "")
+
+
+def test_what_failed_before_its_peer_was_not_to_get_it_is_unwanted_when_it_is_retried(lane: Lane) -> None:
+    lane.peer.answers = [Rejected(0x0122, "the peer does not accept Segmentation Storage")] * 3
+    delivery = lane.add("2.25.1", sop_class_uid=SegmentationStorage)
+    lane.run()
+    assert lane.row(delivery).state == DeliveryState.FAILED
+    assert lane.row(delivery).reason.endswith(
+        '; where it never takes segmentations: objects = ["reports", "pictures", "structures"] in its table'
+    )
+
+    lane.peer.objects = ["reports", "pictures"]
+    admin.retry_delivery(lane.db, lane.queues, delivery, actor="ann", now=lane.clock())
+    lane.run()
+
+    assert (lane.row(delivery).state, lane.peer.received) == (DeliveryState.UNWANTED, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "sop_class_uid"), [(0xA900, SegmentationStorage), (0x0122, "1.2"), (0x0122, Comprehensive3DSRStorage)]
+)
+def test_a_table_is_named_only_where_it_would_help(lane: Lane, status: int, sop_class_uid: str) -> None:
+    lane.peer.answers = [Rejected(status, "the peer does not take it")] * 3
+    lane.peer.objects = ["reports"] if sop_class_uid == Comprehensive3DSRStorage else None
+    delivery = lane.add("2.25.1", sop_class_uid=sop_class_uid)
+
+    lane.run()
+
+    assert lane.row(delivery).reason == "the peer does not take it"
+
+
+def test_what_was_proved_stays_so_where_its_peer_is_not_to_get_such_objects_any_more(lane: Lane) -> None:
+    delivery = lane.add("2.25.1", sop_class_uid=SegmentationStorage)
+    lane.run()
+
+    lane.peer.objects = ["reports"]
+    send_again(lane, "2.25.1")
+    lane.run()
+
+    assert (lane.row(delivery).state, lane.peer.received) == (DeliveryState.PROVED, ["2.25.1"])
+
+
+def test_a_note_goes_to_who_may_have_its_result_whatever_else_it_is_to_get(lane: Lane) -> None:
+    sent, died, never = (lane.add(f"2.25.{n}", study=f"2.25.7{n}", sop_class_uid=SegmentationStorage) for n in (1, 2, 3))
+    for delivery, answer in ((sent, STORED), (died, Killed())):
+        lane.peer.answers = [answer]
+        with suppress(Killed):
+            lane.attempt(delivery, {"pacs": lane.peer})
+    lane.peer.objects = ["reports"]
+    lane.run()
+    assert [lane.row(one).state for one in (sent, died, never)] == [DeliveryState.PROVED] + [DeliveryState.UNWANTED] * 2
+
+    said = [lane.retract(f"2.25.{n}") for n in (1, 2, 3)]
+    lane.run()
+
+    assert [one.endswith("the note goes to pacs") for one in said] == [True, True, False]
+    assert lane.peer.received[-2:] == [note_uid("2.25.1"), note_uid("2.25.2")]
 
 
 def test_what_was_retracted_while_it_waited_to_be_sent_again_is_not_sent(lane: Lane) -> None:
@@ -420,7 +516,7 @@ def test_a_no_to_what_was_sent_again_does_not_tell_that_the_first_is_not_there(l
     assert lane.row(delivery).state == DeliveryState.FAILED
 
     if is_sent_again:
-        resend(lane.db, lane.queues, sop_instance_uid="2.25.1", peers=["pacs"], actor="ann", now=lane.clock())
+        resend(lane.db, lane.queues, sop_instance_uid="2.25.1", peers={"pacs": lane.peer}, actor="ann", now=lane.clock())
 
     assert lane.retract("2.25.1").endswith("the note goes to pacs")
 
@@ -452,7 +548,7 @@ def test_after_a_restored_backup_a_person_may_still_send_again(lane: Lane) -> No
     lane.add("2.25.1")
     lane.run()
 
-    resend(lane.db, lane.queues, sop_instance_uid="2.25.1", peers=["pacs"], actor="ann", now=lane.clock())
+    resend(lane.db, lane.queues, sop_instance_uid="2.25.1", peers={"pacs": lane.peer}, actor="ann", now=lane.clock())
     lane.run()
 
     assert lane.peer.received == ["2.25.1"] * 2

@@ -344,14 +344,15 @@ def predecessors(report: Dataset) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def test_results_that_nobody_has_or_that_were_taken_back_have_no_successor(place: Place) -> None:
+@pytest.mark.parametrize("state", [DeliveryState.CANCELLED, DeliveryState.UNWANTED])
+def test_results_that_nobody_has_or_that_were_taken_back_have_no_successor(place: Place, state: DeliveryState) -> None:
     series = ct_series(8)
     come(place, series[:4])
     look(place, series)
     (first,) = jobs(place)
     work(place, first.id)
     with place.db.begin() as session:
-        session.execute(update(Delivery).values(state=DeliveryState.CANCELLED))
+        session.execute(update(Delivery).values(state=state))
     come(place, series[4:6])
     look(place, series)
     work(place, jobs(place)[1].id)

@@ -20,7 +20,7 @@ from sqlalchemy import select
 from gateway.decisions.measured import measured
 from gateway.rows.tables import Association, DeliveryState, JobState, OutputInstance, SeriesState
 from gateway.rows.trail import AuditEvent
-from tests.peers_fixture import data_set, data_set_sha256, running_orthanc
+from tests.peers_fixture import data_set, data_set_sha256, running_orthanc, running_storescp
 from tests.ports import free_port
 from tests.radiograph_fixture import MILLIMETRES, radiograph, shadows
 from tests.synthetic import ct_series, part10
@@ -158,6 +158,60 @@ def test_a_radiograph_gets_its_segmentation_its_area_and_pictures_of_them_back_i
     pixels = np.unpackbits(np.frombuffer(seg.PixelData, np.uint8), bitorder="little")[: bright.size]
     assert (pixels.reshape(bright.shape) == bright).all()
     assert measured(sr).rows == {"Area": [f"{bright.sum() * MILLIMETRES**2:,.1f} mm2"]}
+
+
+ONLY_PICTURES = """\
+[[TransferSyntaxes]]
+[Uncompressed]
+TransferSyntax1 = LocalEndianExplicit
+[[PresentationContexts]]
+[Pictures]
+PresentationContext1 = SecondaryCaptureImageStorage\\Uncompressed
+[[Profiles]]
+[OnlyPictures]
+PresentationContexts = Pictures
+"""
+
+
+def test_each_peer_is_sent_what_its_table_says_and_one_that_refuses_the_rest_is_told_so(tmp_path: Path, triton: str) -> None:
+    (tmp_path / "storescp.cfg").write_text(ONLY_PICTURES)
+    (received := tmp_path / "received").mkdir()
+    with running_storescp(received, "-xf", str(tmp_path / "storescp.cfg"), "OnlyPictures") as port:
+        mini = {"name": "mini", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": "MINI", "proof": "none"}
+        research = {
+            "name": "research", "protocol": "folder", "path": str(tmp_path / "world" / "pacs"), "objects": ["segmentations", "reports"],
+        }  # fmt: skip
+        with World(
+            tmp_path / "world", f"sqlite:///{tmp_path / 'gateway.db'}", triton, (mini, research), rules=RADIOGRAPHS,
+            settings={"delivery": {"pictures": True, "retry_seconds": 0.1, "retry_at_most_seconds": 0.1}},
+        ) as world:  # fmt: skip
+
+            def fates() -> Counter[tuple[str, str]]:
+                return Counter((one.peer, one.state) for one in world.deliveries())
+
+            world.start().send([radiograph()])
+            before = {("mini", "failed"): 2, ("mini", "sent"): 2, ("research", "proved"): 2, ("research", "unwanted"): 2}
+            world.wait_until(lambda: fates() == before)
+            seg = next(one for one in world.deliveries() if one.state == DeliveryState.FAILED and "Segmentation" in one.reason)
+            assert seg.reason.endswith(
+                'where it never takes segmentations: objects = ["reports", "pictures", "structures"] in its table'
+            )
+
+            world.peers = ({**mini, "objects": ["pictures"]}, research)
+            world.config.write_text(world.toml())
+            world.wait_until(lambda: world.logged("peers.changed"))
+            world.send([radiograph(seed=1)])
+            after = {("mini", "unwanted"): 2, ("mini", "sent"): 2, ("research", "proved"): 2, ("research", "unwanted"): 2}
+            world.wait_until(lambda: fates() == Counter(before) + Counter(after))
+
+            assert "its peer takes pictures only" in world.run("deliveries", "list", "--state", "unwanted").stdout
+            said = world.run("deliveries", "resend", "--job", "1", "--to", "mini").stdout
+            assert said.count("is failed: left as it is: its peer takes pictures only") == 2
+            assert said.count("is queued again") == 2
+            world.wait_until(lambda: fates() == Counter(before) + Counter(after))
+
+    assert {dcmread(path).Modality for path in received.iterdir()} == {"OT"}
+    assert sorted(dcmread(path).Modality for path in world.pacs_files()) == ["SEG", "SEG", "SR", "SR"]
 
 
 def test_the_same_series_gives_the_same_uids_in_another_gateway(world: World, tmp_path: Path, triton: str) -> None:

@@ -79,7 +79,7 @@ def test_a_second_file_of_one_name_stops_the_start(tmp_path):
 
 def test_everything_wrong_in_a_table_is_said_at_once_without_its_values():
     keys = (
-        "name, host, port, ae_title, calling_ae_title, timeout_seconds, proof, concurrency, per_minute, fetch, worklist,"
+        "name, host, port, ae_title, calling_ae_title, timeout_seconds, proof, concurrency, per_minute, objects, fetch, worklist,"
         " tls, verify, certificate, certificate_key, certificate_name"
     )
 
@@ -120,6 +120,9 @@ def test_everything_wrong_in_a_table_is_said_at_once_without_its_values():
         ({"protocol": "dicomweb", "url": "http://host/", "proof": "commitment"}, "peer p: proof: expected one of query, none"),
         ({"protocol": "folder", "path": "/p", "concurrency": 0}, "peer p: concurrency: expected a whole number from 1 to 64"),
         ({"protocol": "folder", "path": "/p", "per_minute": True}, "peer p: per_minute: expected a whole number, 1 or more"),
+        ({"protocol": "folder", "path": "/p", "objects": []}, "peer p: objects: expected a list of some of"),
+        ({"protocol": "folder", "path": "/p", "objects": "reports"}, "peer p: objects: expected a list of some of"),
+        ({"protocol": "dicomweb", "url": "http://host/", "objects": ["SEG"]}, "peer p: objects: expected a list of some of"),
         ({"protocol": "dicomweb", "url": "http://host/", "verify": "/no/such/file"}, "peer p: verify: expected true, false, or"),
         ({"protocol": "dicomweb", "url": "http://host/", "verify": __file__}, "peer p: verify: expected true, false, or"),
     ],

@@ -511,5 +511,7 @@ def test_a_probe_says_what_helps_where_segmentations_or_reports_are_not_taken() 
 
     for name in ("Segmentation Storage", "Comprehensive 3D SR Storage"):
         assert (found[name].works, "[delivery] pictures = true" in found[name].note) == (False, True)
+        assert 'objects = ["pictures"]' in found[name].note
+    assert found["Key Object Selection Document Storage"].note == ""
     assert found["Secondary Capture Image Storage"].note == "Explicit VR"
     assert found["CT Image Storage"].note == ""

@@ -163,6 +163,20 @@ def test_it_is_completed_when_the_results_are_here_and_the_peer_has_proved_to_ho
     assert here.acts()[-1] == Act.WORKITEM_COMPLETED
 
 
+def test_one_whose_peer_is_not_sent_such_objects_is_completed_and_names_no_peer(here) -> None:
+    here.order(OutputDestinationSequence=[item(DICOMStorageSequence=[item(DestinationAE="PACS")])])
+    here.look()
+    here.finish_job()
+    with here.db.begin() as session:
+        session.execute(update(Delivery).values(state="unwanted"))
+
+    done = here.look()
+
+    assert done.ProcedureStepState == "COMPLETED"
+    assert progress(done).ProcedureStepProgressDescription.endswith("is done; pacs: 1 unwanted")
+    assert "DICOMRetrievalSequence" not in output(done)
+
+
 def output(workitem: Dataset) -> Dataset:
     return workitem.UnifiedProcedureStepPerformedProcedureSequence[0].OutputInformationSequence[0]
 

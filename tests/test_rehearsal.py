@@ -138,6 +138,7 @@ def test_one_that_is_proved_ends_the_alarm_and_is_taken_away(db: Database, rehea
         ("failed", "queued", "a job is failed"),
         ("done", "held", "a delivery is held"),
         ("done", "sent", "its results are not proved, 10 minutes after it was sent"),
+        ("done", "unwanted", "its results are not proved, 10 minutes after it was sent"),
         ("running", "queued", "its job is not done, 10 minutes after it was sent"),
     ],
 )

@@ -186,6 +186,16 @@ def test_a_delivery_without_proof_keeps_source_and_result(place: Place, state: s
     assert place.store.check(result)
 
 
+def test_a_peer_that_is_not_sent_such_objects_keeps_nothing(place: Place) -> None:
+    series = a_series(place)
+    _, result = a_job(place, series, pacs="proved", mini="unwanted")
+
+    a_round(place, after=timedelta(days=8))
+
+    assert held(place, series) == 0
+    assert not place.store.path(result).exists()
+
+
 def test_what_was_sent_to_a_peer_that_proves_nothing_keeps_the_result_and_not_the_source(place: Place) -> None:
     series = a_series(place)
     _, result = a_job(place, series, pacs="sent")
@@ -277,8 +287,9 @@ def test_a_series_that_no_rule_wanted_goes_when_its_days_are_over(place: Place) 
     assert held(place, series) == 0
 
 
-def test_a_result_that_went_to_nobody_stays(place: Place) -> None:
-    _, result = a_job(place, a_series(place))
+@pytest.mark.parametrize("deliveries", [{}, {"pacs": "unwanted"}])
+def test_a_result_that_went_to_nobody_stays(place: Place, deliveries: dict[str, str]) -> None:
+    _, result = a_job(place, a_series(place), **deliveries)
 
     a_round(place, after=timedelta(days=4000))
 

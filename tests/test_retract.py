@@ -71,7 +71,7 @@ class Results:
         )  # fmt: skip
 
     def resend(self, to: str | None = None, **what: object) -> list[str]:
-        peers = ("pacs", "web", "archive")
+        peers = dict.fromkeys(("pacs", "web", "archive"))
         return resend(self.db, self.queues, **what, to=to, peers=peers, actor="ann", now=NOW + timedelta(days=1))
 
     def deliveries(self, uid: str) -> dict[str, Delivery]:

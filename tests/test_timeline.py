@@ -48,14 +48,15 @@ def test_what_goes_on_lasts_until_now(db) -> None:
     assert job
 
 
-def test_what_failed_and_what_is_held_waits_for_nobody_but_a_person(db) -> None:
+@pytest.mark.parametrize(("state", "tone"), [("held", "bad"), ("unwanted", "quiet")])
+def test_what_failed_and_what_is_held_waits_for_nobody_but_a_person(db, state: str, tone: str) -> None:
     job = a_job(db, state="done", started_at=NOW, ended_at=NOW)
-    a_delivery(db, job, state="held", reason="another patient")
+    a_delivery(db, job, state=state, reason="another patient")
 
     line = time_line(stories.show_series(db, SERIES), NOW + timedelta(days=3))
 
     assert line.is_over
-    assert (line.lanes[-1].tone, line.lanes[-1].fate) == ("bad", "held: another patient")
+    assert (line.lanes[-1].tone, line.lanes[-1].fate) == (tone, f"{state}: another patient")
 
 
 def test_lengths_of_time_are_told_as_people_say_them() -> None:

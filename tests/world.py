@@ -45,7 +45,9 @@ opened = cache(open_database)
 _GO_ON = {
     Series: Series.state != SeriesState.COMPLETE,
     Job: Job.state.not_in((JobState.DONE, JobState.FAILED, JobState.CANCELLED)),
-    Delivery: Delivery.state.not_in((DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED)),
+    Delivery: Delivery.state.not_in(
+        (DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED, DeliveryState.UNWANTED)
+    ),
 }
 """Which rows something may still become of."""
 

@@ -25,6 +25,7 @@ from gateway.work import delivery as rows
 
 _NOT_IN_ROWS = ("PatientSex", "StudyDate", "StudyTime", "StudyID", "ReferringPhysicianName")
 _NOT_GONE_OUT = (DeliveryState.QUEUED, DeliveryState.HELD, DeliveryState.FAILED)
+_ENDED_UNSENT = (DeliveryState.CANCELLED, DeliveryState.UNWANTED)
 
 
 def retract(
@@ -140,7 +141,7 @@ def _insert(session: Session, output: OutputInstance, note: Dataset, stored: Sto
 def _take_back(session: Session, delivery_id: int, actor: str, now: datetime, queues: Queues) -> str:
     """The delivery's peer where it has the result, or may have it; one that has not gone out is cancelled."""
     delivery = lock(session, Delivery, delivery_id)
-    may_have_it = delivery.state not in (*_NOT_GONE_OUT, DeliveryState.CANCELLED) or delivery.sent_at or delivery.unanswered
+    may_have_it = delivery.state not in (*_NOT_GONE_OUT, *_ENDED_UNSENT) or delivery.sent_at or delivery.unanswered
     if delivery.state in _NOT_GONE_OUT:
         delivery.state, delivery.reason = DeliveryState.CANCELLED, f"retracted by {actor}"
         rows.tell(session, Act.DELIVERY_CANCELLED, delivery, now, actor=actor)

@@ -66,6 +66,7 @@ class Act(StrEnum):
     DELIVERY_RETRIED = "delivery.retried"  # 110104, outcome 4
     DELIVERY_FAILED = "delivery.failed"  # 110104, outcome 8
     DELIVERY_CANCELLED = "delivery.cancelled"
+    DELIVERY_UNWANTED = "delivery.unwanted"  # 110103, R: its peer is not sent such objects
     PROOF_UNKNOWN = "proof.unknown"  # 110113, outcome 4: a storage commitment report that nobody here waits for
     OUTPUT_RETRACTED = "output.retracted"  # 110103, D
     FILE_REMOVED = "file.removed"  # 110105 Study Deleted: retention took it

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway import migrations
 from gateway.acts import rulebook
 from gateway.commands import ground
-from gateway.commands.reach import asked, moved
+from gateway.commands.reach import asked, moved, unsent
 from gateway.configuration.config import understood
 from gateway.configuration.oversight import SyntheticSection
 from gateway.configuration.sections import SYNTHETIC, Config, GatewaySection, RulesSection
@@ -150,6 +150,9 @@ def _planned(config: Config, db: Database | None) -> Iterator[Finding]:
         found = pool.map(lambda one: Finding(*moved(config, *one)), moving)
         told = {one.text for one in echoes}  # that a peer does not answer is told once
         yield from (one for one in found if one.text.replace(": fetch:", ":", 1) not in told)
+        sent_to = {name for rule in ready.rules.rules for name in rule.send_to}
+        for told_so in pool.map(lambda one: unsent(config, *one), [one for one in named if one[0] in sent_to]):
+            yield from (Finding(good=False, text=text) for text in told_so)
         yield from pool.map(lambda ask: Finding(*ask()), asked(config, ready.addressees))
     yield from (Finding(good=False, text=problem) for entry in added for problem in entry.problems)
     yield from _models(ready)

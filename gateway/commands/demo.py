@@ -46,7 +46,7 @@ rules:
     send_to: [pacs]
 """
 _JOB_ENDS = (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
-_DELIVERY_ENDS = (DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED)
+_DELIVERY_ENDS = (DeliveryState.PROVED, DeliveryState.HELD, DeliveryState.FAILED, DeliveryState.CANCELLED, DeliveryState.UNWANTED)
 
 
 def demonstrate(path: Path | None, *, once: bool, folder: Path, out: Console, program: str | None) -> None:

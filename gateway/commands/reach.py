@@ -3,18 +3,21 @@
 import os
 import socket
 import ssl
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from functools import partial
 from urllib.parse import urlsplit
 
 import httpx2
+from pydicom.uid import UID
 
 from gateway.configuration.oversight import AuditSection
 from gateway.configuration.sections import Config
 from gateway.configuration.webkeys import OidcSection
 from gateway.dicom.uids import secret_uid
 from gateway.errors import ConfigError, DeliveryError, GatewayError, Rejected
+from gateway.outputs.kinds import KINDS, unwanted
+from gateway.peers import Peer
 from gateway.peers.dimse import Dimse
 from gateway.telling.notices import Addressee
 from gateway.telling.syslog import line
@@ -67,6 +70,19 @@ def moved(config: Config, name: str, peer: Dimse) -> Asked:
         return False, f"{what}: {error}"
     ports = " or ".join(str(port) for port in (dimse.port, dimse.tls_port) if port is not None)
     return True, f"{what}: it needs this machine's host and port {ports} for our AE title {peer.calling_ae_title}"
+
+
+def unsent(config: Config, name: str, peer: Peer) -> Sequence[str]:
+    """What rules send to a peer that does not take it, by negotiation alone; that it does not answer is told elsewhere."""
+    wrong = [f"peer {name}: objects: expected [delivery] pictures = true: else there are none"]
+    wrong *= "pictures" in (getattr(peer, "objects", None) or ()) and not config.delivery.pictures
+    if not isinstance(peer, Dimse):
+        return wrong
+    made = [uid for uid, kind in KINDS.items() if getattr(config.delivery, kind, True) and not unwanted(peer, uid)]
+    with suppress(DeliveryError):
+        refused = [one for one in peer.probe() if not one.works and one.what in {UID(uid).name for uid in made}]
+        wrong += [f"peer {name}: does not accept {one.what}{f': {one.note}' if one.note else ''}" for one in refused]
+    return wrong
 
 
 def _collector(section: AuditSection) -> str:

@@ -23,6 +23,7 @@ _ADVICE: dict[str, str] = {
     DeliveryState.SENT: "The peer said that it took it; nothing has proved yet that it is there.",
     DeliveryState.HELD: "It waits for you: `gateway deliveries retry {0}` sends it all the same, `cancel {0}` drops it.",
     DeliveryState.FAILED: "Mend the cause, then `gateway deliveries retry {0}` sends the same bytes; `cancel {0}` drops it.",
+    DeliveryState.UNWANTED: "Where the table of its peer says otherwise now, `gateway deliveries retry {0}` sends it.",
 }
 
 

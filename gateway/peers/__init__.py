@@ -105,6 +105,7 @@ class Peer(Protocol):
 
     A peer that sends many better together also has `send_many` as below, without `peer`; one that can be asked what it
     accepts has `probe() -> Sequence[Capability]`, which raises Unreachable or Rejected, and changes nothing there.
+    One that is sent some kinds of our objects only has `objects: Sequence[str] | None` (outputs/kinds.py).
     """
 
     @property

@@ -4,7 +4,7 @@ Basic authentication, a bearer token, an access token by OAuth 2.0 (client crede
 the `[[peers]]` table.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import httpx2
 
 from gateway.errors import ConfigError, Unanswered, Unreachable
+from gateway.outputs.kinds import OBJECTS
 from gateway.peers import SOCKET_OPTIONS, is_host, is_seconds, is_text, setting
 from gateway.peers._connection import words
 from gateway.peers._oauth import ClientCredentials
@@ -88,6 +89,7 @@ class Http:
     headers: Mapping[str, str] | None = setting("a table of texts", _is_headers, None, secret=True)
     timeout_seconds: float = setting("seconds, more than 0 and at most 3600", is_seconds, 60)
     verify: bool | str = setting(VERIFY, is_verify, default=True)
+    objects: Sequence[str] | None = setting(*OBJECTS)
 
     def check(self) -> None:
         """Raise ConfigError where keys that belong together are not."""

@@ -6,6 +6,7 @@ from pydicom import uid
 from pydicom.uid import UID
 
 from gateway.dicom.pdu import Context
+from gateway.outputs.kinds import KINDS, line
 from gateway.peers import Capability
 from gateway.peers._association import COMMITMENT_REPORTS, QUERY, VERIFICATION, WORKLIST
 from gateway.peers._get import GET
@@ -19,11 +20,7 @@ _SERVICES: dict[Context, str] = {
     WORKLIST: "C-FIND, Modality Worklist",
     COMMITMENT_REPORTS: "storage commitment",
 }
-_OURS = (
-    uid.SegmentationStorage, uid.Comprehensive3DSRStorage, uid.SecondaryCaptureImageStorage,
-    uid.KeyObjectSelectionDocumentStorage, uid.RTStructureSetStorage,
-)  # fmt: skip
-_INSTEAD = dict.fromkeys(_OURS[:2], "results can come there as pictures: [delivery] pictures = true")
+_OURS = (*KINDS, uid.KeyObjectSelectionDocumentStorage)
 _OTHERS = (
     uid.ParametricMapStorage, uid.GrayscaleSoftcopyPresentationStateStorage,
     uid.EncapsulatedPDFStorage, uid.EnhancedSRStorage, uid.CTImageStorage, uid.EnhancedCTImageStorage,
@@ -49,5 +46,15 @@ def capabilities(accepted: Collection[Context]) -> list[Capability]:
     found = [Capability(words, context in accepted) for context, words in _SERVICES.items()]
     for sop_class in (*_OURS, *_OTHERS):
         taken = [words for syntax, words in _SYNTAXES.items() if (str(sop_class), str(syntax)) in accepted]
-        found.append(Capability(UID(sop_class).name, bool(taken), ", ".join(taken) or _INSTEAD.get(sop_class, "")))
+        found.append(Capability(UID(sop_class).name, bool(taken), ", ".join(taken) or _instead(sop_class, accepted)))
     return found
+
+
+def _instead(sop_class: str, accepted: Collection[Context]) -> str:
+    """What helps where it is not taken."""
+    taken = {one for one, _ in accepted}
+    kinds = [kind for other, kind in KINDS.items() if other in taken]
+    if sop_class not in KINDS or not kinds:
+        return ""
+    pictures = "; [delivery] pictures = true makes pictures" if "pictures" in kinds else ""
+    return f"its table leaves them out with {line(kinds)}{pictures}"

@@ -13,6 +13,7 @@ from pydicom import Dataset
 from gateway.dicom.commitment import Outcome, encoded_request
 from gateway.dicom.pdu import Context
 from gateway.errors import ConfigError, DeliveryError, Rejected, Unreachable
+from gateway.outputs.kinds import OBJECTS
 from gateway.peers import (
     NOT_SUPPORTED,
     PROCESSING_FAILURE,
@@ -84,6 +85,7 @@ class Dimse:
     proof: Proof = setting(*one_of(Proof.QUERY, Proof.COMMITMENT, Proof.NONE), make=Proof)
     concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
     per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
+    objects: Sequence[str] | None = setting(*OBJECTS)
     fetch: str = setting('"get" or "move"', lambda value: value in ("get", "move"), "get")
     worklist: bool = setting("true or false", lambda value: isinstance(value, bool), default=False)
     tls: bool = setting("true or false", lambda value: isinstance(value, bool), default=False)

@@ -13,6 +13,7 @@ from pathlib import Path
 from pydicom import dcmread
 
 from gateway.errors import Rejected, Unreachable
+from gateway.outputs.kinds import OBJECTS
 from gateway.peers import (
     DUPLICATE,
     NOT_SUPPORTED,
@@ -43,6 +44,7 @@ class Folder:
     proof: Proof = setting(*one_of(Proof.READ_BACK, Proof.NONE), make=Proof)
     concurrency: int = setting("a whole number from 1 to 64", is_few, 2)
     per_minute: int | None = setting("a whole number, 1 or more", is_rate, None)
+    objects: Sequence[str] | None = setting(*OBJECTS)
 
     def holds(self, sought: Sought) -> bool:
         """Read back, and compared with ours; raises Unreachable where the folder is away: then nothing is known."""

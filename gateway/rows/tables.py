@@ -6,7 +6,8 @@ State diagrams (a row only ever moves along these arrows):
     job        queued -> running -> done | failed; running -> queued (try again); queued | failed -> cancelled;
                failed -> queued (a person)
     delivery   queued -> sending -> sent -> proved; sending -> queued (try again) | failed; sent -> queued (the peer has it not);
-               queued -> held (whose it is has changed); any but proved -> cancelled; held | failed -> queued (a person)
+               queued -> held (whose it is has changed); queued -> unwanted (its peer is not sent such objects); any but proved ->
+               cancelled; held | failed | unwanted -> queued (a person)
     commitment asked -> checked -> reported | failed; asked | checked -> waiting; any -> asked (asked again; its peer came)
 
 Patient name, ID, birth date and accession number are columns of `study` and of no other table.
@@ -48,6 +49,8 @@ class DeliveryState(StrEnum):
     """Not sent before a person says so."""
     FAILED = "failed"
     CANCELLED = "cancelled"
+    UNWANTED = "unwanted"
+    """Its peer is sent other kinds of objects only (outputs/kinds.py)."""
 
 
 class CommitmentState(StrEnum):

@@ -162,7 +162,9 @@ def _state_of(session: Session, uid: str, unproving: Collection[str]) -> str:
     if any(job.state != JobState.DONE for job in jobs):
         return "its job is not done"
     there = [
-        one.state == DeliveryState.PROVED or (one.state == DeliveryState.SENT and one.peer in unproving) for one in deliveries
+        one.state == DeliveryState.PROVED or (one.state == DeliveryState.SENT and one.peer in unproving)
+        for one in deliveries
+        if one.state != DeliveryState.UNWANTED
     ]
     return "" if there and all(there) else "its results are not proved"
 

@@ -144,7 +144,7 @@ def _of_delivery(session: Session, key: str, began: datetime, ended: datetime) -
     job = session.get_one(Job, delivery.job)
     trace = trace_id(job.series_instance_uid, job.revision)
     mine = _span_id(trace, DELIVER, delivery.id, delivery.attempts)
-    is_good = delivery.state in (DeliveryState.SENT, DeliveryState.PROVED)
+    is_good = delivery.state in (DeliveryState.SENT, DeliveryState.PROVED, DeliveryState.UNWANTED)
     yield Span(
         DELIVER, trace, mine, _span_id(trace, RUN, job.id, job.attempts), began, ended, _told(delivery),
         "" if is_good else delivery.reason or delivery.state,

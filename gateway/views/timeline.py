@@ -133,6 +133,7 @@ def _delivery_lane(scale: _Scale, delivery: Delivery, story: JobStory) -> Lane:
     modality = next((one.modality for one in story.outputs if one.sop_instance_uid == delivery.sop_instance_uid), "result")
     tone = {
         DeliveryState.PROVED: "good", DeliveryState.FAILED: "bad", DeliveryState.HELD: "bad", DeliveryState.CANCELLED: "quiet",
+        DeliveryState.UNWANTED: "quiet",
     }.get(DeliveryState(delivery.state), "busy")  # fmt: skip
     fate = f"proved by {delivery.proof}" if tone == "good" else ": ".join(filter(None, (delivery.state, delivery.reason)))
     stretches = (

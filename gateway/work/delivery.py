@@ -81,7 +81,7 @@ def replaced(session: Session, job: Job) -> list[OutputInstance]:
     earlier, found = job.supersedes, list[OutputInstance]()
     goes_out = exists().where(
         Delivery.sop_instance_uid == OutputInstance.sop_instance_uid,
-        or_(Delivery.state != DeliveryState.CANCELLED, Delivery.sent_at.is_not(None)),
+        or_(Delivery.state.not_in((DeliveryState.CANCELLED, DeliveryState.UNWANTED)), Delivery.sent_at.is_not(None)),
     )
     while earlier is not None and not found:
         mine = select(OutputInstance, goes_out).where(OutputInstance.job == earlier)
@@ -169,6 +169,13 @@ def drop(session: Session, delivery: Delivery, now: datetime, *, queues: Queues)
         tell(session, Act.DELIVERY_CANCELLED, delivery, now, reason="retracted")
         follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
     return True
+
+
+def leave_out(session: Session, delivery: Delivery, why: str, now: datetime, *, queues: Queues) -> None:
+    """Its peer is not sent such objects: it has ended, before an attempt, until a person sends it again."""
+    if end(session, delivery, state=DeliveryState.UNWANTED, reason=why):
+        tell(session, Act.DELIVERY_UNWANTED, delivery, now, reason=why)
+        follow(session, delivery.peer, delivery.study_instance_uid, now, queues=queues)
 
 
 def follow(session: Session, peer: str, study_instance_uid: str, now: datetime, *, queues: Queues) -> None:

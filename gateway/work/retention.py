@@ -1,8 +1,9 @@
 """Retention: files go when their time is over, or when the disk is nearly full; never before proof. Rows and trail stay.
 
     instances of a series     it is complete, no job of it waits or runs, nor may one follow when its study is complete, and every
-                              delivery of its results is proved, dropped by a person, or sent to a peer that never proves anything
-    an object of ours         it was delivered, and every delivery of it is proved or dropped by a person
+                              delivery of its results is proved, dropped by a person, unwanted by its peer, or sent to one that
+                              never proves anything
+    an object of ours         it was delivered, and every delivery of it is proved, dropped by a person, or unwanted by its peer
     one in the shadow         nobody has released it; it has days of its own, and is not asked for room
     a version kept apart      stays: a person looks at it
 
@@ -40,7 +41,7 @@ _OF_JOB = Job.series_instance_uid == Series.series_instance_uid
 _OF_PRIOR = (Prior.series_instance_uid == Series.series_instance_uid) & (Prior.job == Job.id)
 """The job works on the series; it gets it as a prior."""
 _OF_OUTPUT = Delivery.sop_instance_uid == OutputInstance.sop_instance_uid
-_SETTLED = (DeliveryState.PROVED, DeliveryState.CANCELLED)
+_SETTLED = (DeliveryState.PROVED, DeliveryState.CANCELLED, DeliveryState.UNWANTED)
 
 _logger = structlog.get_logger()
 
@@ -118,7 +119,8 @@ def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[
 def _outputs_that_may_go(before: datetime) -> Select[int, str]:
     """What went to nobody stays: there is no other copy."""
     owed = exists().where(_OF_OUTPUT, or_(Delivery.state.not_in(_SETTLED), Delivery.proved_at >= before))
-    return _made(before).where(exists().where(_OF_OUTPUT), ~owed)
+    went = exists().where(_OF_OUTPUT, Delivery.state != DeliveryState.UNWANTED)
+    return _made(before).where(went, ~owed)
 
 
 def _shadows_that_may_go(before: datetime) -> Select[int, str]:

@@ -62,7 +62,7 @@ def cancel(request: Request, person: Operator, here: Here, delivery: Key) -> Res
 def send_again(request: Request, person: Operator, here: Here, delivery: Key) -> Response:
     row = stories.show_delivery(here.db, delivery).delivery
     said = resend(
-        here.db, here.queues, sop_instance_uid=row.sop_instance_uid, to=row.peer, peers=here.peers, actor=person.name,
+        here.db, here.queues, sop_instance_uid=row.sop_instance_uid, to=row.peer, peers=here.roster, actor=person.name,
         now=here.clock(),
     )  # fmt: skip
     return _told(request, delivery, *said)

@@ -71,7 +71,7 @@ def release(request: Request, person: Operator, here: Here, job: Key) -> Respons
 def send_again(
     request: Request, person: Operator, here: Here, job: Key, to: Annotated[str, Form(max_length=64)] = ""
 ) -> Response:
-    said = resend(here.db, here.queues, job=job, to=to or None, peers=here.peers, actor=person.name, now=here.clock())
+    said = resend(here.db, here.queues, job=job, to=to or None, peers=here.roster, actor=person.name, now=here.clock())
     return go(request, f"/jobs/{job}", *map(sentence, said))
 
 

@@ -104,7 +104,7 @@ def cancel_delivery(person: Operator, here: Here, delivery: Key) -> Done:
 @router.post("/results/resend")
 def resend_results(person: Operator, here: Here, which: Resend) -> Done:
     told = resend(
-        here.db, here.queues, **which.model_dump(), peers=here.peers, actor=person.name, now=here.clock(),
+        here.db, here.queues, **which.model_dump(), peers=here.roster, actor=person.name, now=here.clock(),
     )  # fmt: skip
     return done(told)
 

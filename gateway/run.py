@@ -29,7 +29,7 @@ from gateway.pipeline import Infer, Pipeline
 from gateway.rows.searches import Prior, PriorInstance, PriorState
 from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
 from gateway.store import Store, Stored
-from gateway.work import delivery, foreign, jobs, shadow
+from gateway.work import delivery, findings, foreign, jobs, shadow
 from gateway.work.extras import Extras
 from gateway.work.load import Earlier, Inputs, beside, load
 from gateway.work.revisions import successor, superseded_by
@@ -74,6 +74,7 @@ class _Result:
     objects: Sequence[tuple[Dataset, bytes]]
     encoding: Encoding
     notes: Sequence[str]
+    found: Sequence[str]
     inferred_at: datetime
     encoded_at: datetime
 
@@ -176,11 +177,10 @@ def _work(
     )  # fmt: skip
     del study, theirs
     objects = [(dataset, part10(dataset)) for dataset in map(encoding.dataset, outputs)]
-    problems = conformance.problems([dataset for dataset, _ in objects], encoding=encoding)
-    if problems:
+    if problems := conformance.problems([dataset for dataset, _ in objects], encoding=encoding):
         raise BadOutput("; ".join(problems))
     lacking = [f"the series lacks something: {job.partial}"] if job.partial else []
-    return _Result(objects, encoding, [*lacking, *told, *notes], inferred_at, clock())
+    return _Result(objects, encoding, [*lacking, *told, *notes], findings.stated(outputs), inferred_at, clock())
 
 
 def _found(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
@@ -266,7 +266,9 @@ def _write_row(session: Session, job: Job, result: _Result, now: datetime) -> Jo
     row.notes, row.inferred_at, row.encoded_at = list(result.notes), result.inferred_at, result.encoded_at
     row.provenance = {**asdict(result.encoding.algorithm), "device_uid": result.encoding.algorithm.device_uid}
     uids = [dataset.SOPInstanceUID for dataset, _ in result.objects]
-    _audit(session, Act.JOB_DONE, job, now, outputs=uids, job_key=result.encoding.key, notes=row.notes, **row.provenance)
+    told: dict[str, Any] = {"outputs": uids, "job_key": result.encoding.key, "notes": row.notes, "findings": list(result.found)}
+    _audit(session, Act.JOB_DONE, job, now, **told, **row.provenance)
+    findings.tell(session, row, result.found, now)
     return row
 
 

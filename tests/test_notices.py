@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
+from structlog.testing import capture_logs
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
@@ -149,6 +150,38 @@ def test_the_next_notice_waits_for_its_time_and_tells_all_that_happened_meanwhil
 
     assert [told.count for told in way.told] == [1, 2]
     assert "job 2: it failed" in way.told[1].text
+
+
+def test_a_finding_waits_for_no_other_notice_but_for_a_server_that_is_away(db: Database, heralds) -> None:
+    way, clock = Way(), Clock()
+    herald = heralds(clock, way, on=["job failed", "finding"], every_minutes=10)
+    for act, seconds in ((Act.JOB_FAILED, 6), (Act.JOB_FAILED, 60), (Act.FINDING_STATED, 6)):
+        record(db, act, job=1, pipeline="ich", findings=["Haemorrhage: Present"])
+        herald.look()
+        clock.pass_(seconds=seconds)
+        herald.look()
+    assert [dict(told.counts) for told in way.told] == [{"job failed": 1}, {"job failed": 1, "finding": 1}]
+
+    way.away = "nobody answers"
+    record(db, Act.FINDING_STATED, job=2, pipeline="ich", findings=["Haemorrhage: Present"])
+    with capture_logs() as logs:
+        for _ in range(120):
+            clock.pass_(seconds=1)
+            herald.look()
+    assert 2 <= len([one for one in logs if one["event"] == "notice.failed"]) <= 6
+
+
+def test_of_what_is_a_pipelines_only_those_that_were_named_are_told_and_all_that_is_none(db: Database, heralds) -> None:
+    way, clock = Way(), Clock()
+    herald = heralds(clock, way, pipelines=["ich"])
+    for pipeline in ("ich", "lungs"):
+        record(db, Act.JOB_FAILED, job=1, pipeline=pipeline)
+    record(db, Act.DOOR_CLOSED)
+    herald.look()
+    clock.pass_(seconds=6)
+    herald.look()
+
+    assert [dict(told.counts) for told in way.told] == [{"job failed": 1, "door closed": 1}]
 
 
 def test_only_what_somebody_asked_for_is_told(db: Database, heralds) -> None:
@@ -346,7 +379,7 @@ def test_every_act_that_is_told_becomes_words_without_uids() -> None:
     } == set(Kind)
     assert happening(1, NOW, Act.SERIES_COMPLETE, 0, None, {}) is None
     assert happening(1, NOW, Act.ALARM_RAISED, 4, None, {"kind": "of a later version"}) is None
-    assert Kind.GATEWAY_STOPPED not in USUAL
+    assert USUAL.isdisjoint({Kind.GATEWAY_STOPPED, Kind.FINDING})
 
 
 def test_a_mail_arrives_over_starttls_after_a_login(tmp_path: Path) -> None:
@@ -499,6 +532,7 @@ def test_an_administrator_writes_other_words(db: Database, heralds) -> None:
             "text: expected a template that can be filled",
         ),
         ({"protocol": "webhook", "url": "https://e.org", "name": "../x"}, "name: expected lower case letters"),
+        ({"protocol": "webhook", "url": "https://e.org", "pipelines": "ich"}, "pipelines: expected a list of names of pipelines"),
         ({"protocol": "email", "host": "h", "from_address": "a", "to": []}, "from_address: expected an address"),
         ({"protocol": "email", "host": "h", "from_address": "a@b", "to": ["a@b"], "port": 0}, "port: expected a port"),
     ],

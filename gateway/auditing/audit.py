@@ -54,6 +54,7 @@ class Act(StrEnum):
     JOB_STARTED = "job.started"  # 110103, R
     JOB_RETRIED = "job.retried"
     JOB_DONE = "job.done"  # 110103, C
+    FINDING_STATED = "finding.stated"  # 110103, R: results that go out state that something is present
     JOB_FAILED = "job.failed"
     JOB_CANCELLED = "job.cancelled"
     JOB_RELEASED = "job.released"  # 110103, R: what was kept in the shadow goes out

@@ -4,11 +4,11 @@ A machine's report is COMPLETE, PRELIMINARY and UNVERIFIED, always.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import highdicom as hd
-import numpy as np
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
@@ -162,8 +162,17 @@ class MeasurementReport:
         """What it states of the finding in words; None where it leaves that to its measurements."""
         if group.evaluation is not None or group.measurements:
             return group.evaluation
-        there = self.segmentation is not None and np.isin(self.segmentation.labels.array, group.segments).any()
+        labels = None if self.segmentation is None else self.segmentation.labels.array
+        there = labels is not None and any((labels == number).any() for number in group.segments)
         return PRESENT if there else ABSENT
+
+    def present(self) -> Iterator[str]:
+        """What it states to be present, and where: in words of its codes, which the pipeline brings along."""
+        for group in self.groups:
+            stated = self.evaluation(group)
+            if stated is not None and stated == PRESENT:  # a Code cannot be compared with None
+                where = ", ".join(code.meaning for code in (group.finding_site, group.laterality) if code is not None)
+                yield f"{group.finding.meaning}{f' ({where})' if where else ''}: {PRESENT.meaning}"
 
 
 def _observer(encoding: Encoding) -> hd.sr.ObservationContext:

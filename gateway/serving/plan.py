@@ -58,7 +58,7 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
         peer = _collected(problems, partial(made, table, config=config, protocols=protocols))
         if peer is not None:
             peers[str(table.get("name"))] = peer
-    addressees = _addressees(config, problems)
+    addressees = _addressees(config, offered, problems)
     if config.tls.certificate:
         _collected(problems, lambda: ServerContext(**config.tls.model_dump()))
     problems += _web_problems(config.web)
@@ -71,11 +71,13 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
     return Plan(config, pipelines, peers, rules, addressees, rehearsed)
 
 
-def _addressees(config: Config, problems: list[str]) -> tuple[Addressee, ...]:
+def _addressees(config: Config, pipelines: Sequence[str], problems: list[str]) -> tuple[Addressee, ...]:
     ways = _collected(problems, load_ways) or {}
     make = partial(addressee, ways=ways, source=config.audit.source, console=config.web.url)
-    found = (_collected(problems, partial(make, table)) for table in config.notices)
-    return tuple(one for one in found if one is not None)
+    found = [one for table in config.notices if (one := _collected(problems, partial(make, table))) is not None]
+    known = f"expected some of: {', '.join(pipelines)}"
+    problems += [f"notice {one.name}: pipelines: {known}" for one in found if one.pipelines and one.pipelines - set(pipelines)]
+    return tuple(found)
 
 
 def _web_problems(web: WebSection) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from gateway.auditing.audit import MINOR, SERIOUS, Act
 
+_SHOWN = 5
 _UID = re.compile(r"(?<![\w.])[0-9]+(\.[0-9]+){4,}(?![\w.])")
 
 
@@ -42,11 +43,12 @@ class Kind(StrEnum):
     CERTIFICATE = "certificate"
     NOT_SIGNED = "trail not signed"
     SYNTHETIC_FAILED = "synthetic study failed"
+    FINDING = "finding"
     GATEWAY_STARTED = "gateway started"
     GATEWAY_STOPPED = "gateway stopped"
 
 
-USUAL = frozenset(Kind) - {Kind.GATEWAY_STARTED, Kind.GATEWAY_STOPPED}
+USUAL = frozenset(Kind) - {Kind.FINDING, Kind.GATEWAY_STARTED, Kind.GATEWAY_STOPPED}
 """What is told where `on` is left out."""
 
 
@@ -60,6 +62,7 @@ class Happening:
     text: str
     job: int | None = None
     peer: str = ""
+    pipeline: str = ""
 
 
 Words = Callable[[Mapping[str, Any]], str]
@@ -81,8 +84,15 @@ def _late(detail: Mapping[str, Any]) -> str:
     return f"{what} {hours}: {reason}" if reason else f"not delivered {hours}; it is tried on"
 
 
+def _findings(detail: Mapping[str, Any]) -> str:
+    found = list(map(str, detail.get("findings") or ()))
+    more = [f"{len(found) - _SHOWN} more"] * (len(found) > _SHOWN)
+    return "; ".join([*found[:_SHOWN], *more])
+
+
 _ACTS: Mapping[str, tuple[Kind, int, Words]] = MappingProxyType(
     {
+        Act.FINDING_STATED: (Kind.FINDING, 0, _findings),
         Act.JOB_FAILED: (Kind.JOB_FAILED, 0, _says("it failed")),
         Act.DELIVERY_FAILED: (Kind.DELIVERY_FAILED, 0, _says("the peer does not take a result")),
         Act.DELIVERY_HELD: (Kind.DELIVERY_HELD, 0, _says("held until a person decides")),
@@ -131,4 +141,5 @@ def happening(number: int, at: datetime, act: str, outcome: int, job: int | None
     about = [f"job {job}"] if job is not None else []
     about += [str(detail[key]) for key in ("pipeline", "peer") if detail.get(key)]
     text = ": ".join(part for part in (", ".join(about), words(detail)) if part)
-    return Happening(number, at, kind, _UID.sub("(UID)", text), job, str(detail.get("peer") or ""))
+    names = (str(detail.get(key) or "") for key in ("peer", "pipeline"))
+    return Happening(number, at, kind, _UID.sub("(UID)", text), job, *names)

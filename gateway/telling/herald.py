@@ -25,7 +25,7 @@ from gateway.errors import NoticeError
 from gateway.machine.rounds import Rounds
 from gateway.rows.trail import AuditEvent, AuditSink
 from gateway.telling.digest import Digest
-from gateway.telling.happening import TOLD, happening
+from gateway.telling.happening import TOLD, Kind, happening
 from gateway.telling.notices import Addressee, Way
 from gateway.telling.wording import Told
 from gateway.turn import Turn
@@ -105,6 +105,8 @@ class Herald:
             return _LOOK_AGAIN
         if self._due_at is None:
             self._due_at = max(now + _GATHER, sink.at + self._addressee.every)
+        if Kind.FINDING in self._digest.counts and not self._failures:
+            self._due_at = min(self._due_at, now + _GATHER)
         if now >= self._due_at:
             self._tell(sink, now)
         return _LOOK_AGAIN
@@ -131,7 +133,7 @@ class Herald:
         rows = session.execute(wanted.order_by(AuditEvent.id).limit(_BATCH)).all()
         for row in rows:
             one = happening(*row)
-            if one is not None and one.kind in self._addressee.on:
+            if one is not None and self._addressee.wants(one):
                 self._digest.add(one)
         is_full = len(rows) == _BATCH
         self._read = rows[-1].id if is_full else newest

@@ -17,7 +17,7 @@ from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.rows.ruleset import Shadow
 from gateway.rows.tables import Job, JobState
-from gateway.work import delivery
+from gateway.work import delivery, findings
 from gateway.work.revisions import check_stands
 
 REASON = "in the shadow: its results are kept, and nothing is sent before a person releases it"
@@ -44,9 +44,12 @@ def leave(
     if peers:
         job.send_to = list(dict.fromkeys(peers))
     job.reason = ""
-    for output in delivery.standing(session, job_id) if job.state == JobState.DONE else ():
+    going = delivery.standing(session, job_id) if job.state == JobState.DONE else []
+    for output in going:
         for peer in job.send_to:
             delivery.make(session, output, peer, now, job=job, queues=queues)
+    if going:
+        findings.tell(session, job, findings.kept(session, job), now)
     audit.record(session, Act.JOB_RELEASED, at=now, actor=actor, series=job.series_instance_uid, job=job_id, peers=job.send_to)
     return True
 

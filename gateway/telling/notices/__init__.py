@@ -11,9 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from gateway.configuration.protocols import Offer, load, read_settings, setting
+from gateway.configuration.protocols import Offer, is_text, load, read_settings, setting
 from gateway.errors import ConfigError
-from gateway.telling.happening import USUAL, Kind
+from gateway.telling.happening import USUAL, Happening, Kind
 from gateway.telling.wording import SUBJECT, TEXT, Told, Wording, sample
 
 BUILT_IN = Path(__file__).parent
@@ -41,6 +41,10 @@ def _are_kinds(value: object) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(one in frozenset(Kind) for one in value)
 
 
+def _are_names(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(map(is_text, value))
+
+
 def _is_template(value: object) -> bool:
     return isinstance(value, str) and _fills(Wording(subject=value))
 
@@ -63,6 +67,7 @@ class Common:
 
     name: str = setting("lower case letters, digits, - and _, 32 at most", _is_name)
     on: frozenset[Kind] = setting(f"some of: {_KINDS}", _are_kinds, USUAL, make=frozenset)
+    pipelines: frozenset[str] | None = setting("a list of names of pipelines", _are_names, None, make=frozenset)
     every_minutes: float = setting("minutes, 0 to 1440", _minutes, 5)
     subject: str = setting("a template that can be filled", _is_template, SUBJECT)
     text: str = setting("a template that can be filled", _is_template, TEXT)
@@ -70,13 +75,20 @@ class Common:
 
 @dataclass(frozen=True)
 class Addressee:
-    """One `[[notices]]` table: who is told of what, how often at most, in which words, and how."""
+    """One `[[notices]]` table: who is told of what, how often at most, in which words, and how.
+
+    Of what is a pipeline's (findings, jobs that failed), those of `pipelines` only; None: of all.
+    """
 
     name: str
     on: frozenset[Kind]
+    pipelines: frozenset[str] | None
     every: timedelta
     wording: Wording
     way: Way
+
+    def wants(self, one: Happening) -> bool:
+        return one.kind in self.on and (self.pipelines is None or one.pipeline in {"", *self.pipelines})
 
 
 def load_ways(folders: Iterable[Path] = (BUILT_IN,)) -> dict[str, MakeWay]:
@@ -102,4 +114,4 @@ def addressee(table: Mapping[str, Any], *, ways: Mapping[str, MakeWay], source: 
         raise ConfigError(list(dict.fromkeys(problems)))
     common, way = found
     wording = Wording(source, console.rstrip("/"), common.subject, common.text)
-    return Addressee(common.name, common.on, timedelta(minutes=common.every_minutes), wording, way)
+    return Addressee(common.name, common.on, common.pipelines, timedelta(minutes=common.every_minutes), wording, way)

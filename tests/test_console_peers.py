@@ -1,5 +1,7 @@
 """Peers in the console: a person adds one, sees whether it works and what it accepts, changes it, and lets it go."""
 
+import html
+import re
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,19 @@ def test_a_secret_never_comes_back_to_a_page_and_stays_when_the_form_is_saved(co
     unreachable = client.act("/peer/echo?name=web")
     assert unreachable.status_code == 303
     assert "No connection" in client.get("/peer?name=web").text
+
+
+def test_a_list_is_typed_as_it_stands_in_the_file_and_stays_when_the_form_is_saved(console: ConsolePlace, tmp_path: Path) -> None:
+    client = console.client("administrator")
+    refused = client.act("/peer/new?protocol=folder", name="lists", path=str(tmp_path), objects="reports")
+    client.act("/peer/new?protocol=folder", name="lists", path=str(tmp_path), objects='["segmentations", "reports"]')
+    form = client.get("/peer/edit?name=lists").text
+    typed = html.unescape(re.search(r'name="objects" value="([^"]*)"', form).group(1))
+    saved = client.act("/peer/edit?name=lists", path=str(tmp_path), concurrency="3", objects=typed)
+
+    peer = console.site.roster["lists"]
+    assert (refused.status_code, saved.status_code) == (409, 303)
+    assert (list(peer.objects), peer.concurrency) == (["segmentations", "reports"], 3)
 
 
 def test_who_may_not_change_peers_is_told_and_changes_nothing(console: ConsolePlace) -> None:

@@ -66,6 +66,7 @@ def work(
     series: Sequence[Dataset],
     rules: str = LIVE,
     *,
+    name: str = "ich",
     pipeline: Pipeline = BLEEDING,
     models: Models | None = None,
     times: int = 1,
@@ -74,14 +75,14 @@ def work(
     come(place, series)
     place.now += timedelta(hours=2)
     settle(
-        series[0].SeriesInstanceUID, place.now, policy=Policy(10, 3600), pipelines={"ich": pipeline}, equipment=EQUIPMENT,
-        rules=load(rules, pipelines=("ich",), peers=("pacs",)), store=place.store, db=place.db, queues=place.queues,
+        series[0].SeriesInstanceUID, place.now, policy=Policy(10, 3600), pipelines={name: pipeline}, equipment=EQUIPMENT,
+        rules=load(rules.replace("ich", name), pipelines=(name,), peers=("pacs",)), store=place.store, db=place.db, queues=place.queues,
     )  # fmt: skip
     with place.db() as session:
         job = session.scalars(select(Job.id).order_by(Job.id.desc())).first()
     for _ in range(times):
         run(
-            job, clock=lambda: place.now, pipelines={"ich": pipeline}, models=models or Models(), equipment=EQUIPMENT, begun={},
+            job, clock=lambda: place.now, pipelines={name: pipeline}, models=models or Models(), equipment=EQUIPMENT, begun={},
             store=place.store, db=place.db, queues=place.queues,
         )  # fmt: skip
     return job
@@ -152,6 +153,14 @@ def test_a_series_that_has_grown_tells_only_what_is_new(place: Place) -> None:
 
     assert [one.partition(", ")[2] for one in told(place)] == [f"ich: {STATED}", "ich: Oedema: Present", f"ich: {STATED}"]
     assert told(place)[1].startswith(f"job {last}, ")
+
+
+def test_what_two_pipelines_state_of_a_series_is_told_of_both(place: Place) -> None:
+    series = ct_series(4)
+    work(place, series[:3])
+    work(place, series[3:], name="second")
+
+    assert [one.partition(", ")[2] for one in told(place)] == [f"ich: {STATED}", f"second: {STATED}"]
 
 
 def test_what_is_in_the_shadow_is_told_when_a_person_lets_it_go(place: Place) -> None:

@@ -132,6 +132,21 @@ def test_one_that_is_proved_ends_the_alarm_and_is_taken_away(db: Database, rehea
         assert session.scalars(select(OutputInstance.gone_at)).one() == clock.now
 
 
+def test_what_its_peer_is_not_to_get_keeps_nobody_from_proving_the_rest(db: Database, rehearsal) -> None:
+    made, clock = rehearsal
+    arrive(db, row := begun(db, made, NOW))
+    with db.begin() as session:
+        uid, job = row.series_instance_uid, session.scalars(select(Job)).one().id
+        session.add(OutputInstance(sop_instance_uid=f"{uid[:60]}.2", job=job, study_instance_uid="2.25.7", series_instance_uid=uid, sop_class_uid="1.2", modality="SR", sha256="9" * 64, size=1, created_at=NOW))  # fmt: skip
+        session.flush()
+        session.add(Delivery(sop_instance_uid=f"{uid[:60]}.2", study_instance_uid="2.25.7", job=job, peer="synthetic", state="unwanted", created_at=NOW, due_at=NOW))  # fmt: skip
+    clock.now += timedelta(minutes=1)
+
+    made.look()
+
+    assert (rows(db)[0].ended_at, rows(db)[0].reason) == (clock.now, "")
+
+
 @pytest.mark.parametrize(
     ("job", "delivery", "reason"),
     [

@@ -11,8 +11,7 @@ from fastapi.responses import Response
 
 from gateway.errors import Unsuitable
 from gateway.imaging.plane import Look
-from gateway.views import holdings
-from gateway.web.dicomweb.retrieve import INSTANCE, SERIES, multipart, numbers, some, taken
+from gateway.web.dicomweb.retrieve import INSTANCE, SERIES, multipart, named, numbers, taken
 from gateway.web.site import Here
 from gateway.web.who import Viewer
 
@@ -25,43 +24,21 @@ _FUNCTIONS = ("linear", "linear-exact")
 
 
 @router.get(f"{INSTANCE}/rendered")
-def instance(request: Request, study: str, series: str, instance: str, _person: Viewer, here: Here) -> Response:
-    return _rendered(request, here, _key(here, study, series, instance), [1])
-
-
 @router.get(f"{INSTANCE}/frames/{{frames}}/rendered")
-def some_frames(
-    request: Request, study: str, series: str, instance: str, frames: str, _person: Viewer, here: Here
-) -> Response:  # fmt: skip
-    return _rendered(request, here, _key(here, study, series, instance), numbers(frames, _FRAMES_AT_MOST))
-
-
-@router.get(f"{INSTANCE}/thumbnail")
-def instance_thumbnail(request: Request, study: str, series: str, instance: str, _person: Viewer, here: Here) -> Response:
-    return _rendered(request, here, _key(here, study, series, instance), [1], viewport=_THUMBNAIL)
-
-
-@router.get(f"{INSTANCE}/frames/{{frame}}/thumbnail")
-def frame_thumbnail(
-    request: Request, study: str, series: str, instance: str, frame: str, _person: Viewer, here: Here
-) -> Response:  # fmt: skip
-    return _rendered(request, here, _key(here, study, series, instance), numbers(frame, 1), viewport=_THUMBNAIL)
+def rendered(request: Request, _person: Viewer, here: Here) -> Response:
+    return _rendered(request, here, _FRAMES_AT_MOST)
 
 
 @router.get(f"{SERIES}/thumbnail")
-def series_thumbnail(request: Request, study: str, series: str, _person: Viewer, here: Here) -> Response:
-    found = some(holdings.held(here.db, study, series))
-    return _rendered(request, here, found[len(found) // 2].sha256, [1], viewport=_THUMBNAIL)
+@router.get(f"{INSTANCE}/thumbnail")
+@router.get(f"{INSTANCE}/frames/{{frames}}/thumbnail")
+def thumbnail(request: Request, _person: Viewer, here: Here) -> Response:
+    return _rendered(request, here, 1, viewport=_THUMBNAIL)
 
 
-def _key(here: Here, study: str, series: str, instance: str) -> str:
-    (one,) = some(holdings.held(here.db, study, series, instance))
-    return one.sha256
-
-
-def _rendered(
-    request: Request, here: Here, sha256: str, wanted: list[int], *, viewport: tuple[int, int] | None = None
-) -> Response:  # fmt: skip
+def _rendered(request: Request, here: Here, at_most: int, *, viewport: tuple[int, int] | None = None) -> Response:
+    found = named(request, here)
+    sha256, wanted = found[len(found) // 2].sha256, numbers(request.path_params.get("frames", "1"), at_most)
     chosen = taken(request, _MEDIA_TYPES, "")
     kind = next(name for name in _MEDIA_TYPES if chosen.takes(name))
     look = Look(_window(request), kind, _quality(request), _viewport(request) or viewport)

@@ -26,45 +26,35 @@ _CHUNK = 256 * 1024
 _INLINE_BYTES = 4096
 _BINARY = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "UN"))
 _FRAMES_AT_MOST = 1000
-SERIES = "/studies/{study}/series/{series}"
+STUDY = "/studies/{study}"
+SERIES = f"{STUDY}/series/{{series}}"
 INSTANCE = f"{SERIES}/instances/{{instance}}"
 
 
-@router.get("/studies/{study}")
-def study(request: Request, study: str, _person: Viewer, here: Here) -> Response:
-    return _instances(request, here, held(here.db, study))
-
-
+@router.get(STUDY)
 @router.get(SERIES)
-def series(request: Request, study: str, series: str, _person: Viewer, here: Here) -> Response:
-    return _instances(request, here, held(here.db, study, series))
-
-
 @router.get(INSTANCE)
-def instance(request: Request, study: str, series: str, instance: str, _person: Viewer, here: Here) -> Response:
-    return _instances(request, here, held(here.db, study, series, instance), is_one=True)
+def instances(request: Request, _person: Viewer, here: Here) -> Response:
+    paths = [here.store.path(one.sha256) for one in named(request, here)]
+    chosen = taken(request, [_DICOM], *{_syntax(path) for path in paths})
+    if "instance" in request.path_params and not chosen.is_multipart and chosen.name == _DICOM:
+        return StreamingResponse(_bytes(paths[0]), media_type=_DICOM)
+    return multipart(((_DICOM, _bytes(path)) for path in paths), _DICOM)
 
 
-@router.get("/studies/{study}/metadata")
-def study_metadata(request: Request, study: str, _person: Viewer, here: Here) -> Response:
-    return _metadata(request, here, held(here.db, study))
-
-
+@router.get(f"{STUDY}/metadata")
 @router.get(f"{SERIES}/metadata")
-def series_metadata(request: Request, study: str, series: str, _person: Viewer, here: Here) -> Response:
-    return _metadata(request, here, held(here.db, study, series))
-
-
 @router.get(f"{INSTANCE}/metadata")
-def instance_metadata(request: Request, study: str, series: str, instance: str, _person: Viewer, here: Here) -> Response:
-    return _metadata(request, here, held(here.db, study, series, instance))
+def metadata(request: Request, _person: Viewer, here: Here) -> Response:
+    if not any(one.name in (_JSON, "application/json", "application/*", "*/*") for one in _accepts(request)):
+        raise HTTPException(406, f"expected {_JSON} to be accepted")
+    root = base(request)
+    return JSONResponse([_json(one, here.store.path(one.sha256), root) for one in named(request, here)], media_type=_JSON)
 
 
 @router.get(f"{INSTANCE}/frames/{{frame_numbers}}")
-def some_frames(
-    request: Request, study: str, series: str, instance: str, frame_numbers: str, _person: Viewer, here: Here
-) -> Response:  # fmt: skip
-    (one,) = some(held(here.db, study, series, instance))
+def some_frames(request: Request, frame_numbers: str, _person: Viewer, here: Here) -> Response:
+    (one,) = named(request, here)
     wanted = numbers(frame_numbers)
     try:
         found = frames.frames(here.store.path(one.sha256), wanted)
@@ -80,9 +70,9 @@ def some_frames(
 
 
 @router.get(f"{INSTANCE}/bulkdata/{{tag}}")
-def bulk_data(request: Request, study: str, series: str, instance: str, tag: str, _person: Viewer, here: Here) -> Response:
+def bulk_data(request: Request, tag: str, _person: Viewer, here: Here) -> Response:
     """A large value of the data set itself, as its metadata name it; bytes little endian."""
-    (one,) = some(held(here.db, study, series, instance))
+    (one,) = named(request, here)
     keyword = tag if len(tag) == 8 and all(character in "0123456789ABCDEF" for character in tag) else ""
     header = dcmread(here.store.path(one.sha256), stop_before_pixels=True) if keyword else Dataset()
     value = header[tag].value if keyword and tag in header else None
@@ -94,25 +84,10 @@ def bulk_data(request: Request, study: str, series: str, instance: str, tag: str
     )
 
 
-def _instances(request: Request, here: Here, found: Sequence[Held], *, is_one: bool = False) -> Response:
-    paths = [here.store.path(one.sha256) for one in some(found)]
-    chosen = taken(request, [_DICOM], *{_syntax(path) for path in paths})
-    if is_one and not chosen.is_multipart and chosen.name == _DICOM:
-        return StreamingResponse(_bytes(paths[0]), media_type=_DICOM)
-    return multipart(((_DICOM, _bytes(path)) for path in paths), _DICOM)
-
-
-def _metadata(request: Request, here: Here, found: Sequence[Held]) -> Response:
-    if not any(one.name in (_JSON, "application/json", "application/*", "*/*") for one in _accepts(request)):
-        raise HTTPException(406, f"expected {_JSON} to be accepted")
-    root = str(request.base_url).rstrip("/")
-    return JSONResponse([_json(one, here.store.path(one.sha256), root) for one in some(found)], media_type=_JSON)
-
-
 def _json(one: Held, path: Path, root: str) -> dict[str, Any]:
     """A large value is named, not told; one within a sequence is left out."""
     header = dcmread(path, stop_before_pixels=True)
-    uri = f"{root}/dicom-web/studies/{one.study_instance_uid}/series/{one.series_instance_uid}/instances/{one.sop_instance_uid}"
+    uri = f"{root}/studies/{one.study_instance_uid}/series/{one.series_instance_uid}/instances/{one.sop_instance_uid}"
     large = {str(element.tag): element for element in header if _is_large(element)}
     for element in large.values():
         del header[element.tag]
@@ -135,10 +110,18 @@ def _is_large(element: DataElement) -> bool:
     return element.VR in _BINARY and isinstance(element.value, bytes) and len(element.value) > _INLINE_BYTES
 
 
-def some(found: Sequence[Held]) -> Sequence[Held]:
+def named(request: Request, here: Here) -> Sequence[Held]:
+    """The instances that the path names: those of a study, of a series, or one."""
+    names = request.path_params
+    found = held(here.db, names["study"], names.get("series", ""), names.get("instance", ""))
     if not found:
         raise HTTPException(404)
     return found
+
+
+def base(request: Request) -> str:
+    """Where the services begin, as who asks knows it."""
+    return str(request.base_url).rstrip("/") + "/dicom-web"
 
 
 def numbers(text: str, at_most: int = _FRAMES_AT_MOST) -> list[int]:

@@ -8,11 +8,13 @@ from pydicom import Dataset
 
 from gateway.dicom.query import BadQuery, parse
 from gateway.views import holdings
+from gateway.web.dicomweb.retrieve import SERIES, STUDY, base
 from gateway.web.site import Here
 from gateway.web.who import Viewer
 
 router = APIRouter()
 _JSON = "application/dicom+json"
+_KEYWORDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID"}
 
 
 @router.get("/studies")
@@ -21,39 +23,28 @@ def studies(request: Request, _person: Viewer, here: Here) -> Response:
 
 
 @router.get("/series")
+@router.get(f"{STUDY}/series")
 def series(request: Request, _person: Viewer, here: Here) -> Response:
     return _found(request, here, "series")
 
 
 @router.get("/instances")
+@router.get(f"{STUDY}/instances")
+@router.get(f"{SERIES}/instances")
 def instances(request: Request, _person: Viewer, here: Here) -> Response:
     return _found(request, here, "instances")
 
 
-@router.get("/studies/{study}/series")
-def series_of_study(request: Request, study: str, _person: Viewer, here: Here) -> Response:
-    return _found(request, here, "series", StudyInstanceUID=study)
-
-
-@router.get("/studies/{study}/instances")
-def instances_of_study(request: Request, study: str, _person: Viewer, here: Here) -> Response:
-    return _found(request, here, "instances", StudyInstanceUID=study)
-
-
-@router.get("/studies/{study}/series/{series}/instances")
-def instances_of_series(request: Request, study: str, series: str, _person: Viewer, here: Here) -> Response:
-    return _found(request, here, "instances", StudyInstanceUID=study, SeriesInstanceUID=series)
-
-
-def _found(request: Request, here: Here, level: str, **within: str) -> Response:
+def _found(request: Request, here: Here, level: str) -> Response:
+    within = [(_KEYWORDS[name], uid) for name, uid in request.path_params.items()]
     try:
-        query = parse([*request.query_params.multi_items(), *within.items()])
+        query = parse([*request.query_params.multi_items(), *within])
         found = holdings.search(here.db, level, query, here.store.path)
     except BadQuery as error:
         raise HTTPException(413 if isinstance(error, holdings.Broad) else 400, str(error)) from error
     if not found:
         return Response(status_code=204)
-    root = str(request.base_url).rstrip("/") + "/dicom-web"
+    root = base(request)
     return JSONResponse([_answer(one, root) for one in found], media_type=_JSON)
 
 

@@ -23,12 +23,8 @@ _ANY = 2**62
 
 
 @router.post("/studies", max_body_size=_ANY)
-def store(request: Request, _person: Operator, here: Here) -> Response:
-    return _Stored(here, request.app.state.storage)
-
-
 @router.post("/studies/{study}", max_body_size=_ANY)
-def store_in_study(request: Request, study: str, _person: Operator, here: Here) -> Response:  # noqa: ARG001 - read_head does
+def store(request: Request, _person: Operator, here: Here) -> Response:
     return _Stored(here, request.app.state.storage)
 
 

@@ -17,7 +17,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from gateway.access import signin
 from gateway.access.signin import Person
 from gateway.errors import Damaged
-from gateway.web.dicomweb.workitems import answered, base, warning
+from gateway.web.dicomweb.retrieve import base
+from gateway.web.dicomweb.workitems import answered, warning
 from gateway.web.site import Here, Site
 from gateway.web.who import Viewer
 from gateway.workitems import subscriptions, ups

@@ -16,7 +16,7 @@ from gateway.dicom.procedure import BadWorkitem, parse
 from gateway.dicom.query import BadQuery
 from gateway.dicom.uids import secret_uid
 from gateway.errors import OutOfResources
-from gateway.web.dicomweb.retrieve import taken
+from gateway.web.dicomweb.retrieve import base, taken
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 from gateway.workitems import ups
@@ -55,10 +55,6 @@ def answered(request: Request) -> Iterator[None]:
 
 def warning(request: Request, text: str) -> dict[str, str]:
     return {"Warning": f"299 {base(request)}: {text}"} if text else {}
-
-
-def base(request: Request) -> str:
-    return str(request.base_url).rstrip("/") + "/dicom-web"
 
 
 def told(request: Request, found: list[Dataset]) -> Response:

@@ -21,6 +21,7 @@ from gateway.web.shared import CSRF, asks, is_live
 from gateway.web.who import cookie, csrf_of
 
 _ASSETS = Path(__file__).parent / "assets"
+_PARTS = ("now", "rows")
 _TOLD_SECONDS, _TOLD_LONGEST, _TOLD_MOST = 60, 1500, 5
 
 
@@ -96,6 +97,12 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     if told:
         answer.delete_cookie(cookie(request.app.state.site, "told"))
     return answer
+
+
+def live(request: Request, name: str, **values: Any) -> HTMLResponse:
+    """A page that keeps itself up to date (live.py); or its part, NAME_now.html or NAME_rows.html, as the path ends."""
+    last = request.scope["route"].path.rpartition("/")[2]
+    return page(request, f"{name}_{last}.html" if last in _PARTS else f"{name}.html", **values)
 
 
 def go(request: Request, path: str, *told: str, is_problem: bool = False) -> Response:

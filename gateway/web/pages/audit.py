@@ -1,6 +1,6 @@
 """Audit: what happened, looked for and told; where one instance came from or went; and whether the trail is as it was written."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
@@ -14,7 +14,7 @@ from gateway.views.provenance import provenance
 from gateway.web.found import Navigation
 from gateway.web.live import News
 from gateway.web.number import BELOW, FROM
-from gateway.web.render import go, page
+from gateway.web.render import go, live, page
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 
@@ -42,13 +42,10 @@ class Asked(BaseModel):
 
 
 @router.get("/audit")
-def show(request: Request, _person: Viewer, here: Here, news: News, asked: Annotated[Asked, Query()]) -> Response:
-    return page(request, "audit.html", news=news, **_values(here, asked))
-
-
 @router.get("/audit/rows")
-def rows(request: Request, _person: Viewer, here: Here, news: News, asked: Annotated[Asked, Query()]) -> Response:
-    return page(request, "audit_rows.html", news=news, **_values(here, asked))
+def show(request: Request, _person: Viewer, here: Here, news: News, asked: Annotated[Asked, Query()]) -> Response:
+    found = events.events(here.db, asked.told, before=asked.before)
+    return live(request, "audit", news=news, found=found, asked=asked, acts=list(Act))
 
 
 @router.get("/audit/instance")
@@ -62,13 +59,9 @@ def instance(request: Request, _person: Viewer, here: Here, sop_instance_uid: st
 
 
 @router.get("/audit/verification")
-def verification(request: Request, _person: Viewer, here: Here) -> Response:
-    return page(request, "verification.html", walk=here.verification.latest)
-
-
 @router.get("/audit/verification/now")
-def verification_now(request: Request, _person: Viewer, here: Here) -> Response:
-    return page(request, "verification_now.html", walk=here.verification.latest)
+def verification(request: Request, _person: Viewer, here: Here) -> Response:
+    return live(request, "verification", walk=here.verification.latest)
 
 
 @router.post("/audit/verification")
@@ -76,8 +69,3 @@ def verify(request: Request, person: Operator, here: Here) -> Response:
     if not here.verification.begin(person.name):
         raise ConfigError(["expected no walk over the trail to be under way: look at that one"])
     return go(request, "/audit/verification")
-
-
-def _values(here: Here, asked: Asked) -> dict[str, Any]:
-    found = events.events(here.db, asked.told, before=asked.before)
-    return {"found": found, "asked": asked, "acts": list(Act)}

@@ -9,9 +9,9 @@ from gateway.rows.tables import DeliveryState
 from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import InAddress, InForm, Narrow
+from gateway.web.narrow import InAddress, InForm
 from gateway.web.number import Key
-from gateway.web.render import go, page, sentence
+from gateway.web.render import go, live, sentence
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 
@@ -20,8 +20,13 @@ router = APIRouter()
 
 
 @router.get("/deliveries")
+@router.get("/deliveries/rows")
 def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
-    return _list(request, "deliveries.html", here, narrow, news)
+    found = lists.deliveries(here.db, narrow.wanted, after=narrow.after)
+    return live(
+        request, "deliveries", news=news, rows=found.rows, following=found.following, narrow=narrow, states=list(DeliveryState),
+        peers=here.peers,
+    )  # fmt: skip
 
 
 @router.post("/deliveries")
@@ -29,19 +34,10 @@ def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
     return go(request, f"/deliveries{narrow.query()}")
 
 
-@router.get("/deliveries/rows")
-def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
-    return _list(request, "deliveries_rows.html", here, narrow, news)
-
-
 @router.get("/deliveries/{delivery}")
-def show_one(request: Request, _person: Viewer, here: Here, news: News, delivery: Key) -> Response:
-    return page(request, "delivery.html", news=news, story=stories.show_delivery(here.db, delivery))
-
-
 @router.get("/deliveries/{delivery}/now")
-def show_one_now(request: Request, _person: Viewer, here: Here, news: News, delivery: Key) -> Response:
-    return page(request, "delivery_now.html", news=news, story=stories.show_delivery(here.db, delivery))
+def show_one(request: Request, _person: Viewer, here: Here, news: News, delivery: Key) -> Response:
+    return live(request, "delivery", news=news, story=stories.show_delivery(here.db, delivery))
 
 
 @router.post("/deliveries/{delivery}/retry")
@@ -70,11 +66,3 @@ def send_again(request: Request, person: Operator, here: Here, delivery: Key) ->
 
 def _told(request: Request, delivery: int, *said: str) -> Response:
     return go(request, f"/deliveries/{delivery}", *map(sentence, said))
-
-
-def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:
-    found = lists.deliveries(here.db, narrow.wanted, after=narrow.after)
-    return page(
-        request, template, news=news, rows=found.rows, following=found.following, narrow=narrow, states=list(DeliveryState),
-        peers=here.peers,
-    )  # fmt: skip

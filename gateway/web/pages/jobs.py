@@ -14,9 +14,9 @@ from gateway.serving.stages import equipment
 from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import InAddress, InForm, Narrow
+from gateway.web.narrow import InAddress, InForm
 from gateway.web.number import Key
-from gateway.web.render import go, page, sentence
+from gateway.web.render import go, live, sentence
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 from gateway.work.shadow import release_job
@@ -26,8 +26,13 @@ router = APIRouter()
 
 
 @router.get("/jobs")
+@router.get("/jobs/rows")
 def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
-    return _list(request, "jobs.html", here, narrow, news)
+    found = lists.jobs(here.db, narrow.wanted, after=narrow.after)
+    return live(
+        request, "jobs", news=news, rows=found.rows, following=found.following, narrow=narrow, states=list(JobState),
+        pipelines=sorted(here.plan.pipelines),
+    )  # fmt: skip
 
 
 @router.post("/jobs")
@@ -35,19 +40,10 @@ def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
     return go(request, f"/jobs{narrow.query()}")
 
 
-@router.get("/jobs/rows")
-def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
-    return _list(request, "jobs_rows.html", here, narrow, news)
-
-
 @router.get("/jobs/{job}")
-def show_one(request: Request, _person: Viewer, here: Here, news: News, job: Key) -> Response:
-    return page(request, "job.html", news=news, story=stories.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
-
-
 @router.get("/jobs/{job}/now")
-def show_one_now(request: Request, _person: Viewer, here: Here, news: News, job: Key) -> Response:
-    return page(request, "job_now.html", news=news, story=stories.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
+def show_one(request: Request, _person: Viewer, here: Here, news: News, job: Key) -> Response:
+    return live(request, "job", news=news, story=stories.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
 
 
 @router.post("/jobs/{job}/retry")
@@ -81,11 +77,3 @@ def take_back(request: Request, person: Operator, here: Here, job: Key, reason: 
         here.db, here.queues, job=job, reason=reason, actor=person.name, now=here.clock(), equipment=equipment(), store=here.store
     )  # fmt: skip
     return go(request, f"/jobs/{job}", *map(sentence, said))
-
-
-def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:
-    found = lists.jobs(here.db, narrow.wanted, after=narrow.after)
-    return page(
-        request, template, news=news, rows=found.rows, following=found.following, narrow=narrow, states=list(JobState),
-        pipelines=sorted(here.plan.pipelines),
-    )  # fmt: skip

@@ -9,7 +9,7 @@ from gateway.errors import ModelUnavailable
 from gateway.views.modelwork import work_of
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.render import page
+from gateway.web.render import live
 from gateway.web.site import Here
 from gateway.web.who import Viewer
 
@@ -18,13 +18,9 @@ router = APIRouter()
 
 
 @router.get("/models")
-def show(request: Request, _person: Viewer, here: Here, news: News) -> Response:
-    return page(request, "models.html", news=news, **here.recent.get("models", lambda: _values(here)))
-
-
 @router.get("/models/now")
-def show_now(request: Request, _person: Viewer, here: Here, news: News) -> Response:
-    return page(request, "models_now.html", news=news, **here.recent.get("models", lambda: _values(here)))
+def show(request: Request, _person: Viewer, here: Here, news: News) -> Response:
+    return live(request, "models", news=news, **here.recent.get("models", lambda: _values(here)))
 
 
 def _values(here: Here) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gateway.telling.happening import Kind
 from gateway.views.overview import COUNTED, Overview, overview, took
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.render import page
+from gateway.web.render import live
 from gateway.web.site import Here, Site
 from gateway.web.who import Viewer
 
@@ -36,18 +36,9 @@ class Concern:
 
 
 @router.get("/")
-def show(request: Request, _person: Viewer, here: Here, news: News) -> Response:
-    return page(request, "overview.html", news=news, **_values(here))
-
-
 @router.get("/overview/now")
-def show_now(request: Request, _person: Viewer, here: Here, news: News) -> Response:
-    return page(request, "overview_now.html", news=news, **_values(here))
-
-
-def _values(here: Here) -> dict[str, Any]:
-    found: dict[str, Any] = here.recent.get("overview", lambda: _find_out(here))
-    return found
+def show(request: Request, _person: Viewer, here: Here, news: News) -> Response:
+    return live(request, "overview", news=news, **here.recent.get("overview", lambda: _find_out(here)))
 
 
 def _find_out(here: Here) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from gateway.peers import Key
 from gateway.roster import HIDDEN
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.render import go, page, sentence
+from gateway.web.render import go, live, page, sentence
 from gateway.web.site import Here, Site
 from gateway.web.who import Administrator, Operator, Viewer
 
@@ -34,23 +34,15 @@ class Filled(BaseModel):
 
 
 @router.get("/peers")
-def show(request: Request, _person: Viewer, here: Here, news: News) -> Response:
-    return page(request, "peers.html", news=news, lines=peering.list_peers(here.db, here.roster), protocols=here.roster.protocols)
-
-
 @router.get("/peers/now")
-def show_now(request: Request, _person: Viewer, here: Here, news: News) -> Response:
-    return page(request, "peers_now.html", news=news, lines=peering.list_peers(here.db, here.roster))
+def show(request: Request, _person: Viewer, here: Here, news: News) -> Response:
+    return live(request, "peers", news=news, lines=peering.list_peers(here.db, here.roster), protocols=here.roster.protocols)
 
 
 @router.get("/peer")
-def show_one(request: Request, _person: Viewer, here: Here, news: News, name: Name) -> Response:
-    return page(request, "peer.html", news=news, line=peering.show_peer(here.db, here.roster, name))
-
-
 @router.get("/peer/now")
-def show_one_now(request: Request, _person: Viewer, here: Here, news: News, name: Name) -> Response:
-    return page(request, "peer_now.html", news=news, line=peering.show_peer(here.db, here.roster, name))
+def show_one(request: Request, _person: Viewer, here: Here, news: News, name: Name) -> Response:
+    return live(request, "peer", news=news, line=peering.show_peer(here.db, here.roster, name))
 
 
 @router.get("/peer/new")

@@ -1,6 +1,6 @@
 """Series: what came, what became of it and why; one series with its time line, its evidence and what each rule said."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
@@ -15,8 +15,8 @@ from gateway.views.timeline import time_line
 from gateway.views.wanted import CONSEQUENCES, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import InAddress, InForm, Narrow
-from gateway.web.render import go, page, sentence
+from gateway.web.narrow import InAddress, InForm
+from gateway.web.render import go, live, sentence
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 
@@ -27,8 +27,15 @@ Short = Annotated[str, Form(max_length=64)]
 
 
 @router.get("/series")
+@router.get("/series/rows")
 def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
-    return _list(request, "series.html", here, narrow, news)
+    wanted = narrow.wanted
+    found = lists.series(here.db, wanted, after=narrow.after)
+    return live(
+        request, "series", news=news, rows=found.rows, following=found.following, narrow=narrow,
+        cut=bool(wanted.text) and is_cut(here.db, wanted.text), states=[*SeriesState, *CONSEQUENCES], peers=here.peers,
+        rules=here.recent.get("rules", lambda: rule_names(here.db)),
+    )  # fmt: skip
 
 
 @router.post("/series")
@@ -36,19 +43,14 @@ def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
     return go(request, f"/series{narrow.query()}")
 
 
-@router.get("/series/rows")
-def rows(request: Request, _person: Viewer, here: Here, news: News, narrow: InAddress) -> Response:
-    return _list(request, "series_rows.html", here, narrow, news)
-
-
 @router.get("/series/{series_instance_uid}")
-def show_one(request: Request, _person: Viewer, here: Here, news: News, series_instance_uid: str) -> Response:
-    return page(request, "one_series.html", news=news, **_one(here, series_instance_uid))
-
-
 @router.get("/series/{series_instance_uid}/now")
-def show_one_now(request: Request, _person: Viewer, here: Here, news: News, series_instance_uid: str) -> Response:
-    return page(request, "one_series_now.html", news=news, **_one(here, series_instance_uid))
+def show_one(request: Request, _person: Viewer, here: Here, news: News, series_instance_uid: str) -> Response:
+    story = stories.show_series(here.db, series_instance_uid)
+    return live(
+        request, "one_series", news=news, story=story, line=time_line(story, here.clock()), peers=here.peers,
+        apart=lists.kept_apart(here.db, series_instance_uid), pipelines=sorted(here.plan.pipelines),
+    )  # fmt: skip
 
 
 @router.post("/series/{series_instance_uid}/complete")
@@ -78,21 +80,3 @@ def order_job(
         peers=here.peers, actor=person.name, now=here.clock(),
     )  # fmt: skip
     return go(request, f"/jobs/{made.job}", sentence(made))
-
-
-def _list(request: Request, template: str, here: Here, narrow: Narrow, news: int) -> Response:
-    wanted = narrow.wanted
-    found = lists.series(here.db, wanted, after=narrow.after)
-    return page(
-        request, template, news=news, rows=found.rows, following=found.following, narrow=narrow,
-        cut=bool(wanted.text) and is_cut(here.db, wanted.text), states=[*SeriesState, *CONSEQUENCES], peers=here.peers,
-        rules=here.recent.get("rules", lambda: rule_names(here.db)),
-    )  # fmt: skip
-
-
-def _one(here: Here, uid: str) -> dict[str, Any]:
-    story = stories.show_series(here.db, uid)
-    return {
-        "story": story, "line": time_line(story, here.clock()), "apart": lists.kept_apart(here.db, uid),
-        "pipelines": sorted(here.plan.pipelines), "peers": here.peers,
-    }  # fmt: skip

@@ -1,6 +1,5 @@
 """Lists and searches over REST, a page at a time."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -8,9 +7,9 @@ from pydantic import AfterValidator, AwareDatetime, Field
 
 from gateway.views.lists import Page
 from gateway.views.wanted import Wanted
-from gateway.web.rest._shapes import MOST, Asked, Cursor, Items, Text
+from gateway.web.rest._shapes import MOST, Asked, Cursor, Items, Shape, Text
 
-T = TypeVar("T")
+L = TypeVar("L", bound=Shape)
 
 
 def _in_utc(at: datetime) -> datetime:
@@ -55,5 +54,5 @@ class DeliverySearch(Search):
     peer: Text = ""
 
 
-def items(page: Page[Any], shape: Callable[[Any], T]) -> Items[T]:
-    return Items(items=[shape(row) for row in page.rows], following=page.following)
+def items(page: Page[Any], line: type[L]) -> Items[L]:
+    return Items(items=[line.model_validate(row) for row in page.rows], following=page.following)

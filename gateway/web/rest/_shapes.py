@@ -17,6 +17,7 @@ def _shown(text: str) -> str:
     return text
 
 
+Uid = Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]
 UidPath = Annotated[str, Path(pattern=r"^[0-9.]{1,64}$")]
 Text = Annotated[str, Field(max_length=300), AfterValidator(_shown)]
 Cursor = Annotated[str, Field(max_length=120), AfterValidator(_shown)]

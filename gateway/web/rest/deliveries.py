@@ -10,7 +10,6 @@ from gateway.acts.resend import resend
 from gateway.acts.retract import retract
 from gateway.serving.stages import equipment
 from gateway.views import lists, stories
-from gateway.views.lists import DeliveryRow
 from gateway.views.wanted import Wanted
 from gateway.web.number import Key
 from gateway.web.rest._lists import DeliverySearch, items
@@ -26,6 +25,7 @@ from gateway.web.rest._shapes import (
     Shape,
     StudyShape,
     Text,
+    Uid,
     Word,
     done,
 )
@@ -33,7 +33,6 @@ from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 
 router = APIRouter(tags=["deliveries"])
-Uid = Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]
 
 
 class DeliveryLine(Shape):
@@ -66,21 +65,17 @@ class Retract(Which):
     """quality, safety, wrong-patient, mwl or retention."""
 
 
-def _line(row: DeliveryRow) -> DeliveryLine:
-    return DeliveryLine.model_validate(row)
-
-
 @router.get("/deliveries")
 def list_deliveries(
     _person: Viewer, here: Here, state: Word = "", peer: Word = "", after: CursorQuery = "", limit: Limit = 50
 ) -> Items[DeliveryLine]:
     """The latest first."""
-    return items(lists.deliveries(here.db, Wanted(state=state, peer=peer), after=after, limit=limit), _line)
+    return items(lists.deliveries(here.db, Wanted(state=state, peer=peer), after=after, limit=limit), DeliveryLine)
 
 
 @router.post("/deliveries/search")
 def search_deliveries(_person: Viewer, here: Here, search: DeliverySearch) -> Items[DeliveryLine]:
-    return items(lists.deliveries(here.db, search.wanted, after=search.after, limit=search.limit), _line)
+    return items(lists.deliveries(here.db, search.wanted, after=search.after, limit=search.limit), DeliveryLine)
 
 
 @router.get("/deliveries/{delivery}")

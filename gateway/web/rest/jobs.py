@@ -4,7 +4,6 @@ from fastapi import APIRouter
 
 from gateway.acts import admin
 from gateway.views import lists, stories
-from gateway.views.lists import JobRow
 from gateway.views.wanted import Wanted
 from gateway.web.number import Key
 from gateway.web.rest._lists import JobSearch, items
@@ -46,21 +45,17 @@ class JobStory(Shape):
     superseded_by: list[int]
 
 
-def _line(row: JobRow) -> JobLine:
-    return JobLine.model_validate(row)
-
-
 @router.get("")
 def list_jobs(
     _person: Viewer, here: Here, state: Word = "", pipeline: Word = "", after: CursorQuery = "", limit: Limit = 50
 ) -> Items[JobLine]:
     """The latest first."""
-    return items(lists.jobs(here.db, Wanted(state=state, pipeline=pipeline), after=after, limit=limit), _line)
+    return items(lists.jobs(here.db, Wanted(state=state, pipeline=pipeline), after=after, limit=limit), JobLine)
 
 
 @router.post("/search")
 def search_jobs(_person: Viewer, here: Here, search: JobSearch) -> Items[JobLine]:
-    return items(lists.jobs(here.db, search.wanted, after=search.after, limit=search.limit), _line)
+    return items(lists.jobs(here.db, search.wanted, after=search.after, limit=search.limit), JobLine)
 
 
 @router.get("/{job}")

@@ -7,12 +7,12 @@ from pydantic import BaseModel, Field
 
 from gateway.errors import ConfigError
 from gateway.fetching import fetch
+from gateway.web.rest._shapes import Uid
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
 from gateway.work.progress import state_of
 
 router = APIRouter(prefix="/orthanc", tags=["orthanc"])
-Uid = Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]
 
 
 class Door(BaseModel):

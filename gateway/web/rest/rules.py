@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 
 from gateway.acts import rulebook
-from gateway.acts.rulebook import VersionLine
 from gateway.errors import ConfigError
 from gateway.web.number import Key
 from gateway.web.rest._shapes import Asked, Done, Shape, Text, done
@@ -58,13 +57,9 @@ class Draft(Asked):
     note: Text = ""
 
 
-def _version(line: VersionLine) -> Version:
-    return Version.model_validate(line)
-
-
 @router.get("")
 def list_versions(_person: Viewer, here: Here) -> Versions:
-    return Versions(items=[_version(line) for line in rulebook.history(here.db)])
+    return Versions(items=[Version.model_validate(line) for line in rulebook.history(here.db)])
 
 
 @router.get("/active")

@@ -4,7 +4,6 @@ from fastapi import APIRouter
 
 from gateway.acts import forced
 from gateway.views import lists, stories
-from gateway.views.lists import SeriesRow, StudyRow
 from gateway.views.wanted import Wanted
 from gateway.web.rest._lists import SeriesSearch, StudySearch, items
 from gateway.web.rest._shapes import (
@@ -61,25 +60,17 @@ class SeriesStory(Shape):
     jobs: list[JobStory]
 
 
-def _line(row: SeriesRow) -> SeriesLine:
-    return SeriesLine.model_validate(row)
-
-
-def _study(row: StudyRow) -> StudyLine:
-    return StudyLine.model_validate(row)
-
-
 @router.get("/series")
 def list_series(
     _person: Viewer, here: Here, state: Word = "", modality: Word = "", after: CursorQuery = "", limit: Limit = 50
 ) -> Items[SeriesLine]:
     """The series that grew last, first."""
-    return items(lists.series(here.db, Wanted(state=state, modality=modality), after=after, limit=limit), _line)
+    return items(lists.series(here.db, Wanted(state=state, modality=modality), after=after, limit=limit), SeriesLine)
 
 
 @router.post("/series/search")
 def search_series(_person: Viewer, here: Here, search: SeriesSearch) -> Items[SeriesLine]:
-    return items(lists.series(here.db, search.wanted, after=search.after, limit=search.limit), _line)
+    return items(lists.series(here.db, search.wanted, after=search.after, limit=search.limit), SeriesLine)
 
 
 @router.get("/series/{series_instance_uid}")
@@ -105,9 +96,9 @@ def list_studies(
     _person: Viewer, here: Here, modality: Word = "", after: CursorQuery = "", limit: Limit = 50
 ) -> Items[StudyLine]:
     """The studies that came last, first, with all of their series."""
-    return items(lists.studies(here.db, Wanted(modality=modality), after=after, limit=limit), _study)
+    return items(lists.studies(here.db, Wanted(modality=modality), after=after, limit=limit), StudyLine)
 
 
 @router.post("/studies/search")
 def search_studies(_person: Viewer, here: Here, search: StudySearch) -> Items[StudyLine]:
-    return items(lists.studies(here.db, search.wanted, after=search.after, limit=search.limit), _study)
+    return items(lists.studies(here.db, search.wanted, after=search.after, limit=search.limit), StudyLine)

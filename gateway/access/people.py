@@ -1,7 +1,8 @@
 """People: who may use the console and the REST interface, and as what. Every change is audited with who made it."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -111,38 +112,31 @@ def has_left(db: Database, *, issuer: str, subject: str, now: datetime) -> None:
 
 
 def change_role(db: Database, name: str, *, role: str, actor: str, now: datetime) -> str:
-    def change(session: Session, account: Account) -> str:
+    with _changing(db, name, may_end=True) as (session, account):
         before, account.role = account.role, _role(role)
         if before == Right.ADMINISTRATOR:
             _check_somebody_is_left(session)
         _tell(session, account, f"role was {before}", actor, now)
-        return f"{name} is {role} now"
-
-    return _change(db, name, change, may_end=True)
+    return f"{name} is {role} now"
 
 
 def disable(db: Database, name: str, *, actor: str, now: datetime) -> str:
     """Whoever is disabled is signed out at once, and no token of theirs is ever good again."""
-
-    def change(session: Session, account: Account) -> str:
+    with _changing(db, name, may_end=True) as (session, account):
         account.disabled_at = now
         if account.role == Right.ADMINISTRATOR:
             _check_somebody_is_left(session)
         _sign_out_everywhere(session, name)
         _revoke_all(session, account, actor, now)
         _tell(session, account, "disabled", actor, now)
-        return f"{name} may not sign in any more"
-
-    return _change(db, name, change, may_end=True)
+    return f"{name} may not sign in any more"
 
 
 def enable(db: Database, name: str, *, actor: str, now: datetime) -> str:
-    def change(session: Session, account: Account) -> str:
+    with _changing(db, name) as (session, account):
         account.disabled_at, account.failures, account.not_before = None, 0, None
         _tell(session, account, "enabled", actor, now)
-        return f"{name} may sign in again"
-
-    return _change(db, name, change)
+    return f"{name} may sign in again"
 
 
 def set_password(
@@ -155,17 +149,14 @@ def set_password(
     hashed = _hashed(password, name)
     if present is not None and not passwords.fits(present, show_person(db, name).password_hash):
         raise ConfigError(["the present password is another one"])
-
-    def change(session: Session, account: Account) -> str:
+    with _changing(db, name) as (session, account):
         if account.issuer:
             raise ConfigError(["this account signs in elsewhere: its password is changed there"])
         account.password_hash, account.failures, account.not_before = hashed, 0, None
         _sign_out_everywhere(session, name, keep=keep)
         revoked = _revoke_all(session, account, actor, now) if present is None else ""
         _tell(session, account, "password", actor, now)
-        return f"the password of {name} is changed{revoked}"
-
-    return _change(db, name, change)
+    return f"the password of {name} is changed{revoked}"
 
 
 def list_sign_ins(db: Database, name: str) -> list[SignIn]:
@@ -176,14 +167,11 @@ def list_sign_ins(db: Database, name: str) -> list[SignIn]:
 
 def end_sign_ins(db: Database, name: str, *, actor: str, now: datetime, keep: str = "") -> str:
     """All but the one with the digest `keep`; where none is kept, tokens end too: somebody else may have made some."""
-
-    def change(session: Session, account: Account) -> str:
+    with _changing(db, name) as (session, account):
         _sign_out_everywhere(session, name, keep=keep)
         revoked = "" if keep else _revoke_all(session, account, actor, now)
         _tell(session, account, "signed out everywhere", actor, now)
-        return f"{name} is signed out everywhere{' else' if keep else revoked}"
-
-    return _change(db, name, change)
+    return f"{name} is signed out everywhere{' else' if keep else revoked}"
 
 
 def list_tokens(db: Database, name: str | None = None) -> list[Token]:
@@ -236,13 +224,14 @@ def setup_secret(file: Path) -> str:
     return file.read_text("utf-8").strip()
 
 
-def _change(db: Database, name: str, change: Callable[[Session, Account], str], *, may_end: bool = False) -> str:
+@contextmanager
+def _changing(db: Database, name: str, *, may_end: bool = False) -> Iterator[tuple[Session, Account]]:
     """`may_end`: such changes come one after the other, so that two administrators cannot end each other."""
     with db.begin() as session:
         if may_end:
             administrators = select(Account.name).where(Account.role == Right.ADMINISTRATOR).order_by(Account.name)
             session.execute(administrators.with_for_update())
-        return change(session, _known(session, name, to_change=True))
+        yield session, _known(session, name, to_change=True)
 
 
 def _known(session: Session, name: str, *, to_change: bool = False) -> Account:

@@ -1,11 +1,15 @@
 """Commands about the people who may use the console, and the tokens of programs."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gateway.cli.terms import ConfigOption, at_desk, group
+from gateway.cli.terms import ConfigOption, configured, group, out
+
+if TYPE_CHECKING:
+    from gateway.commands.roll import Roll
 
 RoleOption = Annotated[str, typer.Option(help="viewer, operator or administrator.")]
 PasswordOption = Annotated[
@@ -16,60 +20,54 @@ users = group("The people who may use the console and REST.")
 tokens = group("Tokens with which programs use REST in a person's name.")
 
 
+def at_roll(config: Path | None, act: "Callable[[Roll], None]") -> None:
+    from gateway.commands.desk import opened
+    from gateway.commands.roll import Roll
+
+    with opened(Roll, configured(config), out) as roll:
+        act(roll)
+
+
 @users.command("list")
 def users_list(config: ConfigOption = None) -> None:
     """Everybody: name, role, since when, whether they may sign in."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.list_people))
+    at_roll(config, lambda roll: roll.list_people())
 
 
 @users.command("add")
 def users_add(name: str, role: RoleOption = "viewer", file: PasswordOption = None, config: ConfigOption = None) -> None:
     """Let somebody in; asks for their first password."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.add(name, role, _password(file))))
+    at_roll(config, lambda roll: roll.add(name, role, _password(file)))
 
 
 @users.command("role")
 def users_role(name: str, role: str, config: ConfigOption = None) -> None:
     """Change what somebody may do: viewer, operator or administrator."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.change_role(name, role)))
+    at_roll(config, lambda roll: roll.change_role(name, role))
 
 
 @users.command("disable")
 def users_disable(name: str, config: ConfigOption = None) -> None:
     """Somebody may not sign in any more; their sign-ins and tokens end at once."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.disable(name)))
+    at_roll(config, lambda roll: roll.disable(name))
 
 
 @users.command("enable")
 def users_enable(name: str, config: ConfigOption = None) -> None:
     """Somebody may sign in again, whatever there was before; tokens are made anew."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.enable(name)))
+    at_roll(config, lambda roll: roll.enable(name))
 
 
 @users.command("password")
 def users_password(name: str, file: PasswordOption = None, config: ConfigOption = None) -> None:
     """Give somebody a new password; their sign-ins and tokens end."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.set_password(name, _password(file))))
+    at_roll(config, lambda roll: roll.set_password(name, _password(file)))
 
 
 @tokens.command("list")
 def tokens_list(config: ConfigOption = None) -> None:
     """Those that may still be used: whose, for what, until when, when used last."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.list_tokens))
+    at_roll(config, lambda roll: roll.list_tokens())
 
 
 @tokens.command("make")
@@ -81,17 +79,13 @@ def tokens_make(
     config: ConfigOption = None,
 ) -> None:
     """Make one in somebody's name; it is shown this once."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.make_token(name, label, role, days)))
+    at_roll(config, lambda roll: roll.make_token(name, label, role, days))
 
 
 @tokens.command("revoke")
 def tokens_revoke(token: int, config: ConfigOption = None) -> None:
     """Nobody can use it any more."""
-    from gateway.commands import roll
-
-    at_desk(config, lambda desk: desk.ask(roll.revoke_token(token)))
+    at_roll(config, lambda roll: roll.revoke_token(token))
 
 
 def _password(file: Path | None) -> str:

@@ -3,7 +3,7 @@
 import os
 import pwd
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from sqlalchemy import Engine, make_url
 from sqlalchemy.exc import DataError, SQLAlchemyError
@@ -99,7 +100,7 @@ class Desk:
         found = seal.verify(self._db, signed, watch=self._watch)
         self._screen.finding(found, signed)
         try:
-            seal.verified(self._db, found, actor=_actor(), now=_now())
+            seal.verified(self._db, found, **self._by)
         except SQLAlchemyError:  # a head that was changed fits no further event
             self._screen.line("[red]the trail takes no further events[/]")
             return False
@@ -118,8 +119,7 @@ class Desk:
             yield from progress.track(entries, total=total, description=f"verifying {total} events")
 
     def db_restored(self) -> None:
-        now = _now()
-        self._screen.line(restored.accept(self._config, db=self._db, actor=_actor(), now=now))
+        self._screen.line(restored.accept(self._config, db=self._db, **self._by))
         left = restored.without_rows(self._config, db=self._db)
         if left:
             advice = "copy them elsewhere and `gateway send` the copies to bring them in again"
@@ -130,9 +130,9 @@ class Desk:
         """Who acts, and when."""
         return {"actor": _actor(), "now": _now()}
 
-    def ask(self, act: Callable[[Database, Screen, str, datetime], None]) -> None:
-        """What other files know to ask and do."""
-        act(self._db, self._screen, _actor(), _now())
+    def _say(self, what: str) -> None:
+        """What an act says, which may be foreign text."""
+        self._screen.line(escape(what))
 
 
 @contextmanager

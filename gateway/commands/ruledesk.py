@@ -50,8 +50,7 @@ class RuleDesk(Desk):
 
     def apply(self, file: Path | None, note: str) -> None:
         text, _ = rulebook.read(file or self._config.rules.file, **self._names)
-        said = rulebook.apply(self._db, text, note=note, approval=self._approval, **self._names, **self._by)
-        self._screen.line(escape(said))
+        self._say(rulebook.apply(self._db, text, note=note, approval=self._approval, **self._names, **self._by))
 
     def draft(self, file: Path | None, note: str) -> None:
         text, _ = rulebook.read(file or self._config.rules.file, **self._names)
@@ -70,14 +69,13 @@ class RuleDesk(Desk):
         self._difference(lines or ["they are the same"])
 
     def approve(self, number: int) -> None:
-        self._screen.line(escape(rulebook.approve(self._db, number, **self._by)))
+        self._say(rulebook.approve(self._db, number, **self._by))
 
     def activate(self, number: int) -> None:
-        said = rulebook.activate(self._db, number, approval=self._approval, **self._names, **self._by)
-        self._screen.line(escape(said))
+        self._say(rulebook.activate(self._db, number, approval=self._approval, **self._names, **self._by))
 
     def rollback(self) -> None:
-        self._screen.line(escape(rulebook.rollback(self._db, approval=self._approval, **self._names, **self._by)))
+        self._say(rulebook.rollback(self._db, approval=self._approval, **self._names, **self._by))
 
     def replay(self, file: Path | None, number: int | None, days: float) -> Replay:
         """The file, or a version, beside what is in force."""

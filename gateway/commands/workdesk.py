@@ -107,7 +107,7 @@ class WorkDesk(Desk):
 
     def change_peers(self, act: Callable[..., str]) -> None:
         """`act(db, roster, actor=, now=)` is one of peering.py."""
-        self._screen.line(escape(act(self._db, self._roster(), **self._by)))
+        self._say(act(self._db, self._roster(), **self._by))
 
     def _roster(self) -> Roster:
         roster = Roster(self._config, self._db)

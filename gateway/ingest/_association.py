@@ -22,6 +22,7 @@ from gateway.crash import crash_point
 from gateway.dicom import command as commands
 from gateway.dicom import pdu
 from gateway.dicom.command import C_CANCEL, C_ECHO, C_STORE, Command
+from gateway.dicom.commitment import COMMITMENT
 from gateway.dicom.instance import Incoming, Origin
 from gateway.dicom.uids import is_uid
 from gateway.doors.door import Arrival, Door
@@ -29,7 +30,7 @@ from gateway.doors.policy import Caller, Policy, Rejection
 from gateway.doors.visits import Visit
 from gateway.errors import GatewayError, InvalidUid, NotSupported, NotUnderstood
 from gateway.ingest import _acse
-from gateway.ingest._notices import COMMITMENT, NOTICES, take
+from gateway.ingest._notices import NOTICES, take
 from gateway.ingest._wire import NOT_SPECIFIED, UNEXPECTED_PDU, Abort, Closed, Late, Wire
 from gateway.ingest.move import turned
 
@@ -279,7 +280,7 @@ class Message:
             self._association.has_refused = True
             self._door.refuse(self._association.origin, self._refusal, command.sop_instance_uid)
 
-    def _attempt(self, act: Callable[..., object], *arguments: object) -> bool:
+    def _attempt(self, act: Callable[..., object], *arguments: object) -> None:
         """What is raised becomes the answer, and the association goes on (habit 25)."""
         try:
             act(*arguments)
@@ -288,7 +289,6 @@ class Message:
         except Exception as error:  # noqa: BLE001 - boundary: the other side is told, the association goes on
             _logger.error("instance.failed", error=type(error).__name__, stack=log.stack_without_values(error))
             self._refusal = GatewayError("unexpected error, nothing was kept")
-        return self._refusal is None
 
     def close(self) -> None:
         if self._arrival is not None:

@@ -35,12 +35,13 @@ from pynetdicom import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from gateway import log
+from gateway.dicom.commitment import COMMITMENT
 from gateway.dicom.instance import Origin
+from gateway.dicom.modality import PROCEDURE_STEP
 from gateway.doors.door import Door
 from gateway.doors.policy import Policy, Rejection
 from gateway.doors.visits import DISPLACED, Limits, Visit
 from gateway.ingest._association import Association
-from gateway.ingest._notices import COMMITMENT, PROCEDURE_STEP
 from gateway.ingest._wire import Wire
 from gateway.machine import tls
 

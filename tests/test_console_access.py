@@ -31,8 +31,8 @@ HOSTILE = "<script>alert(1)</script>\"'%n; DROP TABLE gw_account--\u202e\N{GRINN
 def operations() -> list[tuple[str, str, Right | None]]:
     """Path, method and needed role of everything that can be asked for."""
     listed = []
-    parts = [("", part.router) for part in found.pages()] + [("/api/v1", part.router) for part in found.rest()]
-    parts += [("/dicom-web", part.router) for part in found.dicomweb()]
+    parts = [("", part.router) for part in found.parts("pages")] + [("/api/v1", part.router) for part in found.parts("rest")]
+    parts += [("/dicom-web", part.router) for part in found.parts("dicomweb")]
     for prefix, router in [*parts, ("", application.assets)]:
         for one in router.routes:
             if isinstance(one, APIWebSocketRoute):  # it says by itself who may listen: test_workitems

@@ -14,7 +14,7 @@ from gateway.acts import rulebook
 from gateway.dicom.uids import derived_uid
 from gateway.rows.ruleset import Shadow
 from gateway.rows.tables import Job, OutputInstance, Series
-from gateway.web.found import pages
+from gateway.web.found import parts
 from tests.console_fixture import ROLES, ConsolePlace, assert_accessible, assert_fits, shot
 from tests.pictured_fixture import a_pictured_job
 from tests.rows_fixture import a_delivery, a_job, a_series
@@ -77,7 +77,7 @@ def world(console: ConsolePlace) -> ConsolePlace:
 
 
 def every_path(world: ConsolePlace) -> list[str]:
-    routes = [str(route.path) for part in pages() for route in part.router.routes if "GET" in route.methods]  # type: ignore[attr-defined]
+    routes = [str(route.path) for part in parts("pages") for route in part.router.routes if "GET" in route.methods]  # type: ignore[attr-defined]
     return [world.paths.get(path, path) for path in routes if not PARTS.search(path)]
 
 

@@ -62,7 +62,7 @@ def test_no_page_runs_what_a_patient_is_called(console: ConsolePlace, chromium: 
     """Those of the navigation, in a browser, which would run it."""
     with console.visit(chromium, "administrator") as page:
         page.on("dialog", lambda dialog: pytest.fail(dialog.message))
-        for part in found.pages():
+        for part in found.parts("pages"):
             if part.navigation is not None and part.name != "viewer":  # which is OHIF's own, where it is installed
                 page.goto(console.url + part.navigation.path)
                 assert page.locator("h1").count() == 1, part.name

@@ -25,7 +25,7 @@ from gateway.decisions.rules import load as load_rules
 from gateway.inference import tritonserver
 from gateway.peers import load_protocols, make_peer
 from gateway.pipeline import load_pipelines
-from gateway.web.found import pages
+from gateway.web.found import parts
 from tests.ports import free_port
 from tests.test_architecture import commands
 from tests.world import World
@@ -83,7 +83,7 @@ def test_the_image_runs_as_nobody_special_and_its_command_and_health_exist() -> 
     assert "HOME_MODE=0700" in made, "`gateway check` calls a data folder wrong that everybody may look into"
     assert entry == ["gateway"] and command[0] in commands()
     assert health and health[1] == port
-    assert any(health[2] == route.path for page in pages() for route in page.router.routes)
+    assert any(health[2] == route.path for page in parts("pages") for route in page.router.routes)
     assert of(path, "EXPOSE") == [f"{Config().dimse.port} {port}"]
     assert "GATEWAY_CONFIG" in dict(variables())
 

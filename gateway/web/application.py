@@ -72,15 +72,15 @@ def inner(site: Site) -> FastAPI:
         title="Clinical AI Gateway", version=gateway.__version__, docs_url=None, redoc_url=None,
         openapi_url=f"{_REST}/openapi.json", max_body_size=_BODY_BYTES, telemetry={"tracing": False, "metrics": False},
     )  # fmt: skip
-    app.state.site, app.state.pages = site, found.pages()
+    app.state.site, app.state.pages = site, found.parts("pages")
     app.state.issuer = Issuer(site.config.web.oidc) if site.config.web.oidc else None
     app.state.storage = storage(site)
     app.include_router(assets)
     for page in app.state.pages:
         app.include_router(page.router, include_in_schema=False)
-    for part in found.rest():
+    for part in found.parts("rest"):
         app.include_router(part.router, prefix=_REST, responses=_PROBLEMS, dependencies=(_TOKEN, Depends(_knows)))
-    for part in found.dicomweb():
+    for part in found.parts("dicomweb"):
         app.include_router(part.router, prefix=_DICOMWEB, include_in_schema=False)
     failures.prepare(app)
     return app

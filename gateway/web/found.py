@@ -1,10 +1,10 @@
 """Pages and parts of REST: one file each, found by its name (see the package's first lines)."""
 
 import importlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 from fastapi import APIRouter
 
@@ -33,30 +33,19 @@ class Part:
     navigation: Navigation | None
 
 
-def pages() -> list[Part]:
+def parts(folder: Literal["pages", "rest", "dicomweb"]) -> list[Part]:
     """Raises ConfigError with the paths of the files that are none."""
-    return list(_parts("pages"))
-
-
-def rest() -> list[Part]:
-    return list(_parts("rest"))
-
-
-def dicomweb() -> list[Part]:
-    return list(_parts("dicomweb"))
-
-
-def _parts(folder: str) -> Iterator[Part]:
-    problems = []
+    found, problems = [], []
     for path in sorted((_HERE / folder).glob("[!_]*.py")):
         module = importlib.import_module(f"gateway.web.{folder}.{path.stem}")
         part = _part(path.stem, module)
         if part is None or (folder == "pages" and not hasattr(module, "NAVIGATION")):
             problems.append(f"{path}: expected router (fastapi.APIRouter) and, in pages/, NAVIGATION (Navigation or None)")
         else:
-            yield part
+            found.append(part)
     if problems:
         raise ConfigError(problems)
+    return found
 
 
 def _part(name: str, module: ModuleType) -> Part | None:

@@ -2,18 +2,16 @@
 
 from datetime import datetime
 
-from sqlalchemy import select
-from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, lock
+from gateway.db import Database
 from gateway.decisions.completeness import Decision, Verdict
 from gateway.engine import SETTLE, Queues, settle_attempt
 from gateway.errors import ConfigError
 from gateway.rows.tables import Series, SeriesState
-from gateway.rows.verdicts import SeriesVerdict
+from gateway.views.stories import known
 from gateway.work.weigh import gather, keep
 
 
@@ -38,18 +36,8 @@ def hold_series(db: Database, series_instance_uid: str, *, actor: str, now: date
     return f"series {series_instance_uid} is held"
 
 
-def verdicts(db: Database, series_instance_uid: str) -> list[SeriesVerdict]:
-    """What was found out of its completeness, the first revision first."""
-    mine = select(SeriesVerdict).where(SeriesVerdict.series_instance_uid == series_instance_uid)
-    with db() as session:
-        return list(session.scalars(mine.order_by(SeriesVerdict.revision)))
-
-
 def _open(session: Session, series_instance_uid: str, states: tuple[SeriesState, ...]) -> Series:
-    try:
-        series = lock(session, Series, series_instance_uid)
-    except NoResultFound as error:
-        raise ConfigError([f"there is no series {series_instance_uid}"]) from error
+    series: Series = known(session, Series, series_instance_uid, to_change=True)
     if series.state not in states:
         raise ConfigError([f"series {series_instance_uid} is {series.state}: expected one that is {' or '.join(states)}"])
     return series

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, lock
+from gateway.db import Database
 from gateway.decisions.rules import PRIORITIES
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.pipeline import Pipeline
 from gateway.rows.tables import Instance, Job, JobState, OutputInstance, Series, SeriesState
 from gateway.rows.verdicts import SeriesVerdict
+from gateway.views.stories import known
 from gateway.work import delivery, jobs
 
 _FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
@@ -115,10 +115,7 @@ def place(
 
 
 def _orderable(session: Session, series_instance_uid: str) -> Series:
-    try:
-        series = lock(session, Series, series_instance_uid)
-    except NoResultFound as error:
-        raise ConfigError([f"there is no series {series_instance_uid}"]) from error
+    series: Series = known(session, Series, series_instance_uid, to_change=True)
     if series.state not in _FINISHED:
         raise ConfigError([f"series {series_instance_uid} is {series.state}: it can be ordered for when it is complete"])
     mine = select(func.count()).select_from(Instance).where(Instance.series_instance_uid == series_instance_uid)

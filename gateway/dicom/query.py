@@ -30,6 +30,10 @@ class BadQuery(GatewayError):
     """A query that cannot be answered; the text says what was expected."""
 
 
+class Broad(BadQuery):
+    """The search fits too much to look at."""
+
+
 @dataclass(frozen=True)
 class Query:
     """`wanted` are values by keyword, empty ones match everything; `include` are keywords to be told beside the usual ones."""

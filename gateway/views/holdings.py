@@ -15,7 +15,7 @@ from sqlalchemy import Select, Subquery, exists, func, select, union_all
 from sqlalchemy.orm import Session, aliased
 
 from gateway.db import Database
-from gateway.dicom.query import BadQuery, Query, uids
+from gateway.dicom.query import Broad, Query, uids
 from gateway.rows.tables import Instance, OutputInstance, Series, Study
 
 STUDY = (
@@ -32,10 +32,6 @@ INSTANCE = (
 )  # fmt: skip
 _CHUNK, _READ_AT_MOST = 100, 5000
 _UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-
-
-class Broad(BadQuery):
-    """The search fits too much to look at."""
 
 
 @dataclass(frozen=True)

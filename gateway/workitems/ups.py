@@ -22,7 +22,7 @@ from gateway.crash import crash_point
 from gateway.db import Database, insert_once, lock
 from gateway.dicom import achieved, procedure, query
 from gateway.dicom.procedure import BadWorkitem, items
-from gateway.dicom.query import BadQuery, fits_within
+from gateway.dicom.query import Broad, fits_within
 from gateway.dicom.uids import is_uid
 from gateway.dicom.values import texts
 from gateway.engine import PERFORM, Queues, ticket
@@ -50,10 +50,6 @@ class GoneWorkitem(GatewayError):
 
 class Conflict(GatewayError):
     """It cannot be done to a workitem in this state, or not by who asks."""
-
-
-class Broad(BadQuery):
-    """The search fits too much to look at."""
 
 
 def create(db: Database, store: Store, queues: Queues, asked: Dataset, uid: str, *, actor: str, now: datetime) -> bool:

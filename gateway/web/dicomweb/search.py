@@ -6,7 +6,7 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import JSONResponse, Response
 from pydicom import Dataset
 
-from gateway.dicom.query import BadQuery, parse
+from gateway.dicom.query import BadQuery, Broad, parse
 from gateway.views import holdings
 from gateway.web.dicomweb.retrieve import SERIES, STUDY, base
 from gateway.web.site import Here
@@ -41,7 +41,7 @@ def _found(request: Request, here: Here, level: str) -> Response:
         query = parse([*request.query_params.multi_items(), *within])
         found = holdings.search(here.db, level, query, here.store.path)
     except BadQuery as error:
-        raise HTTPException(413 if isinstance(error, holdings.Broad) else 400, str(error)) from error
+        raise HTTPException(413 if isinstance(error, Broad) else 400, str(error)) from error
     if not found:
         return Response(status_code=204)
     root = base(request)

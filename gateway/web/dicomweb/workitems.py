@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydicom import Dataset
 
 from gateway.dicom.procedure import BadWorkitem, parse
-from gateway.dicom.query import BadQuery
+from gateway.dicom.query import BadQuery, Broad
 from gateway.dicom.uids import secret_uid
 from gateway.errors import OutOfResources
 from gateway.web.dicomweb.retrieve import base, taken
@@ -26,7 +26,7 @@ router = APIRouter()
 _JSON = "application/dicom+json"
 _TAKEN = (_JSON, "application/json")
 _STATUSES: tuple[tuple[type[Exception], int], ...] = (
-    (ups.Broad, 413), (BadQuery, 400), (BadWorkitem, 400), (NotYours, 403), (NotFollowed, 404), (ups.NoWorkitem, 404),
+    (Broad, 413), (BadQuery, 400), (BadWorkitem, 400), (NotYours, 403), (NotFollowed, 404), (ups.NoWorkitem, 404),
     (ups.GoneWorkitem, 410), (ups.Conflict, 409), (OutOfResources, 503),
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """What the answer of a DICOMweb service means (PS3.18 10.5.3, 10.6.3): the body decides, of one instance. No I/O."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -77,9 +77,9 @@ def refusal(response: httpx2.Response) -> DeliveryError:
     return Rejected(_FINAL.get(code, PROCESSING_FAILURE), f"HTTP {code}: the peer rejects the request")
 
 
-def match(body: bytes, keyword: str, uid: str) -> Mapping[str, list[Any]] | None:
-    """By keyword's tag, the values of the search's match that has this UID; None where there is none. Raises Unreachable."""
-    return next((found for found in matches(body) if found.get(_tag(keyword)) == [uid]), None)
+def match(found: Iterable[Mapping[str, list[Any]]], keyword: str, uid: str) -> Mapping[str, list[Any]] | None:
+    """Of the matches of a search the one that has this UID; None where there is none."""
+    return next((one for one in found if one.get(_tag(keyword)) == [uid]), None)
 
 
 def matches(body: bytes) -> list[Mapping[str, list[Any]]]:

@@ -89,7 +89,7 @@ class Dicomweb(Http):
         """
         seen: set[str] = set()
         with self.client() as client:
-            while page := self._page(client, path, len(seen), wanted):
+            while page := self._matches(client, path, _MOST_PAGE, **wanted, limit=str(_PAGE), offset=str(len(seen))):
                 new = {uid: one for one in page if (uid := text(one, key)) and uid not in seen}
                 if not new:
                     return
@@ -128,15 +128,6 @@ class Dicomweb(Http):
         with self.client(connections=connections) as client:
             yield Retrieving(self, client)
 
-    def _page(self, client: httpx2.Client, path: str, offset: int, wanted: Mapping[str, str]) -> list[Mapping[str, list[Any]]]:
-        page = {"limit": str(_PAGE), "offset": str(offset)}
-        with self.request(client, "GET", path, params={**wanted, **page}) as response:
-            if response.status_code in _NONE:
-                return []
-            if response.status_code != 200:
-                raise refusal(response)
-            return matches(read(response, _MOST_PAGE))
-
     def probe(self) -> list[Capability]:
         """Asks for one instance and for the metadata of it, and sends a request without an instance."""
         with self.client() as client:
@@ -144,12 +135,16 @@ class Dicomweb(Http):
 
     def _search(self, path: str, keyword: str, uid: str, **more: str) -> Mapping[str, list[Any]] | None:
         """QIDO-RS (PS3.18 10.6): the match that has this UID."""
-        with self.client() as client, self.request(client, "GET", path, params={keyword: uid, **more}) as response:
+        with self.client() as client:
+            return match(self._matches(client, path, _MOST_ANSWER, **{keyword: uid}, **more), keyword, uid)
+
+    def _matches(self, client: httpx2.Client, path: str, most_bytes: int, **wanted: str) -> list[Mapping[str, list[Any]]]:
+        with self.request(client, "GET", path, params=wanted) as response:
             if response.status_code in _NONE:
-                return None
+                return []
             if response.status_code != 200:
                 raise refusal(response)
-            return match(read(response, _MOST_ANSWER), keyword, uid)
+            return matches(read(response, most_bytes))
 
     def _store(self, client: httpx2.Client, instance: Part10) -> Sent:
         try:

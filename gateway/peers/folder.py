@@ -14,6 +14,7 @@ from pydicom import dcmread
 
 from gateway.errors import Rejected, Unreachable
 from gateway.outputs.kinds import OBJECTS
+from gateway.machine.disk import sync_folder
 from gateway.peers import (
     DUPLICATE,
     NOT_SUPPORTED,
@@ -117,7 +118,7 @@ class Folder:
         else:
             _copy(source, target, mode & 0o666)
         for folder in (series, study, root):  # also for what an earlier attempt left: it may have died before this
-            _sync(folder)
+            sync_folder(folder)
         return Sent(STORED, "stored")
 
 
@@ -150,14 +151,6 @@ def _permit(place: Path, mode: int) -> None:
     """Where the file system has permissions: a share that has none takes results all the same."""
     with suppress(PermissionError):
         place.chmod(mode)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _same(source: BufferedReader, target: Path) -> bool:

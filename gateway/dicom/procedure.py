@@ -12,11 +12,9 @@ from io import BytesIO
 from typing import Any
 
 from pydicom import Dataset, dcmread
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from gateway.dicom.part10 import part10
-from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, is_uid
+from gateway.dicom.part10 import file_meta, part10
+from gateway.dicom.uids import is_uid
 from gateway.dicom.values import texts
 from gateway.errors import GatewayError
 
@@ -76,12 +74,7 @@ def parse(body: bytes) -> Dataset:
 def dump(workitem: Dataset) -> bytes:
     """As a PS3.10 file."""
     workitem.SpecificCharacterSet = "ISO_IR 192"
-    workitem.file_meta = FileMetaDataset()
-    workitem.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    workitem.file_meta.MediaStorageSOPClassUID = UID(SOP_CLASS_UID)
-    workitem.file_meta.MediaStorageSOPInstanceUID = UID(workitem.get("SOPInstanceUID") or _NAMELESS)
-    workitem.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    workitem.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    workitem.file_meta = file_meta(SOP_CLASS_UID, workitem.get("SOPInstanceUID") or _NAMELESS)
     return part10(workitem)
 
 

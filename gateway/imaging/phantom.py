@@ -6,10 +6,10 @@ from datetime import datetime
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import CTImageStorage
 
-from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, derived_uid
+from gateway.dicom.part10 import file_meta
+from gateway.dicom.uids import derived_uid
 from gateway.imaging.anatomy import LEFT, RIGHT, Anatomy
 
 FIELD_MM = 360.0
@@ -103,7 +103,7 @@ def _instance(n: int, hounsfield: np.ndarray, grid: Grid, now: datetime, seed: i
     ds.WindowCenterWidthExplanation = ["LUNG", "SOFT TISSUE"]
     ds.PixelData = (hounsfield - INTERCEPT).astype("<i2").tobytes()
     ds["PixelData"].VR = "OW"
-    ds.file_meta = _file_meta(ds)
+    ds.file_meta = file_meta(ds.SOPClassUID, ds.SOPInstanceUID)
     return ds
 
 
@@ -134,13 +134,3 @@ def _uid(now: datetime, seed: int, *names: object) -> str:
 
 def _decimal(value: float) -> str:
     return f"{value:.6f}".rstrip("0").rstrip(".")
-
-
-def _file_meta(ds: Dataset) -> FileMetaDataset:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    return meta

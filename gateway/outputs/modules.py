@@ -12,11 +12,9 @@ from typing import Any
 import highdicom as hd
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import DataElement, Dataset
-from pydicom.dataset import FileMetaDataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import UID
 
-from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from gateway.dicom.part10 import file_meta
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, PRIVATE_SCHEME, Encoding, Equipment, Output
 
@@ -117,7 +115,7 @@ def _finish(made: Dataset, encoding: Encoding) -> Dataset:
     """A plain Dataset of ours: highdicom's classes hold tables and copies that nobody needs after this."""
     finished = Dataset()
     finished.update(made)
-    finished.file_meta = _file_meta(made)
+    finished.file_meta = file_meta(made.SOPClassUID, made.SOPInstanceUID, made.file_meta.TransferSyntaxUID)
     source = encoding.source[0]
     for keyword in (*COPIED, *(COPIED_BY_IMAGES if "Rows" in made else ())):
         if source.get(keyword):
@@ -156,12 +154,3 @@ def _contribution(equipment: Equipment, purpose: hd.sr.CodedConcept, description
         device_serial_number=equipment.serial_number,
         contribution_description=description,
     )
-
-
-def _file_meta(made: Dataset) -> FileMetaDataset:
-    meta = FileMetaDataset()
-    meta.FileMetaInformationVersion = b"\0\1"
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID
-    meta.TransferSyntaxUID = made.file_meta.TransferSyntaxUID
-    meta.ImplementationClassUID, meta.ImplementationVersionName = UID(IMPLEMENTATION_CLASS_UID), IMPLEMENTATION_VERSION_NAME
-    return meta

@@ -25,6 +25,7 @@ from gateway.dicom.pixels import pixels
 from gateway.errors import ConfigError, DeliveryError
 from gateway.imaging.phantom import chest_ct
 from gateway.imaging.picture import outlined
+from gateway.imaging.plane import segments
 from gateway.imaging.volume import arrange, volume
 from gateway.machine.stopping import Stop
 from gateway.peers import own_listener, send_many
@@ -237,13 +238,8 @@ def outline_png(seg: hd.seg.Segmentation, sources: Sequence[Path]) -> bytes:
     filled = volume(stack, (pixels(datasets[header.SOPInstanceUID]) for header in stack.headers))
     labels = seg.get_volume(combine_segments=True).match_geometry(filled)
     shown = filled.to_patient_orientation("HPL")
-    colours = [_srgb(description.RecommendedDisplayCIELabValue) for description in seg.SegmentSequence]
+    colours = [colour for _, colour in segments(seg).values()]
     return outlined(shown.array, labels.to_patient_orientation("HPL").array, shown.spacing, colours)
-
-
-def _srgb(lab: Sequence[int]) -> tuple[int, int, int]:
-    red, green, blue = hd.color.CIELabColor.from_dicom_value(tuple(lab)).to_rgb()
-    return int(red), int(green), int(blue)
 
 
 def _invite(gateway: Gateway, archive: Pacs, folder: Path, out: Console) -> None:

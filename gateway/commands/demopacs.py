@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from urllib.error import URLError
 
 from gateway.errors import ConfigError
+from gateway.machine.listening import free_ports
 
 _TRIES, _START_SECONDS = 3, 60
 _FAILED = "the demonstration's Orthanc did not start: its log lies beside its files"
@@ -96,7 +96,7 @@ def pacs(folder: Path, calling_ae_title: str, program: str | None) -> Iterator[P
 @contextmanager
 def _running(folder: Path, calling_ae_title: str, program: str) -> Iterator[OrthancPacs | None]:
     """None where it has ended by itself, as when another program has taken one of its ports meanwhile."""
-    http_port, dicom_port = _free_ports(2)
+    http_port, dicom_port = free_ports(2)
     configuration = {
         "Name": "Demonstration PACS", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "Plugins": [],
         "HttpPort": http_port, "DicomPort": dicom_port, "DicomAet": "ORTHANC", "RemoteAccessAllowed": False,
@@ -126,12 +126,3 @@ def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
         else:
             return process.poll() is None  # or it was another program that answered
     raise ConfigError([_FAILED])
-
-
-def _free_ports(count: int) -> list[int]:
-    """Bound together, so that they differ; released for who takes them next."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [bound.getsockname()[1] for bound in sockets]
-    for bound in sockets:
-        bound.close()
-    return ports

@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,6 +31,7 @@ import psutil
 from gateway.errors import ConfigError, ModelUnavailable
 from gateway.inference import sharedmemory
 from gateway.machine.logfile import keep_short, shorten
+from gateway.machine.listening import free_ports
 
 Progress = Callable[[str], None]
 
@@ -175,7 +175,7 @@ class TritonServer:
         installation = _installation(self._environment)
         sharedmemory.forget_the_dead()
         if not self.url:
-            self.url, self.http_url = (f"127.0.0.1:{port}" for port in _free_ports(2))
+            self.url, self.http_url = (f"127.0.0.1:{port}" for port in free_ports(2))
         _lay_out_backends(installation, self._backends / "python")
         self._launch(self._command(installation), installation.variables())
         try:
@@ -281,14 +281,6 @@ def _runs(process: psutil.Process) -> bool:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def _free_ports(count: int) -> list[int]:
-    with socket.socket() as first, socket.socket() as second:
-        sockets = (first, second)[:count]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _answers(url: str) -> bool:

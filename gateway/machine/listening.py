@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import time
+from contextlib import ExitStack
 
 import structlog
 
@@ -27,6 +28,13 @@ def listen(host: str, port: int, *, patience_seconds: float = 0) -> socket.socke
                 _logger.warning("port.taken", host=host, port=port, seconds=patience_seconds)
                 is_told = True
             time.sleep(_AGAIN_SECONDS)
+
+
+def free_ports(count: int) -> list[int]:
+    """Of 127.0.0.1: bound together, so that they differ; released for who takes them next."""
+    with ExitStack() as bound:
+        sockets = [bound.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
 
 
 def why(error: OSError) -> str:

@@ -1,16 +1,16 @@
 """Plan: a configuration whose pipelines, peers and rules were found and understood, or everything that is wrong with them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 import gateway
+from gateway.acts.rulebook import read
 from gateway.configuration.sections import Config
 from gateway.configuration.webkeys import WebSection, client_secret
 from gateway.decisions.rules import RuleSet
-from gateway.decisions.rules import load as load_rules
 from gateway.errors import ConfigError
 from gateway.machine.tls import ServerContext
 from gateway.peers import Peer, load_protocols, made
@@ -105,13 +105,6 @@ def _collected(problems: list[str], load: Callable[[], T]) -> T | None:
         return None
 
 
-def _rules(file: Path, pipelines: Iterable[str], peers: Iterable[str]) -> RuleSet:
+def _rules(file: Path, pipelines: Collection[str], peers: Collection[str]) -> RuleSet:
     """Without a file there are no rules: every series is kept and none is worked on."""
-    if not file.exists():
-        return RuleSet("", ())
-    try:
-        return load_rules(file.read_text(), pipelines=tuple(pipelines), peers=tuple(peers))
-    except ConfigError as error:
-        raise ConfigError([f"{file}: {problem}" for problem in error.problems]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{file}: expected a readable text file"]) from error
+    return read(file, pipelines=pipelines, peers=peers)[1] if file.exists() else RuleSet("", ())

@@ -108,6 +108,24 @@ def test_a_console_with_a_certificate_speaks_tls_only(tmp_path: Path, migrated_s
             expect(browser.get_by_role("link", name="People")).to_be_visible()
 
 
+def test_over_tls_too_a_page_tells_once_what_an_act_did(tmp_path: Path, migrated_sqlite: Path, chromium: Browser) -> None:
+    """Browsers heed no end of a cookie of TLS that does not say that it is one (RFC 6265bis 5.7)."""
+    issued = Authority(tmp_path / "ca").issue("gateway", hosts=("localhost",))
+    (tmp_path / "gateway.db").write_bytes(migrated_sqlite.read_bytes())
+    web = {"certificate": str(issued.certificate), "key": str(issued.key)}
+    with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}", web=web) as place:
+        place.add_people()
+        with place.visit(chromium, "viewer") as browser:
+            browser.goto(place.url + "/me")
+            browser.get_by_role("button", name="Sign out everywhere else").click()
+            expect(browser.get_by_role("status")).to_have_text("viewer is signed out everywhere else")
+
+            browser.goto(place.url + "/me")
+
+            expect(browser.get_by_role("heading", level=1)).to_have_text("viewer")
+            expect(browser.get_by_role("status")).to_have_count(0)
+
+
 @pytest.mark.parametrize(("key", "value"), [("certificate", "missing.pem"), ("key", "missing.key")])
 def test_a_certificate_that_is_not_there_is_told_before_anything_is_served(tmp_path: Path, key: str, value: str) -> None:
     issued = Authority(tmp_path / "ca").issue("gateway", hosts=("localhost",))

@@ -7,22 +7,21 @@ from fastapi.responses import RedirectResponse, Response
 
 from gateway.web.render import page
 from gateway.web.site import Site
-from gateway.web.who import cookie, csrf_of
+from gateway.web.who import cookie, csrf_of, give, take
 
 _LONGEST = 2000
 
 
 def form(request: Request, here: Site, template: str, *, status: int = 200, **values: object) -> Response:
     """Its token needs a cookie, which is made here."""
-    name = cookie(here, "form")
     made = "" if csrf_of(request) else secrets.token_urlsafe(16)
     if made:
-        request.cookies[name] = made
+        request.cookies[cookie(here, "form")] = made
     oidc = here.config.web.oidc
     shown = {"name": "", "problem": "", "then": "/", "elsewhere": oidc.name if oidc else ""}
     answer = page(request, template, status=status, **(shown | values))
     if made:
-        answer.set_cookie(name, made, httponly=True, secure=here.is_secure, samesite="lax")
+        give(answer, here, "form", made)
     return answer
 
 
@@ -36,8 +35,8 @@ def held_up(request: Request, here: Site, **values: object) -> Response | None:
 def entered(here: Site, secret: str, then: str) -> Response:
     """Whatever cookie there was before is of no use any more (session fixation)."""
     answer = RedirectResponse(ours(then), 303)
-    answer.set_cookie(cookie(here), secret, httponly=True, secure=here.is_secure, samesite="lax")
-    answer.delete_cookie(cookie(here, "form"), secure=here.is_secure, httponly=True, samesite="lax")
+    give(answer, here, "session", secret)
+    take(answer, here, "form")
     return answer
 
 

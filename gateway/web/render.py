@@ -18,7 +18,7 @@ import gateway
 from gateway.access.signin import Person
 from gateway.web.found import Part
 from gateway.web.shared import CSRF, asks, is_live
-from gateway.web.who import cookie, csrf_of
+from gateway.web.who import cookie, csrf_of, give, take
 
 _ASSETS = Path(__file__).parent / "assets"
 _PARTS = ("now", "rows")
@@ -95,7 +95,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         text = text.replace(CSRF, csrf)
     answer = HTMLResponse(text, status)
     if told:
-        answer.delete_cookie(cookie(request.app.state.site, "told"))
+        take(answer, request.app.state.site, "told")
     return answer
 
 
@@ -111,14 +111,11 @@ def go(request: Request, path: str, *told: str, is_problem: bool = False) -> Res
     if request.headers.get("hx-request"):
         answer = Response(status_code=204, headers={"HX-Redirect": path})
     if told:
-        site = request.app.state.site
         shown = [one[:_TOLD_LONGEST] for one in told[:_TOLD_MOST]]
         if len(told) > _TOLD_MOST:
             shown.append(f"And {len(told) - _TOLD_MOST} more.")
         value = _signer(request).dumps({"problem": is_problem, "told": shown})
-        answer.set_cookie(
-            cookie(site, "told"), str(value), max_age=_TOLD_SECONDS, httponly=True, secure=site.is_secure, samesite="lax"
-        )
+        give(answer, request.app.state.site, "told", str(value), seconds=_TOLD_SECONDS)
     return answer
 
 

@@ -9,7 +9,9 @@ import hmac
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
 
 from gateway.access import signin
 from gateway.access.passwords import digest
@@ -43,6 +45,22 @@ class NotOurs(Exception):
 def cookie(site: Site, name: str = "session") -> str:
     """Its name; the prefix has browsers refuse one that was set without TLS, or for other paths (RFC 6265bis 4.1.3.2)."""
     return f"__Host-gateway-{name}" if site.is_secure else f"gateway-{name}"
+
+
+def give(answer: Response, site: Site, name: str, value: str, *, seconds: int | None = None) -> None:
+    """For this browser, until it ends or for so long; no script reads it, and nothing that another site sends brings it."""
+    answer.set_cookie(cookie(site, name), value, max_age=seconds, httponly=True, secure=site.is_secure, samesite="lax")
+
+
+def take(answer: Response, site: Site, name: str) -> None:
+    """With all that it was given with: of a name with that prefix browsers heed nothing less."""
+    answer.delete_cookie(cookie(site, name), httponly=True, secure=site.is_secure, samesite="lax")
+
+
+def token_of(headers: Headers) -> str:
+    """The token that a request shows (RFC 6750 2.1); empty where it shows none."""
+    kind, _, secret = headers.get("authorization", "").partition(" ")
+    return secret.strip() if kind.lower() == "bearer" else ""
 
 
 def is_rest(request: Request) -> bool:
@@ -82,10 +100,8 @@ class Needs:
 async def _person(request: Request) -> Person | None:
     site: Site = request.app.state.site
     if _shows_token(request):
-        kind, _, secret = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer" or not secret:
-            return None
-        return await run_in_threadpool(signin.who_has_token, site.db, secret.strip(), now=site.clock())
+        token = token_of(request.headers)
+        return await run_in_threadpool(signin.who_has_token, site.db, token, now=site.clock()) if token else None
     secret = request.cookies.get(cookie(site), "")
     if not secret:
         return None

@@ -15,12 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from gateway.access import signin
-from gateway.access.signin import Person
 from gateway.errors import Damaged
 from gateway.web.dicomweb.retrieve import base
 from gateway.web.dicomweb.workitems import answered, warning
 from gateway.web.site import Here, Site
-from gateway.web.who import Viewer
+from gateway.web.who import Viewer, token_of
 from gateway.workitems import subscriptions, ups
 from gateway.workitems.subscriptions import Told
 
@@ -129,15 +128,9 @@ def _text(site: Site, told: Told) -> str:
 
 def _listener(site: Site, websocket: WebSocket, ae_title: str) -> str:
     """Whose AE title it is, where that is who asks; else empty."""
-    person = _person(site, websocket)
+    token = token_of(websocket.headers)
+    person = signin.who_has_token(site.db, token, now=site.clock()) if token else None
     return person.name if person is not None and subscriptions.may_listen(site.db, ae_title, person.name) else ""
-
-
-def _person(site: Site, websocket: WebSocket) -> Person | None:
-    kind, _, secret = websocket.headers.get("authorization", "").partition(" ")
-    if kind.lower() != "bearer" or not secret:
-        return None
-    return signin.who_has_token(site.db, secret.strip(), now=site.clock())
 
 
 async def _until_closed(websocket: WebSocket) -> None:

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from gateway.access import signin
 from gateway.rows.accounts import Right
 from gateway.web.site import Here
-from gateway.web.who import Anybody
+from gateway.web.who import Anybody, token_of
 
 NAVIGATION = None
 router = APIRouter()
@@ -18,9 +18,9 @@ router = APIRouter()
 @router.get("/metrics")
 async def metrics(request: Request, _nobody: Anybody, here: Here) -> Response:
     if not _is_here(request):
-        kind, _, secret = request.headers.get("authorization", "").partition(" ")
-        person = await run_in_threadpool(signin.who_has_token, here.db, secret.strip(), now=here.clock()) if secret else None
-        if kind.lower() != "bearer" or person is None or not person.may(Right.VIEWER):
+        token = token_of(request.headers)
+        person = await run_in_threadpool(signin.who_has_token, here.db, token, now=here.clock()) if token else None
+        if person is None or not person.may(Right.VIEWER):
             return Response("expected a bearer token of a viewer\n", 401, {"WWW-Authenticate": "Bearer"}, "text/plain")
     document, media_type = await run_in_threadpool(here.meter.exposition, request.headers.get("accept", ""))
     return Response(document, media_type=media_type)

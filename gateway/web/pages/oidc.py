@@ -12,7 +12,7 @@ from gateway.web.enter import address, entered, form, held_up, ours
 from gateway.web.oidc import Issuer, Proved
 from gateway.web.render import sentence
 from gateway.web.site import Here, Site
-from gateway.web.who import Anybody, cookie
+from gateway.web.who import Anybody, cookie, give, take
 
 NAVIGATION = None
 _BACK = "/oidc/back"
@@ -30,7 +30,7 @@ async def start(request: Request, _nobody: Anybody, here: Here, then: str = "/")
     except NotLetIn as error:
         return await _refused(request, here, error)
     here.limits.sign_ins.give_back(address(request))
-    answer.set_cookie(cookie(here, "oidc"), kept, max_age=600, httponly=True, secure=here.is_secure, samesite="lax")
+    give(answer, here, "oidc", kept, seconds=600)
     return answer
 
 
@@ -50,7 +50,7 @@ async def back(request: Request, _nobody: Anybody, here: Here) -> Response:
         return await _refused(request, here, error)
     here.limits.sign_ins.give_back(address(request))
     answer = entered(here, secret, then)
-    answer.delete_cookie(cookie(here, "oidc"), secure=here.is_secure, httponly=True, samesite="lax")
+    take(answer, here, "oidc")
     return answer
 
 
@@ -65,8 +65,7 @@ def _enter(here: Site, issuer: str, proved: Proved, where: str) -> str:
 
 async def _refused(request: Request, here: Site, error: NotLetIn | ConfigError) -> Response:
     await run_in_threadpool(signin.refused, here.db, address=address(request), now=here.clock(), reason=str(error))
-    values = {"then": "/", "name": "", "problem": sentence(error)}
-    return form(request, here, "sign-in.html", status=403, **values)
+    return form(request, here, "sign-in.html", status=403, problem=sentence(error))
 
 
 def _issuer(request: Request) -> Issuer:

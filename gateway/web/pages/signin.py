@@ -13,7 +13,7 @@ from gateway.rows.accounts import Right
 from gateway.web.enter import address, entered, form, held_up, ours
 from gateway.web.render import sentence
 from gateway.web.site import Here
-from gateway.web.who import Anybody, Viewer, cookie
+from gateway.web.who import Anybody, Viewer, take
 
 NAVIGATION = None
 _LONGEST = 300
@@ -48,7 +48,7 @@ def enter(
 def leave(_request: Request, person: Viewer, here: Here) -> Response:
     signin.sign_out(here.db, person, now=here.clock())
     answer = RedirectResponse("/sign-in", 303, {"Clear-Site-Data": '"cache", "storage"'})
-    answer.delete_cookie(cookie(here), secure=here.is_secure, httponly=True, samesite="lax")
+    take(answer, here, "session")
     return answer
 
 

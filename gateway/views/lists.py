@@ -80,7 +80,7 @@ class DeliveryRow:
 
 def studies(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) -> Page[StudyRow]:
     """The studies that came last, first, with all of their series. Raises ConfigError where `after` is no cursor of ours."""
-    query = select(Study).order_by(Study.first_received_at.desc(), Study.study_instance_uid.desc())
+    query = select(Study)
     if wanted.text:
         query = query.where(Study.study_instance_uid.in_(sought(wanted.text)))
     query = within(query, Study.first_received_at, wanted)
@@ -88,17 +88,15 @@ def studies(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) -
         of_it = Series.study_instance_uid == Study.study_instance_uid
         query = query.where(exists().where(of_it, Series.modality == wanted.modality))
     with db() as session:
-        found = session.scalars(_after(query, (Study.first_received_at, Study.study_instance_uid), after).limit(limit + 1)).all()
-        page = _page(found, limit, lambda study: (study.first_received_at, study.study_instance_uid))
-        mine = select(Series).where(Series.study_instance_uid.in_([study.study_instance_uid for study in page.rows]))
+        page = _page(session, query, (Study.first_received_at, Study.study_instance_uid), after, limit)
+        mine = select(Series).where(Series.study_instance_uid.in_([study.study_instance_uid for (study,) in page.rows]))
         series = _series_rows(session, session.scalars(mine.order_by(Series.first_received_at)).all())
-        rows = [StudyRow(one, [row for row in series if row.study is one]) for one in page.rows]
-        return Page(rows, page.following)
+        return Page([StudyRow(one, [row for row in series if row.study is one]) for (one,) in page.rows], page.following)
 
 
 def series(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) -> Page[SeriesRow]:
     """The series that grew last, first. Raises ConfigError where there is no such state, or `after` is no cursor of ours."""
-    query = select(Series).order_by(Series.last_received_at.desc(), Series.series_instance_uid.desc())
+    query = select(Series)
     if wanted.text:
         query = query.where(Series.study_instance_uid.in_(sought(wanted.text)))
     if wanted.state in CONSEQUENCES:
@@ -108,16 +106,13 @@ def series(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) ->
     query = within(query, Series.last_received_at, wanted)
     with db() as session:
         query = of_series(session, query, wanted)
-        found = session.scalars(
-            _after(query, (Series.last_received_at, Series.series_instance_uid), after).limit(limit + 1)
-        ).all()
-        page = _page(found, limit, lambda one: (one.last_received_at, one.series_instance_uid))
-        return Page(_series_rows(session, page.rows), page.following)
+        page = _page(session, query, (Series.last_received_at, Series.series_instance_uid), after, limit)
+        return Page(_series_rows(session, [one for (one,) in page.rows]), page.following)
 
 
 def jobs(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) -> Page[JobRow]:
     """The latest first. Raises ConfigError where no job can be in that state, or `after` is no cursor of ours."""
-    query = in_state(select(Job).order_by(Job.id.desc()), Job.state, wanted.state, JobState)
+    query = in_state(select(Job), Job.state, wanted.state, JobState)
     if wanted.text:
         mine = select(Series.series_instance_uid).where(Series.study_instance_uid.in_(sought(wanted.text)))
         query = query.where(Job.series_instance_uid.in_(mine))
@@ -125,17 +120,18 @@ def jobs(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) -> P
         query = query.where(Job.pipeline == wanted.pipeline)
     query = within(query, Job.created_at, wanted)
     with db() as session:
-        page = _page(session.scalars(_after(query, (Job.id,), after).limit(limit + 1)).all(), limit, lambda job: (job.id,))
-        ids, whose = [job.id for job in page.rows], _whose(session, page.rows)
+        page = _page(session, query, (Job.id,), after, limit)
+        found = [job for (job,) in page.rows]
+        ids, whose = [job.id for job in found], _whose(session, found)
         counts, retracted = _delivery_counts(session, ids), _retracted(session, ids)
-        rows = [JobRow(job, *whose[job.series_instance_uid], counts.get(job.id, {}), job.id in retracted) for job in page.rows]
+        rows = [JobRow(job, *whose[job.series_instance_uid], counts.get(job.id, {}), job.id in retracted) for job in found]
         return Page(rows, page.following)
 
 
 def deliveries(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50) -> Page[DeliveryRow]:
     """The latest first. Raises ConfigError where no delivery can be in that state, or `after` is no cursor of ours."""
     columns: tuple[Any, ...] = (Delivery, OutputInstance, Job.series_instance_uid)
-    query: Select[Any] = select(*columns).order_by(Delivery.id.desc())
+    query: Select[Any] = select(*columns)
     query = query.join(OutputInstance, OutputInstance.sop_instance_uid == Delivery.sop_instance_uid)
     query = query.join(Job, Job.id == Delivery.job)
     query = in_state(query, Delivery.state, wanted.state, DeliveryState)
@@ -146,9 +142,8 @@ def deliveries(db: Database, wanted: Wanted, *, after: str = "", limit: int = 50
         query = query.where(Delivery.peer == wanted.peer)
     query = within(query, Delivery.created_at, wanted)
     with db() as session:
-        found = session.execute(_after(query, (Delivery.id,), after).limit(limit + 1)).all()
-        page = _page(found, limit, lambda row: (row[0].id,))
-        whose = _by_key(session, Study, [row[0].study_instance_uid for row in page.rows])
+        page = _page(session, query, (Delivery.id,), after, limit)
+        whose = _studies(session, [one.study_instance_uid for one, _, _ in page.rows])
         return Page(
             [DeliveryRow(one, output, whose.get(one.study_instance_uid), uid) for one, output, uid in page.rows], page.following
         )
@@ -165,7 +160,7 @@ def _series_rows(session: Session, found: Sequence[Series]) -> list[SeriesRow]:
     uids = [one.series_instance_uid for one in found]
     counted = select(Instance.series_instance_uid, func.count()).where(Instance.series_instance_uid.in_(uids))
     instances = dict(session.execute(counted.group_by(Instance.series_instance_uid)).all())
-    whose = _by_key(session, Study, [one.study_instance_uid for one in found])
+    whose = _studies(session, [one.study_instance_uid for one in found])
     made: dict[str, list[Job]] = {}
     for job in session.scalars(select(Job).where(Job.series_instance_uid.in_(uids)).order_by(Job.id)):
         made.setdefault(job.series_instance_uid, []).append(job)
@@ -204,9 +199,19 @@ def _whose(session: Session, found: Sequence[Job]) -> dict[str, tuple[Study, str
     return {series.series_instance_uid: (study, series.modality) for series, study in rows}
 
 
-def _by_key(session: Session, table: type[Study], keys: Sequence[str]) -> dict[str, Study]:
-    found = session.scalars(select(table).where(table.study_instance_uid.in_(set(keys))))
+def _studies(session: Session, uids: Sequence[str]) -> dict[str, Study]:
+    found = session.scalars(select(Study).where(Study.study_instance_uid.in_(set(uids))))
     return {study.study_instance_uid: study for study in found}
+
+
+def _page(session: Session, query: Select[Any], keys: Sequence[Any], after: str, limit: int) -> Page[Any]:
+    """Rows of the query in the falling order of `keys`, columns of what it selects first, behind the one with the key `after`."""
+    ordered = _after(query.order_by(*(key.desc() for key in keys)), keys, after)
+    found = session.execute(ordered.limit(limit + 1)).all()
+    if len(found) <= limit:
+        return Page(found)
+    last = (getattr(found[limit - 1][0], key.key) for key in keys)
+    return Page(found[:limit], _PARTED.join(one.isoformat() if isinstance(one, datetime) else str(one) for one in last))
 
 
 def _after(query: Select[Any], keys: Sequence[Any], cursor: str) -> Select[Any]:
@@ -227,13 +232,6 @@ def _read(key: Any, text: str) -> object:
     if at.tzinfo is None:
         raise ValueError("expected a time zone")
     return at.astimezone(UTC)
-
-
-def _page(found: Sequence[Any], limit: int, key: Any) -> Page[Any]:
-    rows = found[:limit]
-    if len(found) <= limit:
-        return Page(rows)
-    return Page(rows, _PARTED.join(one.isoformat() if isinstance(one, datetime) else str(one) for one in key(rows[-1])))
 
 
 def held_series(db: Database, *, why: str = "", limit: int = 50) -> list[Series]:

@@ -91,7 +91,7 @@ def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
         outcomes = select(RuleOutcome).where(
             RuleOutcome.series_instance_uid == series_instance_uid, RuleOutcome.revision == series.revision
         )
-        jobs = session.scalars(_jobs_of(series_instance_uid)).all()
+        jobs = session.scalars(select(Job).where(Job.series_instance_uid == series_instance_uid).order_by(Job.id)).all()
         return SeriesStory(
             study=session.get_one(Study, series.study_instance_uid),
             series=series,
@@ -146,18 +146,13 @@ def _gone(session: Session, inputs: type[JobInstance | PriorInstance], mine: Col
     return session.scalar(taken.where(mine, Instance.gone_at.is_not(None))) or 0
 
 
-def _jobs_of(series_instance_uid: str) -> Any:
-    return select(Job).where(Job.series_instance_uid == series_instance_uid).order_by(Job.id)
-
-
 def _story(session: Session, job: Job) -> JobStory:
     inputs = session.scalars(select(JobInstance.sha256).where(JobInstance.job == job.id)).all()
     outputs = session.scalars(select(OutputInstance).where(OutputInstance.job == job.id)).all()
     deliveries = session.scalars(select(Delivery).where(Delivery.job == job.id).order_by(Delivery.id)).all()
-    later = session.scalars(select(Job.id).where(_is_later(job), Job.supersedes == job.id).order_by(Job.id)).all()
+    later = select(Job.id).where(Job.series_instance_uid == job.series_instance_uid, Job.id > job.id, Job.supersedes == job.id)
     priors = session.scalars(select(Prior).where(Prior.job == job.id).order_by(Prior.id)).all()
-    return JobStory(job, inputs, gone(session, job), outputs, deliveries, later, session.get(PriorSearch, job.id), priors)
-
-
-def _is_later(job: Job) -> Any:
-    return (Job.series_instance_uid == job.series_instance_uid) & (Job.id > job.id)
+    return JobStory(
+        job, inputs, gone(session, job), outputs, deliveries, session.scalars(later.order_by(Job.id)).all(),
+        session.get(PriorSearch, job.id), priors,
+    )  # fmt: skip

@@ -3,7 +3,7 @@
 import gc
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -34,12 +34,12 @@ from gateway.fetching.worklist import Worklist
 from gateway.inference.breaker import Breaker
 from gateway.inference.models import Models
 from gateway.machine.liveness import Presence, only_one
+from gateway.machine.rounds import Rounds
 from gateway.prove import told
 from gateway.receive import Found, association_lost, executor_died, forget, positions, receive
 from gateway.roster import Roster
 from gateway.rows.tables import Association
 from gateway.serving.doorman import Doorman
-from gateway.serving.follow import Follower
 from gateway.serving.hosts import Hosts, share
 from gateway.serving.inherit import Heir
 from gateway.serving.notary import Notary
@@ -55,7 +55,7 @@ from gateway.work.restored import refuse_older
 
 # A job makes very many DICOM elements, none of them garbage before it ends: looking for some at every 700th is wasted.
 _GARBAGE = (50_000, 20, 20)
-_RUN_ON_SECONDS = 10.0
+_FOLLOW_SECONDS, _RUN_ON_SECONDS = 1.0, 10.0
 
 _logger = structlog.get_logger()
 
@@ -112,8 +112,7 @@ class Gateway:
             check_durable(self.db, served_unsafe=config.database.unsafe)
             self.roster.refresh()
             self._followed = self.roster.generation
-            names = {"pipelines": self._plan.pipelines, "peers": self.roster.names}
-            rulebook.begin(self.db, config.rules.file, **names, now=now())
+            rulebook.begin(self.db, config.rules.file, pipelines=self._plan.pipelines, peers=self.roster.names, now=now())
             share(config.store_folder, db=self.db)
             self.store.forget_unfinished()
             stack.enter_context(self.store.working())
@@ -132,7 +131,7 @@ class Gateway:
             self._open_doors(stack)
             stack.callback(heir.close)
             heir.start()
-            stack.enter_context(Follower(self._look))
+            stack.enter_context(Rounds("follow", self._look, again=_FOLLOW_SECONDS, event="follow.interrupted"))
             port, role = self.doorman and self.doorman.port(), ",".join(sorted(self._roles))
             _logger.info("gateway.started", port=port, role=role, version=gateway.__version__)
             self._close = stack.pop_all()
@@ -162,17 +161,18 @@ class Gateway:
         resume(now(), peers=self.roster, db=self.db, queues=self.queues)
 
     def _look(self) -> None:
-        """For what a person changed elsewhere."""
-        self._reread.look()
-        self.roster.refresh()
-        if self._followed != (generation := self.roster.generation):  # also where a page of this process has read it already
-            _logger.info("peers.changed", count=len(self.roster))
-            if self.is_working:
-                self.worker.add(self._stages().peer_lanes())
-                resume(now(), peers=self.roster, db=self.db, queues=self.queues)
-            if self.doorman is not None:
-                self.watches.follow()
-            self._followed = generation  # not before: where the database went away meanwhile, all of it comes again
+        """For what a person changed elsewhere, in whichever process; while the database is away others tell that it is."""
+        with suppress(*AWAY):
+            self._reread.look()
+            self.roster.refresh()
+            if self._followed != (generation := self.roster.generation):  # also where a page of this process has read it already
+                _logger.info("peers.changed", count=len(self.roster))
+                if self.is_working:
+                    self.worker.add(self._stages().peer_lanes())
+                    resume(now(), peers=self.roster, db=self.db, queues=self.queues)
+                if self.doorman is not None:
+                    self.watches.follow()
+                self._followed = generation  # not before: where the database went away meanwhile, all of it comes again
 
     def _stop_work(self) -> None:
         """What runs may end; what runs long loses its model, and so goes back to its lane for who lives."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from typing import Self
 
 import structlog
 
@@ -32,6 +33,13 @@ class Rounds:
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     def _run(self) -> None:
         seconds: float | None = self._first

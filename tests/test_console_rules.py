@@ -9,9 +9,11 @@ from playwright.sync_api import Browser, Page, expect
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from gateway.acts import rulebook
+from gateway.acts.peering import add_peer, remove_peer
 from gateway.acts.rulebook import VersionState
 from gateway.decisions import facts
 from gateway.outputs import Equipment
+from gateway.roster import Roster
 from gateway.rows.tables import Series
 from gateway.work.kept import Keep
 from tests.console_fixture import PASSWORD, ConsolePlace, assert_accessible, assert_fits, shot
@@ -113,6 +115,22 @@ def test_a_wrong_draft_is_refused_with_its_lines_and_what_was_written_stays(worl
     assert answer.status_code == 422
     assert re.search(r"line 3, rule &#39;y&#39;: expected pipeline", answer.text)
     assert "name: y" in answer.text
+
+
+def test_a_rule_may_name_a_peer_that_cannot_be_used_on_this_machine(world: ConsolePlace, tmp_path: Path) -> None:
+    """Elsewhere it can, or here in a moment: what is to go there waits, and REST and the command line take such a rule too."""
+    token, roster = tmp_path / "token", world.site.roster
+    token.write_text("x")
+    table = {"name": "web", "protocol": "dicomweb", "url": "http://127.0.0.1:1", "token_file": str(token)}
+    add_peer(world.db, Roster(world.site.config, world.db), table, actor="ann", now=datetime.now(UTC))
+    token.unlink()
+    roster.refresh()
+    assert "web" not in roster
+
+    answer = world.client("administrator").act("/rules/check", text=RULE.replace("pacs", "web") % ("x", "CT"))
+
+    remove_peer(world.db, roster, "web", ruled=(), actor="ann", now=datetime.now(UTC))
+    assert "Nothing is wrong with it." in answer.text
 
 
 def test_hostile_names_are_words_on_every_page(world: ConsolePlace, chromium: Browser) -> None:

@@ -79,6 +79,11 @@ class Site:
         return list(self.roster)
 
     @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """What rules may name: also peers that cannot be used on this machine."""
+        return {"pipelines": tuple(self.plan.pipelines), "peers": tuple(self.roster.names)}
+
+    @property
     def lives(self) -> Lives:
         web = self.config.web
         return Lives(timedelta(minutes=web.idle_minutes), timedelta(hours=web.session_hours))

@@ -122,7 +122,7 @@ def retire(
 
 @router.post("/peer/remove")
 def remove(request: Request, person: Administrator, here: Here, name: Name) -> Response:
-    ruled = sent_to(here.db, pipelines=here.plan.pipelines, peers=here.roster.names)
+    ruled = sent_to(here.db, **here.names)
     said = peering.remove_peer(here.db, here.roster, name, ruled=ruled, actor=person.name, now=here.clock())
     return go(request, "/peers", sentence(said))
 

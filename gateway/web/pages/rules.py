@@ -68,7 +68,7 @@ def draft(
     problems = _problems(here, text)
     if problems:
         return page(request, "rules_edit.html", status=422, text=text, problems=problems, note=note, **_words(here))
-    number = rulebook.store(here.db, text, note=note, actor=person.name, now=here.clock(), **_names(here))
+    number = rulebook.store(here.db, text, note=note, actor=person.name, now=here.clock(), **here.names)
     return go(request, f"/rules/versions/{number}", f"Version {number} is kept. It is not in force yet.")
 
 
@@ -101,7 +101,7 @@ def rollback(request: Request, person: Administrator, here: Here) -> Response:
 def replayed(
     request: Request, _person: Operator, here: Here, number: Key, days: Annotated[float, Query(gt=0, le=366)] = 7
 ) -> Response:
-    before, after = _in_force(here), load(rulebook.text_of(here.db, number), **_names(here))
+    before, after = _in_force(here), load(rulebook.text_of(here.db, number), **here.names)
     since = here.clock() - timedelta(days=days)
     found = replay(here.db, Keep(here.store.headers), before=before, after=after, since=since)
     return page(request, "rules_replay.html", found=found, days=days, number=number)
@@ -110,7 +110,7 @@ def replayed(
 @router.post("/rules/test", max_body_size=_FILES_BYTES)
 def try_files(request: Request, _person: Operator, here: Here, files: list[UploadFile], number: Chosen = None) -> Response:
     """Nothing of the files is kept."""
-    rules = _in_force(here) if number is None else load_taken(rulebook.text_of(here.db, number), **_names(here), version=number)
+    rules = _in_force(here) if number is None else load_taken(rulebook.text_of(here.db, number), **here.names, version=number)
     found, others = samples(one.file for one in files)
     came = arrival(here.clock(), zone=ZoneInfo(here.config.gateway.time_zone), caller="")
     takes = {name: pipeline.needs for name, pipeline in here.plan.pipelines.items()}
@@ -119,19 +119,15 @@ def try_files(request: Request, _person: Operator, here: Here, files: list[Uploa
 
 
 def _in_force(here: Site) -> RuleSet:
-    return rulebook.Current(here.db, pipelines=lambda: here.plan.pipelines, peers=lambda: here.peers)()
+    return rulebook.Current(here.db, lambda: here.plan.pipelines, lambda: here.roster.names)()
 
 
 def _problems(here: Site, text: str) -> tuple[str, ...]:
     try:
-        load(text, **_names(here))
+        load(text, **here.names)
     except ConfigError as error:
         return tuple(error.problems)
     return ()
-
-
-def _names(here: Site) -> dict[str, Any]:
-    return {"pipelines": tuple(here.plan.pipelines), "peers": tuple(here.peers)}
 
 
 def _words(here: Site) -> dict[str, Any]:
@@ -139,7 +135,7 @@ def _words(here: Site) -> dict[str, Any]:
 
 
 def _act(actor: str, here: Site) -> dict[str, Any]:
-    return {**_names(here), "approval": here.config.rules.approval, "actor": actor, "now": here.clock()}
+    return {**here.names, "approval": here.config.rules.approval, "actor": actor, "now": here.clock()}
 
 
 def _said(request: Request, number: int, said: str) -> Response:

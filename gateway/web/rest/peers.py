@@ -106,7 +106,7 @@ def change_peer(person: Administrator, here: Here, name: _Name, change: Change) 
 @router.delete("/{name:path}")
 def remove_peer(person: Administrator, here: Here, name: _Name) -> Done:
     """Where no rule names it and nothing is on its way to it."""
-    ruled = rulebook.sent_to(here.db, pipelines=tuple(here.plan.pipelines), peers=here.roster.names)
+    ruled = rulebook.sent_to(here.db, **here.names)
     return done(peering.remove_peer(here.db, here.roster, name, ruled=ruled, actor=person.name, now=here.clock()))
 
 

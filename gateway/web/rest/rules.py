@@ -10,7 +10,7 @@ from gateway.acts import rulebook
 from gateway.errors import ConfigError
 from gateway.web.number import Key
 from gateway.web.rest._shapes import Asked, Done, Shape, Text, done
-from gateway.web.site import Here, Site
+from gateway.web.site import Here
 from gateway.web.who import Administrator, Viewer
 
 router = APIRouter(prefix="/rules", tags=["rules"])
@@ -80,7 +80,7 @@ def show_version(_person: Viewer, here: Here, number: Key) -> Written:
 def draft(person: Administrator, here: Here, asked: Draft) -> Done:
     """Keep a new version, which is not in force yet; 409 tells everything that is wrong with it."""
     number = rulebook.store(
-        here.db, asked.text, note=asked.note, **_names(here), actor=person.name, now=here.clock()
+        here.db, asked.text, note=asked.note, **here.names, actor=person.name, now=here.clock()
     )  # fmt: skip
     return done(f"version {number} is kept")
 
@@ -93,7 +93,7 @@ def approve(person: Administrator, here: Here, number: Key) -> Done:
 @router.post("/{number}/activate")
 def activate(person: Administrator, here: Here, number: Key) -> Done:
     approval = here.config.rules.approval
-    told = rulebook.activate(here.db, number, **_names(here), approval=approval, actor=person.name, now=here.clock())
+    told = rulebook.activate(here.db, number, **here.names, approval=approval, actor=person.name, now=here.clock())
     return done(told)
 
 
@@ -101,8 +101,4 @@ def activate(person: Administrator, here: Here, number: Key) -> Done:
 def rollback(person: Administrator, here: Here) -> Done:
     """The version that was in force before is again."""
     approval = here.config.rules.approval
-    return done(rulebook.rollback(here.db, **_names(here), approval=approval, actor=person.name, now=here.clock()))
-
-
-def _names(here: Site) -> dict[str, tuple[str, ...]]:
-    return {"pipelines": tuple(here.plan.pipelines), "peers": tuple(here.roster.names)}
+    return done(rulebook.rollback(here.db, **here.names, approval=approval, actor=person.name, now=here.clock()))

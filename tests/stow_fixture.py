@@ -20,7 +20,8 @@ from gateway.doors.door import Door
 from gateway.doors.entry import Kept, promise
 from gateway.doors.journal import entries, segments
 from gateway.doors.policy import Caller, Policy
-from gateway.ingest.dicomweb import Limits, Server
+from gateway.ingest import Terms
+from gateway.ingest.dicomweb import Limits, Server, Storage
 from tests.peers_fixture import data_set
 from tests.synthetic import ct_series, part10
 
@@ -83,16 +84,14 @@ def serving(folder, *, callers=(), admit=None, tls=None, door_of=Door, keep_free
     folder.mkdir(exist_ok=True)
     policy = Policy("AIGATEWAY", callers)
     door = door_of(folder, clock=lambda: datetime.now(UTC), keep_free_bytes=keep_free_bytes)
-    server = Server(
-        socket.create_server(("127.0.0.1", 0)),
-        door=door,
+    syntaxes, largest = [ExplicitVRLittleEndian, ImplicitVRLittleEndian], limits.pop("maximum_instance_bytes", MEGABYTE)
+    storage = Storage(
         admit=admit or policy.admit_request,
         counted=visits.Limits(policy, maximum_associations=1, maximum_per_address=1, maximum_half_open=1),
-        tls=tls,
-        sop_classes=[CTImageStorage],
-        transfer_syntaxes=[ExplicitVRLittleEndian, ImplicitVRLittleEndian],
-        limits=Limits(**{"maximum_instance_bytes": MEGABYTE, "grace_seconds": 1, **limits}),
+        terms=Terms([CTImageStorage], syntaxes, largest),
+        limits=Limits(**{"grace_seconds": 1, **limits}),
     )
+    server = Server(socket.create_server(("127.0.0.1", 0)), storage, door=door, tls=tls)
     try:
         yield Web(server, door, folder)
     finally:

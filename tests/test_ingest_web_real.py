@@ -20,7 +20,8 @@ from gateway.doors.entry import Kept, promise
 from gateway.doors.journal import entries, segments
 from gateway.doors.policy import Policy
 from gateway.errors import Refused
-from gateway.ingest.dicomweb import Limits, Server
+from gateway.ingest import Terms
+from gateway.ingest.dicomweb import Limits, Server, Storage
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from tests.conftest import ROOT
 from tests.peers_fixture import data_set
@@ -36,11 +37,11 @@ def server(tmp_path: Path) -> Iterator[Server]:
     (tmp_path / "door").mkdir()
     policy = Policy("AIGATEWAY")
     door = Door(tmp_path / "door", clock=lambda: datetime.now(UTC), keep_free_bytes=0)
-    running = Server(
-        socket.create_server(("127.0.0.1", 0)), door=door, admit=policy.admit_request, tls=None, sop_classes=STORAGE,
-        transfer_syntaxes=TRANSFER_SYNTAXES, limits=Limits(2**31, grace_seconds=1),
+    storage = Storage(
+        admit=policy.admit_request, terms=Terms(STORAGE, TRANSFER_SYNTAXES, 2**31), limits=Limits(grace_seconds=1),
         counted=visits.Limits(policy, maximum_associations=1, maximum_per_address=1, maximum_half_open=1),
     )  # fmt: skip
+    running = Server(socket.create_server(("127.0.0.1", 0)), storage, door=door, tls=None)
     yield running
     running.close()
     door.close()

@@ -185,7 +185,7 @@ def test_what_is_in_a_zip_is_streamed_in_little_memory(tmp_path):
         for _ in range(300):
             entry.write(os.urandom(1000) * 1000)
 
-    with watching(tmp_path, maximum_instance_bytes=400 * MEGABYTE) as watched:
+    with watching(tmp_path, largest=400 * MEGABYTE) as watched:
         tracemalloc.start()
         try:
             (watched.path / ".large.zip").rename(watched.path / "large.zip")

@@ -10,7 +10,7 @@ from gateway.doors.door import Door
 from gateway.doors.entry import Alarming, Declined, Ended, Kept, promise
 from gateway.doors.journal import entries, segments
 from gateway.errors import NotSupported, OutOfResources, Rejected, Unreachable
-from gateway.ingest._stow import Terms
+from gateway.ingest import Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.ingest.retrieve import retrieve
 from gateway.peers import load_protocols, make_peer

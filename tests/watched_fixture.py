@@ -19,6 +19,7 @@ from pydicom.uid import (
 from gateway.doors.door import Door
 from gateway.doors.entry import Kept, promise
 from gateway.doors.journal import entries, segments
+from gateway.ingest import Terms
 from gateway.ingest.folder import Folder
 from tests.peers_fixture import data_set
 from tests.synthetic import ct_series, meta_changed, part10
@@ -95,16 +96,14 @@ class Watched:
 
 
 @contextmanager
-def watching(folder, *, door_of=Door, make=True, **settings):
+def watching(folder, *, door_of=Door, make=True, sop_classes=(CTImageStorage,), largest=MEGABYTE, **settings):
     path, journal = folder / "watched", folder / "door"
     for one in (path, journal) if make else (journal,):
         one.mkdir(exist_ok=True)
     door = door_of(journal, clock=lambda: datetime.now(UTC), keep_free_bytes=0)
-    terms = {
-        "quiet_seconds": 0.1, "patience_seconds": 0.2, "maximum_instance_bytes": MEGABYTE, "sop_classes": [CTImageStorage],
-        "transfer_syntaxes": [ExplicitVRLittleEndian, ImplicitVRLittleEndian], "look_seconds": 0.02, "retry_seconds": 0.2,
-    }  # fmt: skip
-    ingest = Folder(path, door=door, **{**terms, **settings})
+    terms = Terms(sop_classes, [ExplicitVRLittleEndian, ImplicitVRLittleEndian], largest)
+    quick = {"quiet_seconds": 0.1, "patience_seconds": 0.2, "look_seconds": 0.02, "retry_seconds": 0.2}
+    ingest = Folder(path, door=door, terms=terms, **{**quick, **settings})
     try:
         yield Watched(path, journal, door, ingest)
     finally:

@@ -12,7 +12,7 @@ from gateway.db import Database
 from gateway.doors.door import Door
 from gateway.engine import Queues
 from gateway.filing import Books, Filing, own_door, told
-from gateway.ingest._stow import Terms
+from gateway.ingest import Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 
 _FILE_SECONDS = 0.1

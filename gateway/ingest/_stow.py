@@ -1,7 +1,7 @@
 """One Store request (PS3.18 10.5): its parts through the door, and what became of each. Blocks on the disk; knows no HTTP."""
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from gateway.dicom.filemeta import FOREIGN_PREAMBLE, Meta, read_meta
 from gateway.dicom.instance import Incoming, Origin
 from gateway.doors.door import Arrival, Door
 from gateway.errors import Mismatch, NotSupported, NotUnderstood, Refused
+from gateway.ingest import Terms
 from gateway.ingest._multipart import Ended, Malformed, Multipart, media_type
 
 _UNCODED = {"binary", "8bit", "7bit"}
@@ -42,17 +43,6 @@ class Outcome:
     sop_class_uid: str = ""
     sop_instance_uid: str = ""
     error: Refused | None = None
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What is taken of a part."""
-
-    sop_classes: Collection[str]
-    transfer_syntaxes: Collection[str]
-    maximum_instance_bytes: int
-    study_instance_uid: str = ""
-    """The only one that is taken; empty: any."""
 
 
 class Submission:

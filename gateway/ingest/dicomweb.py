@@ -7,7 +7,7 @@ that every instance is durable.
 import asyncio
 import ssl
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,10 +22,11 @@ from gateway.dicom.instance import Origin
 from gateway.doors import visits
 from gateway.doors.door import Door
 from gateway.doors.policy import Caller, Rejection
+from gateway.ingest import Terms
 from gateway.ingest._answer import JSON, Answer, Refusal, answer, refusal
 from gateway.ingest._multipart import Malformed, Multipart, TooMuch
 from gateway.ingest._request import Body, Gone, Head, read_head
-from gateway.ingest._stow import Outcome, Submission, Terms
+from gateway.ingest._stow import Outcome, Submission
 from gateway.machine.served import Bounds, Served
 
 Admit = Callable[[str, frozenset[str] | None], Caller | Rejection]
@@ -44,7 +45,6 @@ _logger = structlog.get_logger()
 class Limits:
     """Of a request, and of how many there may be. `idle_seconds` is for what should come: a head, more of a body, a handshake."""
 
-    maximum_instance_bytes: int
     maximum_body_bytes: int | None = None
     maximum_parts: int = 10_000
     maximum_part_header_bytes: int = 8192
@@ -58,23 +58,12 @@ class Server:
     """Takes requests from a listening socket until it is closed. `tls` is asked for each connection's context; None: no TLS."""
 
     def __init__(
-        self,
-        listening: socket,
-        *,
-        door: Door,
-        admit: Admit,
-        counted: visits.Limits,
-        tls: Callable[[], ssl.SSLContext] | None,
-        sop_classes: Collection[str],
-        transfer_syntaxes: Collection[str],
-        limits: Limits,
-    ) -> None:
-        self._storage = Storage(
-            admit=admit, counted=counted, sop_classes=sop_classes, transfer_syntaxes=transfer_syntaxes, limits=limits
-        )  # fmt: skip
+        self, listening: socket, storage: "Storage", *, door: Door, tls: Callable[[], ssl.SSLContext] | None
+    ) -> None:  # fmt: skip
+        self._storage, limits = storage, storage.limits
         self.port: int = listening.getsockname()[1]
         bounds = Bounds(limits.maximum_connections, limits.idle_seconds, limits.grace_seconds)
-        self._served = Served(partial(self._storage.serve, door), listening, bounds, tls)
+        self._served = Served(partial(storage.serve, door), listening, bounds, tls)
 
     def close(self) -> None:
         """Take no more requests; those under way have `grace_seconds` to come to their end."""
@@ -89,17 +78,8 @@ class Storage:
     Each counts among `counted` as an association of its caller.
     """
 
-    def __init__(
-        self,
-        *,
-        admit: Admit,
-        counted: visits.Limits,
-        sop_classes: Collection[str],
-        transfer_syntaxes: Collection[str],
-        limits: Limits,
-    ) -> None:
-        self._admit, self._counted, self._limits = admit, counted, limits
-        self._terms = Terms(frozenset(sop_classes), frozenset(transfer_syntaxes), limits.maximum_instance_bytes)
+    def __init__(self, *, admit: Admit, counted: visits.Limits, terms: Terms, limits: Limits) -> None:
+        self._admit, self._counted, self._terms, self.limits = admit, counted, terms, limits
         self._requests, self._closing = 0, False
         # A request has one at a time; after a broken one, a second waits for it in order to end the request.
         self._workers = ThreadPoolExecutor(2 * limits.maximum_requests, "dicomweb")
@@ -111,7 +91,7 @@ class Storage:
         self._workers.shutdown()
 
     async def serve(self, door: Door, scope: Mapping[str, Any], receive: Any, send: Any) -> None:
-        body = Body(receive, idle_seconds=self._limits.idle_seconds, maximum_bytes=self._limits.maximum_body_bytes)
+        body = Body(receive, idle_seconds=self.limits.idle_seconds, maximum_bytes=self.limits.maximum_body_bytes)
         try:
             answered = await self._answer(door, scope, body)
         except Gone:
@@ -127,7 +107,7 @@ class Storage:
             caller = self._admit(origin.address, scope["state"]["names"])
             if isinstance(caller, Rejection):
                 raise Refusal(403, caller.words)
-            head = read_head(scope, maximum_body_bytes=self._limits.maximum_body_bytes)
+            head = read_head(scope, maximum_body_bytes=self.limits.maximum_body_bytes)
             accepted = head.accepted
             await self._store(door, head, body, origin, caller, outcomes)
             return answer(outcomes, accepted)
@@ -145,13 +125,13 @@ class Storage:
         self, door: Door, head: Head, body: Body, origin: Origin, caller: Caller, outcomes: list[Outcome]
     ) -> None:  # fmt: skip
         """Hand the body through the door. `outcomes` grows with each instance that is stored or refused."""
-        closed = "expected fewer requests at a time" if self._requests >= self._limits.maximum_requests else door.closed
+        closed = "expected fewer requests at a time" if self._requests >= self.limits.maximum_requests else door.closed
         if closed or self._closing:
             raise Refusal(503, closed or "the gateway is being stopped")
         multipart = Multipart(
             head.boundary,
-            maximum_header_bytes=self._limits.maximum_part_header_bytes,
-            maximum_parts=self._limits.maximum_parts,
+            maximum_header_bytes=self.limits.maximum_part_header_bytes,
+            maximum_parts=self.limits.maximum_parts,
         )
         terms = replace(
             self._terms,

@@ -10,7 +10,6 @@ repetition.
 import os
 import threading
 import time
-from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -23,6 +22,7 @@ from gateway.dicom.filemeta import FOREIGN_PREAMBLE, Meta, read_meta
 from gateway.dicom.instance import Incoming, Origin
 from gateway.doors.door import Door
 from gateway.errors import NotSupported, NotUnderstood, OutOfResources, Refused
+from gateway.ingest import Terms
 from gateway.ingest._archive import Archive, Read, is_archive
 from gateway.ingest._place import Changed, Place, Stamp, find
 
@@ -54,15 +54,12 @@ class Folder:
         door: Door,
         quiet_seconds: float,
         patience_seconds: float,
-        maximum_instance_bytes: int,
-        sop_classes: Collection[str],
-        transfer_syntaxes: Collection[str],
+        terms: Terms,
         keep: bool = False,
         look_seconds: float = 1.0,
         retry_seconds: float = 10.0,
     ) -> None:
-        self._path, self._door, self._keep, self._maximum = path, door, keep, maximum_instance_bytes
-        self._sop_classes, self._transfer_syntaxes = sop_classes, transfer_syntaxes
+        self._path, self._door, self._keep, self._terms = path, door, keep, terms
         self._quiet, self._patience = quiet_seconds, patience_seconds
         self._look_seconds, self._retry = look_seconds, retry_seconds
         self._seen: dict[str, tuple[Stamp, float]] = {}
@@ -250,7 +247,7 @@ class Folder:
             return False
         self._check(meta, size)
         incoming = Incoming(meta.sop_class_uid, meta.sop_instance_uid, meta.transfer_syntax_uid)
-        with self._door.open(incoming, self._batch(), maximum_bytes=self._maximum) as arrival:
+        with self._door.open(incoming, self._batch(), maximum_bytes=self._terms.maximum_instance_bytes) as arrival:
             part = head[meta.offset :] or read(_CHUNK)
             while part:
                 arrival.write(part)
@@ -261,12 +258,12 @@ class Folder:
         return True
 
     def _check(self, meta: Meta, size: int) -> None:
-        if meta.sop_class_uid not in self._sop_classes:
+        if meta.sop_class_uid not in self._terms.sop_classes:
             raise NotSupported("expected a SOP class of Storage")
-        if meta.transfer_syntax_uid not in self._transfer_syntaxes:
+        if meta.transfer_syntax_uid not in self._terms.transfer_syntaxes:
             raise NotSupported("expected a transfer syntax that the gateway can decode")
-        if size - meta.offset > self._maximum:
-            raise NotUnderstood(f"expected at most {self._maximum} bytes")
+        if size - meta.offset > self._terms.maximum_instance_bytes:
+            raise NotUnderstood(f"expected at most {self._terms.maximum_instance_bytes} bytes")
 
 
 def _head(read: Read) -> tuple[Meta, bytes]:

@@ -15,8 +15,9 @@ from uuid import uuid4
 from gateway.dicom.instance import Origin
 from gateway.doors.door import Door
 from gateway.errors import DeliveryError, GatewayError, NotUnderstood, OutOfResources, Refused, Unreachable
+from gateway.ingest import Terms
 from gateway.ingest._multipart import Malformed, Multipart, TooMuch, is_boundary, media_type
-from gateway.ingest._stow import Outcome, Part, Submission, Terms, TooLarge
+from gateway.ingest._stow import Outcome, Part, Submission, TooLarge
 from gateway.ingest.move import MOVE
 
 INGEST, PRIOR = "retrieve", "prior"

@@ -29,7 +29,7 @@ from gateway.doors.door import Door
 from gateway.doors.policy import Policy
 from gateway.doors.tally import Tally
 from gateway.doors.visits import Limits
-from gateway.ingest import Ingest
+from gateway.ingest import Ingest, Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES, Listener
 from gateway.ingest.folder import Folder
 from gateway.machine.tls import ServerContext
@@ -102,11 +102,7 @@ def _ingests(given: Mapping[str, Any], door: Door) -> list[Ingest]:
         ingests.append(_server(given, door, policy, limits, tls, sockets["dicomweb"]))
     if given["process"] == 0:
         ingests += [
-            Folder(
-                Path(folder.pop("path")), door=door, sop_classes=STORAGE, transfer_syntaxes=TRANSFER_SYNTAXES,
-                maximum_instance_bytes=given["maximum_instance_bytes"], **folder,
-            )
-            for folder in given["folders"]
+            Folder(Path(folder.pop("path")), door=door, terms=_taken(given), **folder) for folder in given["folders"]
         ]  # fmt: skip
     return ingests
 
@@ -133,10 +129,14 @@ def _server(
 ) -> Ingest:
     from gateway.ingest import dicomweb  # noqa: PLC0415 - see above
 
-    return dicomweb.Server(
-        listening, door=door, admit=policy.admit_request, counted=limits, tls=tls.current if tls else None, sop_classes=STORAGE,
-        transfer_syntaxes=TRANSFER_SYNTAXES, limits=dicomweb.Limits(given["maximum_instance_bytes"], **given["dicomweb"]),
+    storage = dicomweb.Storage(
+        admit=policy.admit_request, counted=limits, terms=_taken(given), limits=dicomweb.Limits(**given["dicomweb"])
     )  # fmt: skip
+    return dicomweb.Server(listening, storage, door=door, tls=tls.current if tls else None)
+
+
+def _taken(given: Mapping[str, Any]) -> Terms:
+    return Terms(STORAGE, TRANSFER_SYNTAXES, given["maximum_instance_bytes"])
 
 
 if __name__ == "__main__":

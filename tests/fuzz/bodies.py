@@ -14,8 +14,9 @@ from gateway.dicom.instance import Origin
 from gateway.doors.door import Door
 from gateway.doors.entry import Kept
 from gateway.errors import NotUnderstood, Refused
+from gateway.ingest import Terms
 from gateway.ingest._multipart import Ended, Malformed, Multipart, TooMuch, is_boundary, media_type
-from gateway.ingest._stow import Submission, Terms
+from gateway.ingest._stow import Submission
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from tests.fuzz import corpus
 from tests.fuzz.associations import _FOLDER, promised

@@ -58,15 +58,9 @@ class _Stored(Response):
 
 def storage(here: Site) -> Storage:
     """One for all requests of this process: so many at a time and no more, of each caller too."""
-    config, terms = here.config, here.around.terms
+    config = here.config
     counted = visits.Limits(
         config.policy, **config.dimse.model_dump(include={"maximum_associations", "maximum_per_address", "maximum_half_open"})
     )  # fmt: skip
-    return Storage(
-        admit=config.policy.admit_request, counted=counted, sop_classes=terms.sop_classes,
-        transfer_syntaxes=terms.transfer_syntaxes,
-        limits=Limits(
-            config.dimse.maximum_instance_bytes, config.dicomweb.maximum_body_bytes,
-            maximum_requests=config.dicomweb.maximum_requests,
-        ),
-    )  # fmt: skip
+    limits = Limits(config.dicomweb.maximum_body_bytes, maximum_requests=config.dicomweb.maximum_requests)
+    return Storage(admit=config.policy.admit_request, counted=counted, terms=here.around.terms, limits=limits)

@@ -49,7 +49,7 @@ def dicomweb(url, **settings):
 def pull(door, peer, wanted=UIDS, *, connections=3, at_once=True, terms=TERMS, **more):
     with peer.retrieving(connections) as retrieving:
         return retrieve(
-            wanted, lambda instance: retrieving.open(STUDY_UID, SERIES_UID, instance), door=door, peer="web", terms=terms,
+            wanted, lambda instance: retrieving(STUDY_UID, SERIES_UID, instance), door=door, peer="web", terms=terms,
             connections=connections, at_once=at_once, **more,
         )  # fmt: skip
 
@@ -203,7 +203,7 @@ def test_an_answer_that_holds_no_instances_is_no_end(door):
         peer = dicomweb(archive.url)
         with peer.retrieving() as retrieving:
             found = retrieve(
-                UIDS, lambda _: retrieving.open(STUDY_UID, f"{SERIES_UID}/instances"), door=door, peer="web", terms=TERMS,
+                UIDS, lambda _: retrieving(STUDY_UID, f"{SERIES_UID}/instances"), door=door, peer="web", terms=TERMS,
                 connections=1, at_once=True,
             )  # fmt: skip
 

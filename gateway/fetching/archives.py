@@ -97,7 +97,7 @@ class Archives:
         with peer.retrieving(_CONNECTIONS) as retrieving:
             found = self._takes.take(
                 lambda door: retrieve(
-                    missing, lambda uid: retrieving.open(study, series, listing.get(uid, "")), door=door, peer=prior.peer,
+                    missing, lambda uid: retrieving(study, series, listing.get(uid, "")), door=door, peer=prior.peer,
                     terms=around.terms, connections=_CONNECTIONS, at_once=is_new and getattr(peer, "at_once", True), ingest=PRIOR,
                     is_stopping=lambda: around.clock() > until,
                 )

@@ -229,7 +229,7 @@ class Watch:
         with peer.retrieving(peer.connections) as retrieving:
             return self._takes.take(
                 lambda door: retrieve(
-                    wanted, lambda uid: retrieving.open(study, series, listing.get(uid, "")), door=door, peer=self._name,
+                    wanted, lambda uid: retrieving(study, series, listing.get(uid, "")), door=door, peer=self._name,
                     terms=self._around.terms, connections=peer.connections, at_once=at_once, is_stopping=self._stopping.is_set,
                 )
             )  # fmt: skip

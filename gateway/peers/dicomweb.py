@@ -2,8 +2,8 @@
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -40,6 +40,12 @@ _NONE = {204, 404}
 _RETRIEVED = {200, 206}
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """What is retrieved comes in the transfer syntax that the peer holds it in."""
+
+Retrieve = Callable[..., AbstractContextManager[tuple[str, Iterator[bytes]]]]
+"""WADO-RS (PS3.18 10.4) over kept connections, by study, series and, unless all of it is asked for, instance; threads share it.
+
+Content-Type and body. Raises Unreachable or Rejected, also while the body is read.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +130,20 @@ class Dicomweb(Http):
         return len(self.sop_instance_uids(study_instance_uid, series_instance_uid))
 
     @contextmanager
-    def retrieving(self, connections: int = 1) -> Iterator["Retrieving"]:
+    def retrieving(self, connections: int = 1) -> Iterator[Retrieve]:
         with self.client(connections=connections) as client:
-            yield Retrieving(self, client)
+            yield partial(self._retrieve, client)
+
+    @contextmanager
+    def _retrieve(
+        self, client: httpx2.Client, study: str, series: str, instance: str = ""
+    ) -> Iterator[tuple[str, Iterator[bytes]]]:
+        """The instance, or the whole series, in the transfer syntax that it is stored in."""
+        path = f"studies/{study}/series/{series}" + (f"/instances/{instance}" if instance else "")
+        with self.request(client, "GET", path, headers={"Accept": AS_STORED}) as response:
+            if response.status_code not in _RETRIEVED:
+                raise refusal(response)
+            yield response.headers.get("Content-Type", ""), response.iter_bytes()
 
     def probe(self) -> list[Capability]:
         """Asks for one instance and for the metadata of it, and sends a request without an instance."""
@@ -159,25 +176,6 @@ def peer(settings: Mapping[str, object]) -> Dicomweb:
     made = read_settings(Dicomweb, settings)
     made.check()
     return made
-
-
-class Retrieving:
-    """WADO-RS (PS3.18 10.4) over kept connections; threads may share it."""
-
-    def __init__(self, peer: Dicomweb, client: httpx2.Client) -> None:
-        self._peer, self._client = peer, client
-
-    @contextmanager
-    def open(self, study: str, series: str, instance: str = "") -> Iterator[tuple[str, Iterator[bytes]]]:
-        """Content-Type and body of the instance, or of the whole series, in the transfer syntax that it is stored in.
-
-        Raises Unreachable or Rejected, also while the body is read.
-        """
-        path = f"studies/{study}/series/{series}" + (f"/instances/{instance}" if instance else "")
-        with self._peer.request(self._client, "GET", path, headers={"Accept": AS_STORED}) as response:
-            if response.status_code not in _RETRIEVED:
-                raise refusal(response)
-            yield response.headers.get("Content-Type", ""), response.iter_bytes()
 
 
 class _Upload:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ from gateway.peers._body import read
 from gateway.peers._http import JSON, Http
 from gateway.peers._part10 import read_part10, unreadable
 from gateway.peers._verdict import refusal, understood
-from gateway.peers.dicomweb import AS_STORED
+from gateway.peers.dicomweb import AS_STORED, Retrieve
 
 _MOST_ANSWER = 64 * 1024 * 1024
 _CHANGES = 1000
@@ -211,9 +212,22 @@ class Orthanc(Http):
         return len(self.listing(study_instance_uid, series_instance_uid))
 
     @contextmanager
-    def retrieving(self, connections: int = 1) -> Iterator["Retrieving"]:
+    def retrieving(self, connections: int = 1) -> Iterator[Retrieve]:
+        """As Dicomweb's; `instance` is what `listing` says. By itself it is Orthanc's file, without any plug-in."""
         with self.client(connections=connections) as client:
-            yield Retrieving(self, client)
+            yield partial(self._retrieve, client)
+
+    @contextmanager
+    def _retrieve(
+        self, client: httpx2.Client, study: str, series: str, instance: str = ""
+    ) -> Iterator[tuple[str, Iterator[bytes]]]:
+        path, accept = f"instances/{instance}/file", "*/*"
+        if not instance:
+            path, accept = f"{self.dicomweb.rstrip('/')}/studies/{study}/series/{series}", AS_STORED
+        with self.request(client, "GET", path, headers={"Accept": accept}) as response:
+            if response.status_code != 200:
+                raise refusal(response)
+            yield response.headers.get("Content-Type", ""), response.iter_bytes()
 
     @property
     def at_once(self) -> bool:
@@ -267,26 +281,6 @@ def peer(settings: Mapping[str, object]) -> Orthanc:
     made = read_settings(Orthanc, settings)
     made.check()
     return made
-
-
-class Retrieving:
-    """Over kept connections; threads may share it. What is asked for by itself is Orthanc's file, without any plug-in."""
-
-    def __init__(self, peer: Orthanc, client: httpx2.Client) -> None:
-        self._peer, self._client = peer, client
-
-    @contextmanager
-    def open(self, study: str, series: str, instance: str = "") -> Iterator[tuple[str, Iterator[bytes]]]:
-        """As Dicomweb's; `instance` is what `listing` says, empty for the whole series."""
-        if not instance:
-            path = f"{self._peer.dicomweb.rstrip('/')}/studies/{study}/series/{series}"
-            accept = {"Accept": AS_STORED}
-        else:
-            path, accept = f"instances/{instance}/file", {"Accept": "*/*"}
-        with self._peer.request(self._client, "GET", path, headers=accept) as response:
-            if response.status_code != 200:
-                raise refusal(response)
-            yield response.headers.get("Content-Type", ""), response.iter_bytes()
 
 
 def _keys(keywords: Sequence[str], told: Mapping[str, Any]) -> dict[str, str]:

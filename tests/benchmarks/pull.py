@@ -78,7 +78,7 @@ def ours(folder: Path, url: str, study: str, series: str, *, at_once: bool) -> i
         door = Door(Path(name), clock=lambda: datetime.now(UTC), keep_free_bytes=0)
         try:
             found = retrieve(
-                wanted, lambda uid: retrieving.open(study, series, uid), door=door, peer="archive", terms=terms(1 << 30),
+                wanted, lambda uid: retrieving(study, series, uid), door=door, peer="archive", terms=terms(1 << 30),
                 connections=_CONNECTIONS, at_once=at_once,
             )  # fmt: skip
         finally:

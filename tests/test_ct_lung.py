@@ -13,7 +13,7 @@ from pydicom.sr.codedict import codes
 from gateway.dicom.header import clean
 from gateway.dicom.pixels import pixels
 from gateway.errors import Unsuitable
-from gateway.imaging.phantom import chest_ct, lung_volumes_ml
+from gateway.imaging.phantom import chest_ct
 from gateway.imaging.volume import arrange, volume
 from gateway.inference.triton import Triton
 from gateway.outputs.seg import Segmentation
@@ -22,6 +22,7 @@ from gateway.pipeline import Infer, Study
 from pipelines.ct_lung import LAA_910, LAA_950, PERCENTILE_15, PIPELINE
 from tests import validators
 from tests.results_fixture import encoded, encoding, written
+from tests.synthetic import lung_volumes_ml
 from tests.unet import CHEST, chest_lungs
 
 pytestmark = pytest.mark.xdist_group("lungs")

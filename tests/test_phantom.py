@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from pydicom import Dataset
 
-from gateway.imaging.phantom import chest_ct, lung_volumes_ml
+from gateway.imaging.phantom import chest_ct
 from gateway.imaging.volume import arrange
 from tests import validators
-from tests.synthetic import part10
+from tests.synthetic import lung_volumes_ml, part10
 
 NOW = datetime(2026, 1, 2, 10, 11, 12, tzinfo=UTC)
 SMALL = {"slices": 80, "rows": 128, "columns": 128}

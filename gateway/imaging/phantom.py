@@ -10,7 +10,7 @@ from pydicom.uid import CTImageStorage
 
 from gateway.dicom.part10 import file_meta
 from gateway.dicom.uids import derived_uid
-from gateway.imaging.anatomy import LEFT, RIGHT, Anatomy
+from gateway.imaging.anatomy import Anatomy
 
 FIELD_MM = 360.0
 HEIGHT_MM = 320.0
@@ -57,14 +57,6 @@ def chest_ct(*, slices: int = 90, rows: int = 512, columns: int = 512, now: date
     for n, z in enumerate(grid.z):
         hounsfield = _scanned(anatomy.hounsfield(grid.x, grid.y, float(z)), np.random.default_rng([seed, 3, n]))
         yield _instance(n, hounsfield, grid, now, seed)
-
-
-def lung_volumes_ml(*, slices: int = 90, rows: int = 512, columns: int = 512, seed: int = 0) -> tuple[float, float]:
-    """The truth: volume of the right and of the left lung in millilitres, vessels inside them included."""
-    grid, anatomy = Grid(slices, rows, columns), Anatomy(seed)
-    counts = sum(np.bincount(anatomy.lungs(grid.x, grid.y, float(z)).ravel(), minlength=3) for z in grid.z)
-    millilitres = np.asarray(counts) * np.prod(grid.spacing) / 1000
-    return float(millilitres[RIGHT]), float(millilitres[LEFT])
 
 
 def _scanned(hounsfield: np.ndarray, generator: np.random.Generator) -> np.ndarray:

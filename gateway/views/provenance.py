@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -33,6 +34,13 @@ class Made:
     retracted_by: Sequence[str]
 
 
+class Work(NamedTuple):
+    """A job that read it, and what that made."""
+
+    job: Job
+    results: Sequence[Result]
+
+
 @dataclass(frozen=True)
 class Came:
     """An instance that came in; `apart` are other bytes that came under its UID."""
@@ -41,7 +49,7 @@ class Came:
     series: Series
     origin: Association
     apart: Sequence[Version]
-    work: Sequence[tuple[Job, Sequence[Result]]]
+    work: Sequence[Work]
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ def _came(session: Session, instance: Instance) -> Came:
         series=session.get_one(Series, instance.series_instance_uid),
         origin=session.get_one(Association, instance.association),
         apart=session.scalars(apart).all(),
-        work=[(job, _results(session, job)) for job in session.scalars(read.order_by(Job.id)).all()],
+        work=[Work(job, _results(session, job)) for job in session.scalars(read.order_by(Job.id)).all()],
     )
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from gateway.auditing import events
 from gateway.views.provenance import provenance
@@ -68,7 +68,7 @@ class Work(Shape):
 class Came(Shape):
     series: SeriesShape
     origin: Origin
-    apart: Annotated[int, Field(description="Other bytes that came under its UID")]
+    apart: Annotated[int, BeforeValidator(len), Field(description="Other bytes that came under its UID")]
     work: list[Work]
 
 
@@ -89,19 +89,4 @@ def list_audit(_person: Viewer, here: Here, series: _Uid = "", job: _Job = None,
 
 @router.get("/instances/{sop_instance_uid}/provenance")
 def show_provenance(_person: Viewer, here: Here, sop_instance_uid: UidPath) -> Provenance:
-    found = provenance(here.db, sop_instance_uid)
-    came = found.came and Came(
-        series=SeriesShape.model_validate(found.came.series),
-        origin=Origin.model_validate(found.came.origin),
-        apart=len(found.came.apart),
-        work=[
-            Work(job=JobShape.model_validate(job), results=[Result.model_validate(one) for one in results])
-            for job, results in found.came.work
-        ],
-    )
-    return Provenance(
-        sop_instance_uid=found.sop_instance_uid,
-        made=Made.model_validate(found.made) if found.made else None,
-        came=came or None,
-        events=[EventShape.model_validate(one) for one in found.events],
-    )
+    return Provenance.model_validate(provenance(here.db, sop_instance_uid))

@@ -89,7 +89,8 @@ def place(
     if problems:
         raise ConfigError(problems)
     series = _orderable(session, series_instance_uid)
-    instances = _instances(session, series_instance_uid)
+    mine = select(Instance).where(Instance.series_instance_uid == series_instance_uid)
+    instances = session.scalars(mine.order_by(Instance.received_at, Instance.sop_instance_uid)).all()
     key = jobs.input_key(pipeline, pipelines[pipeline], instances)
     earlier = _job(session, key)
     before = None if earlier is None else [*earlier.send_to]
@@ -125,11 +126,6 @@ def _orderable(session: Session, series_instance_uid: str) -> Series:
     if session.scalar(ours.where(Instance.series_instance_uid == series_instance_uid).limit(1)) is not None:
         raise ConfigError([f"series {series_instance_uid} was made by this gateway: expected one of images"])
     return series
-
-
-def _instances(session: Session, series_instance_uid: str) -> Sequence[Instance]:
-    mine = select(Instance).where(Instance.series_instance_uid == series_instance_uid)
-    return session.scalars(mine.order_by(Instance.received_at, Instance.sop_instance_uid)).all()
 
 
 def _job(session: Session, key: str) -> Job | None:

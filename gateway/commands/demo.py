@@ -67,9 +67,11 @@ def demonstrate(path: Path | None, *, once: bool, folder: Path, out: Console, pr
             stories = _watch(series, gateway, steps)
         for story in stories:
             _tell(story, archive, gateway.store, folder, out)
-        _invite(gateway, archive, folder, out)
+        where = f"the gateway takes C-STORE on 127.0.0.1:{gateway.port}, the PACS is {archive.name}"
+        out.print(f"\n{where}, files are in {folder}", highlight=False)
         if not once:
-            _serve(out)
+            out.print("serving until Ctrl-C")
+            Stop().wait()
 
 
 def _config(folder: Path, archive: Pacs) -> Config:
@@ -103,7 +105,9 @@ def _files(path: Path | None, folder: Path, steps: Progress) -> list[Path]:
     """The person's own files, or a phantom of a patient who was never here before."""
     if path is not None:
         files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-        return [file for file in files if _is_dicom(file)] or _none(path)
+        if not (found := [file for file in files if _is_dicom(file)]):
+            raise ConfigError([f"{path}: expected DICOM files (PS3.10)"])
+        return found
     slices, now = 96, datetime.now(UTC)
     target = folder / "phantom" / f"{now:%Y%m%d-%H%M%S}"
     target.mkdir(parents=True, exist_ok=True)
@@ -117,10 +121,6 @@ def _files(path: Path | None, folder: Path, steps: Progress) -> list[Path]:
 def _is_dicom(file: Path) -> bool:
     with file.open("rb") as opened:
         return opened.read(132).endswith(b"DICM")
-
-
-def _none(path: Path) -> list[Path]:
-    raise ConfigError([f"{path}: expected DICOM files (PS3.10)"])
 
 
 def _send(files: Sequence[Path], gateway: Gateway, steps: Progress) -> list[str]:
@@ -240,13 +240,3 @@ def outline_png(seg: hd.seg.Segmentation, sources: Sequence[Path]) -> bytes:
     shown = filled.to_patient_orientation("HPL")
     colours = [colour for _, colour in segments(seg).values()]
     return outlined(shown.array, labels.to_patient_orientation("HPL").array, shown.spacing, colours)
-
-
-def _invite(gateway: Gateway, archive: Pacs, folder: Path, out: Console) -> None:
-    where = f"the gateway takes C-STORE on 127.0.0.1:{gateway.port}, the PACS is {archive.name}"
-    out.print(f"\n{where}, files are in {folder}", highlight=False)
-
-
-def _serve(out: Console) -> None:
-    out.print("serving until Ctrl-C")
-    Stop().wait()

@@ -37,7 +37,7 @@ class Step:
 
 def read_created(data: bytes, transfer_syntax_uid: str) -> Step:
     """The attributes of an N-CREATE (PS3.4 table F.7.2-1); raises InvalidAttribute or MissingAttribute."""
-    step = _read(data, transfer_syntax_uid)
+    step = read_changed(data, transfer_syntax_uid)
     if not step.state or not step.study_instance_uid:
         raise MissingAttribute("expected a Performed Procedure Step Status and a Study Instance UID")
     if step.state != StepState.IN_PROGRESS:
@@ -47,10 +47,6 @@ def read_created(data: bytes, transfer_syntax_uid: str) -> Step:
 
 def read_changed(data: bytes, transfer_syntax_uid: str) -> Step:
     """Those of an N-SET; raises InvalidAttribute."""
-    return _read(data, transfer_syntax_uid)
-
-
-def _read(data: bytes, transfer_syntax_uid: str) -> Step:
     try:
         with foreign("expected the attributes of PS3.4 table F.7.2-1"):
             ds = decoded(data, transfer_syntax_uid)

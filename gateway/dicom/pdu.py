@@ -112,13 +112,8 @@ def associate_rj(result: int, source: int, why: int) -> bytes:
     return struct.pack(">BxIxBBB", ASSOCIATE_RJ, 4, result, source, why)
 
 
-def fragments(pdu: bytes) -> list[tuple[int, bytes]]:
-    """Message control header and data of each fragment in a P-DATA-TF; raises ValueError where they do not fill it."""
-    return [(control, data) for _, control, data in presented(pdu)]
-
-
-def presented(pdu: bytes) -> list[tuple[int, int, bytes]]:
-    """As `fragments`, with the ID of the presentation context before each."""
+def fragments(pdu: bytes) -> list[tuple[int, int, bytes]]:
+    """Context ID, message control header and data of each in a P-DATA-TF; raises ValueError where they do not fill it."""
     found, at = [], 6
     while at < len(pdu):
         length = int.from_bytes(pdu[at : at + 4])

@@ -33,7 +33,10 @@ def fill(made: Dataset, labels: hd.Volume, planes: Sequence[Dataset]) -> None:
     alike = [element for element in derivation.SourceImageSequence[0] if "Referenced" not in element.keyword]
     derivations = {plane: _derivation(alike, derivation["DerivationCodeSequence"], planes[plane]) for plane in kept}
     positions = {plane: [_position(planes[plane])] if is_placed else [] for plane in kept}
-    segments = {number: _identification(number) for number in {number for number, _ in found}}
+    segments = {
+        number: _sequence("SegmentIdentificationSequence", DataElement("ReferencedSegmentNumber", "US", number))
+        for number in {number for number, _ in found}
+    }
     rank = {plane: place for place, plane in enumerate(kept, start=1)}
     made.PerFrameFunctionalGroupsSequence = [
         _item(
@@ -83,10 +86,6 @@ def _position(source: Dataset) -> DataElement:
     """Its own decimal strings; those that are too long, as scanners write them, are shortened."""
     position = hd.PlanePositionSequence("PATIENT", source.ImagePositionPatient)
     return DataElement("PlanePositionSequence", "SQ", position)
-
-
-def _identification(number: int) -> DataElement:
-    return _sequence("SegmentIdentificationSequence", DataElement("ReferencedSegmentNumber", "US", number))
 
 
 def _sequence(keyword: str, *elements: DataElement) -> DataElement:

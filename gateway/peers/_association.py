@@ -59,7 +59,7 @@ class Association:
     message_id: int = 0
     was_interrupted: bool = False
     is_released: bool = False
-    _fragments: deque[tuple[int, bytes]] = field(default_factory=deque, init=False)
+    _fragments: deque[tuple[int, int, bytes]] = field(default_factory=deque, init=False)
 
     def store(self, instance: Part10) -> int:
         """The status of the C-STORE-RSP.
@@ -197,7 +197,7 @@ class Association:
         """All fragments of a command set or a data set; a data set that nobody reads is stepped over."""
         collected, is_complete = bytearray(), False
         while not is_complete:
-            control, data = self._fragment(deadline)
+            _, control, data = self._fragment(deadline)
             if control & pdu.COMMAND == kind:
                 collected += data
                 is_complete = control & pdu.LAST != 0
@@ -207,7 +207,7 @@ class Association:
                 raise Unreachable("the peer's answer is longer than one can be")
         return bytes(collected)
 
-    def _fragment(self, deadline: float) -> tuple[int, bytes]:
+    def _fragment(self, deadline: float) -> tuple[int, int, bytes]:
         while not self._fragments:
             kind, body = self.connection.receive(deadline)
             if kind != pdu.P_DATA:

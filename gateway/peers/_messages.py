@@ -54,7 +54,7 @@ class Messages:
             if kind != pdu.P_DATA:
                 raise Unreachable("the peer ended the association before its answer")
             try:
-                self._fragments.extend(pdu.presented(body))
+                self._fragments.extend(pdu.fragments(body))
             except ValueError as error:
                 raise Unreachable(NOT_UNDERSTOOD) from error
         return self._fragments.popleft()

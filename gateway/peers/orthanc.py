@@ -164,7 +164,8 @@ class Orthanc(Http):
                 elif kind == "StableSeries":
                     series[resource] = self.take == "series"
                 elif kind == "StableStudy" and self.take == "studies":
-                    series |= dict.fromkeys(self._children(client, resource), True)
+                    study = self._ask(client, "GET", f"studies/{resource}", gone={})
+                    series |= dict.fromkeys(map(str, study.get("Series", ())), True)
             late = [one["ID"] for one in answer["Changes"] if one["ChangeType"] == "NewInstance"]
             self._add_parents(client, late, series)
             return News(int(answer["Last"]), not answer["Done"], series)
@@ -241,9 +242,6 @@ class Orthanc(Http):
             uids = {"StudyInstanceUID": study_instance_uid, "SeriesInstanceUID": series_instance_uid}
             for series in self._find(client, "Series", uids):
                 self._ask(client, "PUT", f"series/{series['ID']}/metadata/{_METADATA}", content=state.encode(), gone={})
-
-    def _children(self, client: httpx2.Client, study: str) -> list[str]:
-        return list(map(str, self._ask(client, "GET", f"studies/{study}", gone={}).get("Series", ())))
 
     def _add_parents(self, client: httpx2.Client, instances: Sequence[str], series: dict[str, bool]) -> None:
         """The series that got new instances: one look at each series tells of all of its instances."""

@@ -35,6 +35,8 @@ _WORDS = {
     503: ("The database does not answer.", "What scanners send is kept meanwhile. This page works again when the database does."),
 }  # fmt: skip
 
+_NOT_OURS = "The request did not come from a page of this sign-in: load the page again and repeat it."
+
 _logger = structlog.get_logger()
 
 
@@ -77,14 +79,6 @@ def _not_signed_in(request: Request, _error: NotSignedIn) -> Response:
     return Response(status_code=401, headers={"HX-Redirect": where}) if is_part else RedirectResponse(where, 303)
 
 
-def _not_allowed(request: Request, error: NotAllowed) -> Response:
-    return failure(request, 403, f"This needs the role {error.needed}.")
-
-
-def _not_ours(request: Request, _error: NotOurs) -> Response:
-    return failure(request, 403, "The request did not come from a page of this sign-in: load the page again and repeat it.")
-
-
 def _refused(request: Request, error: ConfigError) -> Response:
     is_missing = all(problem.startswith("there is no") for problem in error.problems)
     return failure(request, 404 if is_missing else 409, *error.problems)
@@ -124,8 +118,8 @@ _ANSWERS: tuple[tuple[type[Exception], Callable[[Request, Any], Response | Await
     (NothingNew, _nothing_new),
     (Shown, _shown),
     (NotSignedIn, _not_signed_in),
-    (NotAllowed, _not_allowed),
-    (NotOurs, _not_ours),
+    (NotAllowed, lambda request, error: failure(request, 403, f"This needs the role {error.needed}.")),
+    (NotOurs, lambda request, _error: failure(request, 403, _NOT_OURS)),
     (ConfigError, _refused),
     (RequestValidationError, _invalid),
     (HTTPException, _http),

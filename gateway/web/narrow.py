@@ -6,7 +6,7 @@ as only the sign-in that looked for it can read it.
 
 import base64
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
@@ -19,9 +19,7 @@ from gateway.views.wanted import Wanted
 from gateway.web.site import Site
 from gateway.web.who import cookie
 
-
-def _day(value: Any) -> Any:
-    return value or None
+Day = Annotated[date | None, BeforeValidator(lambda value: value or None)]
 
 
 class Narrow(BaseModel):
@@ -34,8 +32,8 @@ class Narrow(BaseModel):
     rule: str = Field(default="", max_length=200)
     peer: str = Field(default="", max_length=64)
     pipeline: str = Field(default="", max_length=64)
-    since: Annotated[date | None, BeforeValidator(_day)] = None
-    until: Annotated[date | None, BeforeValidator(_day)] = None
+    since: Day = None
+    until: Day = None
     after: str = Field(default="", max_length=200)
     zone: str = "UTC"
     """[gateway] time_zone, whatever an address says."""

@@ -151,7 +151,7 @@ def check_answers(answers: bytes, longest: int, kept: int) -> None:
     for one in pdus:
         if one[0] == pdu.P_DATA:
             assert len(one) - 6 <= max(longest, 8)
-            for control, part in pdu.fragments(one):
+            for _, control, part in pdu.fragments(one):
                 assert control & pdu.COMMAND, "expected no data set in a response"
                 command += part
                 if control & pdu.LAST:

@@ -5,6 +5,7 @@ Nothing is transcoded: what is stored in another transfer syntax than the one th
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def some_frames(request: Request, frame_numbers: str, _person: Viewer, here: Her
     kind = f"{first.media_type}; transfer-syntax={first.transfer_syntax_uid}"
     if not chosen.is_multipart and len(wanted) == 1:
         return Response(first.content, media_type=kind)
-    parts = ((kind, [frame.content]) for frame in _again(first, found))
+    parts = ((kind, [frame.content]) for frame in chain((first,), found))
     return multipart(parts, first.media_type)
 
 
@@ -147,11 +148,6 @@ def taken(request: Request, names: Sequence[str], *syntaxes: str) -> MediaType:
 
 def _syntax(path: Path) -> str:
     return str(read_file_meta_info(path).TransferSyntaxUID)
-
-
-def _again(first: frames.Frame, others: Iterable[frames.Frame]) -> Iterator[frames.Frame]:
-    yield first
-    yield from others
 
 
 def _bytes(path: Path) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """Lists and searches over REST, a page at a time."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, Field
@@ -12,11 +12,7 @@ from gateway.web.rest._shapes import MOST, Asked, Cursor, Items, Shape, Text
 L = TypeVar("L", bound=Shape)
 
 
-def _in_utc(at: datetime) -> datetime:
-    return at.astimezone(UTC)
-
-
-Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+Time = Annotated[AwareDatetime, AfterValidator(lambda at: at.astimezone(UTC))]
 
 
 class Search(Asked):

@@ -26,8 +26,12 @@ def outlined(volume: np.ndarray, labels: np.ndarray, spacing: Sequence[float], c
     for panel in panels:
         sheet.paste(panel, (left, 0))
         left += panel.width + _GAP
+    return encoded(sheet, "PNG", optimize=True)
+
+
+def encoded(picture: Image.Image, form: str, **options: object) -> bytes:
     buffer = BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, form, **options)
     return buffer.getvalue()
 
 

@@ -5,7 +5,6 @@ Frames are read one by one, whatever the size of the object that they are in. Wh
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import highdicom as hd
@@ -20,7 +19,7 @@ from pydicom.uid import UID
 from gateway.dicom.pixels import check_codestream
 from gateway.dicom.values import numbers, texts, whole
 from gateway.errors import Unsuitable
-from gateway.imaging.picture import outline
+from gateway.imaging.picture import encoded, outline
 
 WINDOWS: Mapping[str, tuple[float, float]] = {
     "lung": (-600, 1500), "soft tissue": (40, 400), "bone": (400, 1800), "brain": (40, 80),
@@ -73,7 +72,7 @@ def rendered(path: Path, frame: int, look: Look) -> bytes:
     else:
         shown = Image.fromarray(_grey(stored, header, frame, look.window))
     shown = shown.resize(_fitting(_size(header, frame), look.viewport), Image.Resampling.BILINEAR)
-    return _jpeg(shown, look.quality) if look.media_type == "image/jpeg" else _png(shown)
+    return encoded(shown, "JPEG", quality=look.quality) if look.media_type == "image/jpeg" else _png(shown)
 
 
 def overlay(path: Path, frames: Sequence[tuple[int, int]], colours: Mapping[int, tuple[int, int, int]]) -> bytes:
@@ -223,13 +222,5 @@ def _fitting(size: tuple[int, int], viewport: tuple[int, int] | None) -> tuple[i
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def _jpeg(picture: Image.Image, quality: int) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, "JPEG", quality=quality)
-    return buffer.getvalue()
-
-
 def _png(picture: Image.Image) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
+    return encoded(picture, "PNG", compress_level=3)

@@ -72,6 +72,14 @@ def copy_lossy(made: Dataset, encoding: Encoding) -> None:
             return
 
 
+def observer(uid: str, *, name: str, manufacturer: str, serial_number: str) -> hd.sr.ObserverContext:
+    """Who says what a report or a note says: a device (PS3.16 TID 1004)."""
+    device = hd.sr.DeviceObserverIdentifyingAttributes(
+        uid=uid, name=name, manufacturer_name=manufacturer, model_name=name, serial_number=serial_number
+    )
+    return hd.sr.ObserverContext(codes.DCM.Device, device)
+
+
 def algorithm_equipment(encoding: Encoding) -> Dataset:
     """IHE AIR 6.5.3.1: each algorithm is Processing Equipment with a Device UID of its own."""
     algorithm = encoding.algorithm

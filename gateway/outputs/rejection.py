@@ -66,12 +66,6 @@ class Rejection:
         return made
 
 
-def _observer(equipment: Equipment) -> hd.sr.ObserverContext:
-    device = hd.sr.DeviceObserverIdentifyingAttributes(
-        uid=derived_uid("device", equipment.manufacturer, equipment.model_name, equipment.version, equipment.serial_number),
-        name=equipment.model_name,
-        manufacturer_name=equipment.manufacturer,
-        model_name=equipment.model_name,
-        serial_number=equipment.serial_number,
-    )
-    return hd.sr.ObserverContext(codes.DCM.Device, device)
+def _observer(ours: Equipment) -> hd.sr.ObserverContext:
+    uid = derived_uid("device", ours.manufacturer, ours.model_name, ours.version, ours.serial_number)
+    return modules.observer(uid, name=ours.model_name, manufacturer=ours.manufacturer, serial_number=ours.serial_number)

@@ -177,15 +177,9 @@ class MeasurementReport:
 
 def _observer(encoding: Encoding) -> hd.sr.ObservationContext:
     """IHE AIR 6.5.3.1: the observer is the algorithm, not the gateway; the values of its Contributing Equipment item."""
-    algorithm = encoding.algorithm
-    device = hd.sr.DeviceObserverIdentifyingAttributes(
-        uid=algorithm.device_uid,
-        name=algorithm.name,
-        manufacturer_name=algorithm.manufacturer,
-        model_name=algorithm.name,
-        serial_number=algorithm.weights,
-    )
-    return hd.sr.ObservationContext(observer_device_context=hd.sr.ObserverContext(codes.DCM.Device, device))
+    by = encoding.algorithm
+    device = modules.observer(by.device_uid, name=by.name, manufacturer=by.manufacturer, serial_number=by.weights)
+    return hd.sr.ObservationContext(observer_device_context=device)
 
 
 def _algorithm(encoding: Encoding) -> hd.sr.AlgorithmIdentification:

@@ -78,7 +78,8 @@ class Doorman:
         self._wake, self._asked = threading.Event(), threading.Event()
         self._filed, self._stopping = threading.Condition(), False
         self._ended = False
-        self._closed = ""
+        self.closed = ""
+        """Why nothing is taken for now; empty: the doors are open."""
         self.filed_at, self._told_at = clock(), -_TELL_SECONDS
         """Everything that was promised here until then is filed."""
         self._opened_at = self.filed_at
@@ -110,17 +111,12 @@ class Doorman:
     @property
     def is_open(self) -> bool:
         """Whether callers are let in: not while filing is behind, nor once it is being closed."""
-        return not self._closed and not self._stopping
-
-    @property
-    def closed(self) -> str:
-        """Why nothing is taken for now; empty: the doors are open."""
-        return self._closed
+        return not self.closed and not self._stopping
 
     @property
     def opened_at(self) -> datetime:
         """The doors have been open since then; now, where they are closed."""
-        return self._clock() if self._closed else self._opened_at
+        return self._clock() if self.closed else self._opened_at
 
     @property
     def pids(self) -> dict[int, int]:
@@ -250,8 +246,8 @@ class Doorman:
         late = waiting and (self._clock() - min(waiting)).total_seconds() > self._config.store.behind_seconds
         reason = "what was taken before has not reached the database yet" if late else ""
         self._opened_at = min(self._opened_at, self._clock())  # which may have been set back
-        if reason != self._closed:
-            self._closed, self._opened_at = reason, self._clock()
+        if reason != self.closed:
+            self.closed, self._opened_at = reason, self._clock()
             for process in self._processes:
                 process.tell(closed=reason)
             with told("door.not_recorded"):  # the database may be the reason
@@ -271,7 +267,7 @@ class Doorman:
             folder=str(folder), sockets=sockets, shared=self._shared, tally=self._tally, process=number,
             **terms(self._config, self._policy),
         )  # fmt: skip
-        process.tell(closed=self._closed)
+        process.tell(closed=self.closed)
         threading.Thread(target=self._listen_to, args=(popen,), name="ingest", daemon=True).start()
         return process
 

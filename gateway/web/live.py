@@ -41,21 +41,12 @@ class Pulse:
 
     def __init__(self, db: Database) -> None:
         self._db, self._lock = db, threading.Lock()
-        self._version, self._people, self._looked = 0, 0, -_LOOK_SECONDS
+        self.latest, self.people, self._looked = 0, 0, -_LOOK_SECONDS
+        """As of the last look; and the last version in which somebody came or went, or may something else than before."""
 
     @property
     def is_fresh(self) -> bool:
         return time.monotonic() - self._looked < _LOOK_SECONDS
-
-    @property
-    def latest(self) -> int:
-        """As of the last look."""
-        return self._version
-
-    @property
-    def people(self) -> int:
-        """The last version in which somebody came or went, or may something else than before."""
-        return self._people
 
     def version(self) -> int:
         with self._lock:
@@ -63,10 +54,10 @@ class Pulse:
                 with self._db() as session:
                     head = audit.head_of(session)
                     version = head.position if head else 0
-                    if version < self._version or _are_other_people(session, self._version):
-                        self._people = version
-                self._version, self._looked = version, time.monotonic()
-            return self._version
+                    if version < self.latest or _are_other_people(session, self.latest):
+                        self.people = version
+                self.latest, self._looked = version, time.monotonic()
+            return self.latest
 
 
 def _are_other_people(session: Session, since: int) -> bool:

@@ -42,37 +42,33 @@ class Verification:
 
     def __init__(self, db: Database, config: Config, *, clock: Callable[[], datetime]) -> None:
         self._db, self._config, self._clock, self._lock = db, config, clock, threading.Lock()
-        self._walk: Walk | None = None
-
-    @property
-    def latest(self) -> Walk | None:
-        return self._walk
+        self.latest: Walk | None = None
 
     def begin(self, actor: str) -> bool:
         """False while one is under way."""
         with self._lock:
-            if self._walk is not None and self._walk.ended_at is None:
+            if self.latest is not None and self.latest.ended_at is None:
                 return False
-            self._walk = Walk(actor, self._clock())
-        threading.Thread(target=self._go, args=(self._walk,), name="verification", daemon=True).start()
+            self.latest = Walk(actor, self._clock())
+        threading.Thread(target=self._go, args=(self.latest,), name="verification", daemon=True).start()
         return True
 
     def _go(self, walk: Walk) -> None:
         try:
             heads = seal.heads(self._config)
             found = seal.verify(self._db, heads, watch=self._watch)
-            walk = replace(self._walk or walk, found=found, heads=len(heads.signed))
+            walk = replace(self.latest or walk, found=found, heads=len(heads.signed))
             seal.verified(self._db, found, actor=walk.actor, now=self._clock())
         except SQLAlchemyError as error:
             walk = replace(walk, problem=f"the database did not let it ({type(error).__name__})")
         except Exception as error:  # noqa: BLE001 - boundary: a walk that ends without a word would be waited for
             _logger.error("audit.not_verified", error=type(error).__name__, stack=log.stack_without_values(error))
             walk = replace(walk, problem=str(error) or type(error).__name__)
-        self._walk = replace(walk, ended_at=self._clock())
+        self.latest = replace(walk, ended_at=self._clock())
 
     def _watch(self, entries: Iterable[Entry], total: int) -> Iterator[Entry]:
         for number, entry in enumerate(entries, 1):
             if number % _TELL_EVERY == 1 or number == total:
-                assert self._walk is not None
-                self._walk = replace(self._walk, seen=number, total=total)
+                assert self.latest is not None
+                self.latest = replace(self.latest, seen=number, total=total)
             yield entry

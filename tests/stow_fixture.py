@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittle
 
 from gateway.doors import visits
 from gateway.doors.door import Door
-from gateway.doors.entry import Kept, promise
+from gateway.doors.entry import promise
 from gateway.doors.journal import entries, segments
 from gateway.doors.policy import Caller, Policy
 from gateway.ingest import Terms
@@ -60,7 +60,7 @@ class Web:
             one.record["incoming"]["sop_instance_uid"]: one.segment.read_bytes()[one.data_at : one.data_at + one.data_size]
             for segment in segments(self.folder)
             for one in entries(segment, 0)
-            if one.record["kind"] == Kept.kind
+            if one.record["kind"] == "kept"
         }
 
     def post(self, content, *, path="/studies", **headers):

@@ -54,7 +54,7 @@ class Watched:
             )
             for segment in segments(self.journal)
             for one in entries(segment, 0)
-            if one.record["kind"] == Kept.kind
+            if one.record["kind"] == "kept"
         }
 
     def lay(self, name, content):

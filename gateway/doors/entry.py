@@ -1,21 +1,26 @@
 """What a door writes into its journal, and receive reads from it: entries, and their JSON. Frozen, no I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from gateway.dicom import scan
 from gateway.dicom.instance import IDENTIFYING, Incoming, Origin
 
 
 @dataclass(frozen=True)
-class Kept:
-    """An instance is held, `size` bytes of PS3.10 file. `values`: the attributes that say whose it is, undecoded, by hex tag."""
+class _OfOrigin:
+    """What came from somewhere, and when."""
 
-    kind: ClassVar[str] = "kept"
     at: datetime
     origin: Origin
+
+
+@dataclass(frozen=True)
+class Kept(_OfOrigin):
+    """An instance is held, `size` bytes of PS3.10 file. `values`: the attributes that say whose it is, undecoded, by hex tag."""
+
     incoming: Incoming
     size: int
     values: Mapping[str, str]
@@ -31,33 +36,24 @@ def identifying(found: scan.Scan) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Declined:
+class Declined(_OfOrigin):
     """An instance was refused with `status`."""
 
-    kind: ClassVar[str] = "declined"
-    at: datetime
-    origin: Origin
     status: int
     reason: str
 
 
 @dataclass(frozen=True)
-class TurnedAway:
+class TurnedAway(_OfOrigin):
     """An association was rejected, or a connection was not let as far."""
 
-    kind: ClassVar[str] = "turned_away"
-    at: datetime
-    origin: Origin
     reason: str
 
 
 @dataclass(frozen=True)
-class Alarming:
+class Alarming(_OfOrigin):
     """An instance was kept that somebody should look at."""
 
-    kind: ClassVar[str] = "alarming"
-    at: datetime
-    origin: Origin
     sop_instance_uid: str
     reason: str
 
@@ -66,17 +62,13 @@ class Alarming:
 class Full:
     """The segment is full: its writer goes on in another."""
 
-    kind: ClassVar[str] = "full"
     at: datetime
 
 
 @dataclass(frozen=True)
-class Ended:
+class Ended(_OfOrigin):
     """An association has ended."""
 
-    kind: ClassVar[str] = "ended"
-    at: datetime
-    origin: Origin
     whole: bool = False
     """It was released, and everything in it was taken."""
     broken: bool = False
@@ -84,35 +76,26 @@ class Ended:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(_OfOrigin):
     """Storage commitment was asked for (PS3.4 J.3): SOP class and SOP instance UIDs by their transaction."""
 
-    kind: ClassVar[str] = "asked"
-    at: datetime
-    origin: Origin
     transaction_uid: str
-    instances: tuple[tuple[str, str], ...] = field(default=())
+    instances: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
-class Reported:
+class Reported(_OfOrigin):
     """A peer has told what it commits to keep, and with which failure reasons what it does not (PS3.4 J.3.3)."""
 
-    kind: ClassVar[str] = "reported"
-    at: datetime
-    origin: Origin
     transaction_uid: str
-    committed: tuple[tuple[str, str], ...] = field(default=())
-    failed: tuple[tuple[str, str, int], ...] = field(default=())
+    committed: tuple[tuple[str, str], ...] = ()
+    failed: tuple[tuple[str, str, int], ...] = ()
 
 
 @dataclass(frozen=True)
-class Performed:
+class Performed(_OfOrigin):
     """A modality has begun a procedure step, or changed it (modality.Step)."""
 
-    kind: ClassVar[str] = "performed"
-    at: datetime
-    origin: Origin
     sop_instance_uid: str
     state: str
     study_instance_uid: str
@@ -121,14 +104,16 @@ class Performed:
 
 Promise = Kept | Declined | TurnedAway | Alarming | Full | Ended | Asked | Reported | Performed
 _KINDS: Mapping[str, type[Promise]] = {
-    kind.kind: kind for kind in (Kept, Declined, TurnedAway, Alarming, Full, Ended, Asked, Reported, Performed)
-}
+    "kept": Kept, "declined": Declined, "turned_away": TurnedAway, "alarming": Alarming, "full": Full, "ended": Ended,
+    "asked": Asked, "reported": Reported, "performed": Performed,
+}  # fmt: skip
+_NAMES = {kind: name for name, kind in _KINDS.items()}
 _REFERENCES = ("instances", "committed", "failed")
 
 
 def record(entry: Promise) -> dict[str, Any]:
     values = {name: getattr(entry, name) for name in entry.__dataclass_fields__}  # asdict copies deeply, ten times as slowly
-    values |= {"kind": entry.kind, "at": entry.at.isoformat()}
+    values |= {"kind": _NAMES[type(entry)], "at": entry.at.isoformat()}
     if not isinstance(entry, Full):
         values["origin"] = vars(entry.origin)
     if isinstance(entry, Kept):

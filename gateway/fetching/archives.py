@@ -8,9 +8,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import structlog
-from sqlalchemy import select
 
-from gateway.db import Database
 from gateway.dicom.instance import Origin
 from gateway.doors.door import Door
 from gateway.errors import Unreachable
@@ -19,7 +17,7 @@ from gateway.fetching.take import Surroundings, Takes
 from gateway.ingest.move import MOVE
 from gateway.ingest.retrieve import PRIOR, retrieve
 from gateway.rows.searches import Prior
-from gateway.rows.tables import Instance
+from gateway.views.stories import here
 from gateway.work.lent import was_moved
 
 _PAUSE, _CONNECTIONS = timedelta(minutes=1), 4
@@ -157,12 +155,3 @@ def title_of(peers: Mapping[str, object], name: str) -> str:
     """The AE title of a peer that sends to our doors what we ask it for; empty where it does not."""
     peer = peers.get(name)
     return str(getattr(peer, "ae_title", "")).strip() if getattr(peer, "fetch", "") == MOVE else ""
-
-
-def here(db: Database, series_instance_uid: str) -> list[tuple[str, str]]:
-    """SOP Instance UIDs and digests of what the store has of the series."""
-    mine = select(Instance.sop_instance_uid, Instance.sha256).where(
-        Instance.series_instance_uid == series_instance_uid, Instance.gone_at.is_(None)
-    )
-    with db() as session:
-        return [(uid, sha256) for uid, sha256 in session.execute(mine.order_by(Instance.sop_instance_uid))]

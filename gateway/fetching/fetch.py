@@ -46,7 +46,7 @@ def move_on(peer: str, reached: int, offered: Sequence[Offered], now: datetime, 
         ours = _ours(session, {one.series_instance_uid for one in offered})
         for one in offered:
             if one.series_instance_uid not in ours:
-                _want(session, peer, one, now)
+                want(session, peer, one, now, anew=True)
         if not insert_once(session, WatchMark, peer=peer, position=reached, at=now):
             session.execute(update(WatchMark).where(WatchMark.peer == peer).values(position=reached, at=now))
     crash_point("fetch.wanted")
@@ -122,18 +122,18 @@ def ask(peer: str, study: str, series: str, pipeline: str, *, actor: str, now: d
     with db.begin() as session:
         if _ours(session, {series}):
             raise ConfigError(["expected a series that this gateway did not make"])
-        _want(session, peer, Offered(study, series, now), now)
+        want(session, peer, Offered(study, series, now), now, anew=True)
         key = session.scalars(select(Retrieval.id).filter_by(peer=peer, series_instance_uid=series)).one()
         row = lock(session, Retrieval, key)
         row.orders = [one for one in row.orders if one["pipeline"] != pipeline] + [{"pipeline": pipeline, "by": actor}]
 
 
-def want(session: Session, peer: str, study: str, series: str, now: datetime) -> None:
-    """It is taken from the peer, once."""
-    insert_once(
-        session, Retrieval, peer=peer, study_instance_uid=study, series_instance_uid=series, due_at=now, wanted_at=now,
-        state=RetrievalState.WANTED, attempts=0, reason="", told="", orders=[],
-    )  # fmt: skip
+def want(session: Session, peer: str, one: Offered, now: datetime, *, anew: bool = False) -> None:
+    """It is taken from the peer, once; or `anew`, where something was told of it."""
+    values = {"due_at": one.due_at, "wanted_at": now, "state": RetrievalState.WANTED, "attempts": 0, "reason": "", "told": ""}
+    key = {"peer": peer, "series_instance_uid": one.series_instance_uid}
+    if not insert_once(session, Retrieval, study_instance_uid=one.study_instance_uid, **key, **values) and anew:
+        session.execute(update(Retrieval).filter_by(**key).values(**values))
 
 
 def ordered(peer: str, *, db: Database) -> Sequence[Retrieval]:
@@ -157,13 +157,6 @@ def fulfilled(row: Retrieval, reason: str, *, db: Database) -> None:
 def _ours(session: Session, series: Collection[str]) -> set[str]:
     query = select(OutputInstance.series_instance_uid).where(OutputInstance.series_instance_uid.in_(series))
     return set(session.scalars(query.distinct()))
-
-
-def _want(session: Session, peer: str, one: Offered, now: datetime) -> None:
-    values = {"due_at": one.due_at, "wanted_at": now, "state": RetrievalState.WANTED, "attempts": 0, "reason": "", "told": ""}
-    key = {"peer": peer, "series_instance_uid": one.series_instance_uid}
-    if not insert_once(session, Retrieval, study_instance_uid=one.study_instance_uid, **key, **values):
-        session.execute(update(Retrieval).filter_by(**key).values(**values))
 
 
 def _look_again(session: Session, series_instance_uid: str, now: datetime, queues: Queues) -> None:

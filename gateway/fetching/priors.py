@@ -23,12 +23,13 @@ from gateway.dicom.uids import is_uid
 from gateway.dicom.values import texts
 from gateway.engine import PRIORS, Queues, backoff, ticket
 from gateway.errors import DeliveryError
-from gateway.fetching.archives import Archive, Archives, here
+from gateway.fetching.archives import Archive, Archives
 from gateway.fetching.prior import Past, chosen, day, days_before, why_not_study
 from gateway.pipeline import HOLD, Needs, Pipeline, Priors
 from gateway.rows.searches import Prior, PriorInstance, PriorSearch, PriorState, SearchState
 from gateway.rows.tables import Job, JobInstance, JobState, Series, Study
 from gateway.store import Store
+from gateway.views.stories import here
 from gateway.work import jobs
 
 _AGAIN, _AGAIN_AT_MOST = timedelta(seconds=2), timedelta(minutes=1)

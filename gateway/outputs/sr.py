@@ -102,7 +102,9 @@ class MeasurementReport:
             title=self.title,
         )
         lacking = f". {INCOMPLETE}: {encoding.partial}" if encoding.partial else ""
-        report[0].ContentSequence.append(_text(codes.DCM.Comment, f"{NOT_FOR_DIAGNOSIS}. {self.description}{lacking}"))
+        comment = f"{NOT_FOR_DIAGNOSIS}. {self.description}{lacking}"
+        contains = hd.sr.RelationshipTypeValues.CONTAINS
+        report[0].ContentSequence.append(hd.sr.TextContentItem(codes.DCM.Comment, comment, contains))
         return modules.make(
             hd.sr.Comprehensive3DSR,
             encoding=encoding,
@@ -229,10 +231,6 @@ def _segments(numbers: tuple[int, ...], segmentation: Dataset) -> hd.sr.ImageCon
         referenced_segment_numbers=list(numbers),
         relationship_type=hd.sr.RelationshipTypeValues.CONTAINS,
     )
-
-
-def _text(name: Code, value: str) -> hd.sr.TextContentItem:
-    return hd.sr.TextContentItem(name=name, value=value, relationship_type=hd.sr.RelationshipTypeValues.CONTAINS)
 
 
 def _requests(encoding: Encoding) -> list[Dataset] | None:

@@ -19,7 +19,7 @@ from gateway.decisions.measured import Measured, measured
 from gateway.dicom.values import numbers, whole
 from gateway.errors import Unsuitable
 from gateway.imaging import plane
-from gateway.rows.tables import Instance, JobInstance
+from gateway.rows.tables import JobInstance
 from gateway.store import Store
 
 MOST_PLANES = 4000
@@ -141,13 +141,6 @@ def inputs_of_job(db: Database, job: int) -> list[Input]:
     with db() as session:
         query = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job)
         return [(uid, sha256) for uid, sha256 in session.execute(query)]
-
-
-def inputs_of_series(db: Database, series_instance_uid: str) -> list[Input]:
-    """What there is of it now."""
-    mine = select(Instance.sop_instance_uid, Instance.sha256).where(Instance.series_instance_uid == series_instance_uid)
-    with db() as session:
-        return [(uid, sha256) for uid, sha256 in session.execute(mine.where(Instance.gone_at.is_(None)))]
 
 
 def _position(header: Dataset) -> float | None:

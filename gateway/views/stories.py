@@ -121,6 +121,15 @@ def show_delivery(db: Database, delivery_id: int) -> DeliveryStory:
         return DeliveryStory(delivery, output, events)
 
 
+def here(db: Database, series_instance_uid: str) -> list[tuple[str, str]]:
+    """SOP Instance UIDs and digests of what the store has of the series."""
+    mine = select(Instance.sop_instance_uid, Instance.sha256).where(
+        Instance.series_instance_uid == series_instance_uid, Instance.gone_at.is_(None)
+    )
+    with db() as session:
+        return [(uid, sha256) for uid, sha256 in session.execute(mine.order_by(Instance.sop_instance_uid))]
+
+
 def known(session: Session, table: Any, key: object, *, to_change: bool = False) -> Any:
     """The row, or ConfigError; with `to_change` nobody else changes it before this transaction ends."""
     try:

@@ -164,7 +164,7 @@ def _fetch(session: Session, requested: Requested, series: str, now: datetime, h
     taken_from = [name for name, peer in here.peers.items() if getattr(peer, "take", "nothing") != "nothing"]
     source = next((name for name, title in _titles(here.peers) if title in requested.sources and name in taken_from), None)
     if source is not None:
-        fetch.want(session, source, requested.study, series, now)
+        fetch.want(session, source, fetch.Offered(requested.study, series, now), now)
 
 
 def _titles(peers: Mapping[str, Peer]) -> list[tuple[str, str]]:

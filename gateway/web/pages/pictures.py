@@ -1,6 +1,7 @@
 """Pictures: a series looked through plane by plane, with the segments of a job over it and what was measured beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -10,7 +11,7 @@ from gateway.errors import ConfigError, Unsuitable
 from gateway.imaging.plane import WINDOWS
 from gateway.rows.tables import OutputInstance
 from gateway.views import stories
-from gateway.views.pictures import Plane, inputs_of_job, inputs_of_series
+from gateway.views.pictures import Plane, inputs_of_job
 from gateway.web.number import Key
 from gateway.web.render import page
 from gateway.web.site import Here
@@ -48,14 +49,14 @@ def show_series(
     request: Request, _person: Viewer, here: Here, series_instance_uid: str, plane: int = -1, window: Window = ""
 ) -> Response:
     stories.show_series(here.db, series_instance_uid)
-    inputs = inputs_of_series(here.db, series_instance_uid)
+    inputs = stories.here(here.db, series_instance_uid)
     values = _values(here, inputs, plane, window, f"/series/{series_instance_uid}/planes/{len(inputs)}/")
     return page(request, "picture.html", job=None, story=None, series=series_instance_uid, drawn=[], tables=[], **values)
 
 
 @router.get("/jobs/{job}/planes/{place}.png")
 def plane_of_job(_person: Viewer, here: Here, job: Key, place: Place, window: Window = "") -> Response:
-    return _image(here, inputs_of_job(here.db, job), place, window)
+    return _png(here, inputs_of_job(here.db, job), place, partial(here.pictures.image, window=window))
 
 
 @router.get("/series/{series_instance_uid}/planes/{count}/{place}.png")
@@ -63,10 +64,10 @@ def plane_of_series(
     _person: Viewer, here: Here, series_instance_uid: str, count: int, place: Place, window: Window = ""
 ) -> Response:
     """`count` is how many instances there were when the page was made: with others in it, the places are others."""
-    inputs = inputs_of_series(here.db, series_instance_uid)
+    inputs = stories.here(here.db, series_instance_uid)
     if len(inputs) != count:
         return PlainTextResponse("The series has grown since: load the page again.", 409)
-    return _image(here, inputs, place, window)
+    return _png(here, inputs, place, partial(here.pictures.image, window=window))
 
 
 @router.get("/jobs/{job}/overlays/{sop_instance_uid}/{place}.png")
@@ -75,25 +76,17 @@ def overlay_of_job(_person: Viewer, here: Here, job: Key, sop_instance_uid: str,
         output = session.get(OutputInstance, sop_instance_uid)
     if output is None or output.job != job:
         raise ConfigError(["there is no such result of this job"])
+    return _png(here, inputs_of_job(here.db, job), place, partial(here.pictures.overlay, output.sha256))
+
+
+def _png(here: Here, inputs: Sequence[tuple[str, str]], place: int, draw: Callable[[Plane], bytes]) -> Response:
     try:
-        one = _at(here.pictures.planes(inputs_of_job(here.db, job)), place)
-        return Response(here.pictures.overlay(output.sha256, one), media_type="image/png", headers=_KEPT)
+        planes = here.pictures.planes(inputs)
+        if place >= len(planes):
+            raise ConfigError(["there is no such plane"])
+        return Response(draw(planes[place]), media_type="image/png", headers=_KEPT)
     except Unsuitable as error:
         return PlainTextResponse(_sentence(error), 422)
-
-
-def _image(here: Here, inputs: Sequence[tuple[str, str]], place: int, window: str) -> Response:
-    try:
-        one = _at(here.pictures.planes(inputs), place)
-        return Response(here.pictures.image(one, window=window), media_type="image/png", headers=_KEPT)
-    except Unsuitable as error:
-        return PlainTextResponse(_sentence(error), 422)
-
-
-def _at(planes: Sequence[Plane], place: int) -> Plane:
-    if place >= len(planes):
-        raise ConfigError(["there is no such plane"])
-    return planes[place]
 
 
 def _values(here: Here, inputs: Sequence[tuple[str, str]], place: int, window: str, source: str) -> dict[str, Any]:

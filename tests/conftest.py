@@ -12,10 +12,13 @@ import psycopg
 import pytest
 from hypothesis import settings
 
+from gateway.db import Database, open_database
+from gateway.engine import Queues
 from tests.blank import blank, migrate
 from tests.command_fixture import command
 from tests.console_fixture import chromium, console
 from tests.door_fixture import place
+from tests.peers_fixture import instances, orthanc
 from tests.postgres_fixture import OwnPostgres, own_cluster
 from tests.sharing import pytest_xdist_make_scheduler
 from tests.stow_fixture import web
@@ -25,6 +28,8 @@ __all__ = (
     "chromium",
     "command",
     "console",
+    "instances",
+    "orthanc",
     "place",
     "pytest_xdist_make_scheduler",
     "watched",
@@ -126,6 +131,20 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
     yield server.replace("/postgres?", f"/{name}?")
     with _administrator(server) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def db(database_url: str) -> Iterator[Database]:
+    db = open_database(database_url)
+    yield db
+    db.kw["bind"].dispose()
+
+
+@pytest.fixture
+def queues(database_url: str) -> Iterator[Queues]:
+    queues = Queues(database_url)
+    yield queues
+    queues.close()
 
 
 def _administrator(server: str) -> psycopg.Connection:

@@ -26,10 +26,12 @@ from pynetdicom import AE, AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
+from gateway.peers import load_protocols, make_peer
 from tests.ports import free_port
 from tests.scp_fixture import ScriptedScp, add_contexts
-from tests.synthetic import part10
+from tests.synthetic import ct_series, part10
 
+PROTOCOLS = load_protocols()
 DICOMWEB_PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
@@ -288,3 +290,20 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError(f"{process.args[0]} does not listen")
+
+
+@pytest.fixture
+def instances(tmp_path):
+    """Paths of four small stored instances of one series."""
+    return stored(tmp_path, ct_series(4, 32, 32))
+
+
+@pytest.fixture(scope="module")
+def orthanc(tmp_path_factory):
+    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as running:
+        yield running
+
+
+def dimse(port, **settings):
+    table = {"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": "ORTHANC", "timeout_seconds": 20}
+    return make_peer({**table, **settings}, protocols=PROTOCOLS)

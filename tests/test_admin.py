@@ -8,8 +8,7 @@ from sqlalchemy import text
 
 from gateway.acts import admin
 from gateway.auditing import events
-from gateway.db import open_database
-from gateway.engine import DELIVER, RUN, Queues, workflow_id
+from gateway.engine import DELIVER, RUN, workflow_id
 from gateway.errors import ConfigError
 from gateway.views import lists, stories
 from gateway.views.overview import overview
@@ -20,18 +19,9 @@ LATER = NOW + timedelta(minutes=1)
 
 
 @pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
+def db(db):
     a_series(db)
-    yield db
-    db.kw["bind"].dispose()
-
-
-@pytest.fixture
-def queues(database_url: str):
-    queues = Queues(database_url)
-    yield queues
-    queues.close()
+    return db
 
 
 def engine_state(db, workflow: str) -> tuple[str, int] | None:

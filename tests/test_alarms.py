@@ -1,6 +1,5 @@
 """Somebody is told of what should have happened and has not, once, and once more when it is over."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -12,7 +11,7 @@ from structlog.testing import capture_logs
 from gateway.auditing.audit import Act
 from gateway.configuration.config import parse
 from gateway.configuration.oversight import AlarmsSection, SilenceSection
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.decisions.silence import Expectation
 from gateway.errors import ConfigError
 from gateway.rows.tables import Association, Job
@@ -39,11 +38,9 @@ def expected(begins: str = "07:00", ends: str = "18:00", *, minutes: int = 60, d
 
 
 @pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    db = open_database(database_url)
+def db(db: Database) -> Database:
     a_series(db)
-    yield db
-    db.kw["bind"].dispose()
+    return db
 
 
 def look(db: Database, now: datetime, *silences: SilenceSection, **settings: object) -> None:

@@ -27,7 +27,7 @@ from gateway.auditing import audit, seal
 from gateway.auditing.audit import Act
 from gateway.auditing.chain import Finding, canonical, entry_hash
 from gateway.configuration.config import parse
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.errors import ConfigError
 from gateway.rows.trail import AuditEvent, AuditSink, OpenAlarm
 from gateway.rows.workitems import WorkitemDocument
@@ -38,13 +38,6 @@ from tests.command_fixture import Command
 from tests.rows_fixture import NOW, SERIES
 
 EVENTS = 6
-
-
-@pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 def tell(db: Database, count: int = 1, **detail: object) -> None:

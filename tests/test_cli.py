@@ -16,7 +16,6 @@ import pytest
 from sqlalchemy import make_url, text
 
 from gateway.db import open_database
-from gateway.engine import Queues
 from tests.command_fixture import Ran
 from tests.peers_fixture import running_scp, stored
 from tests.ports import free_port
@@ -38,19 +37,10 @@ ASKING = ("series list", "series show 1.2", "jobs list", "jobs show 1", "jobs re
 
 
 @pytest.fixture
-def db(database_url: str, tmp_path: Path):
+def db(db, database_url: str, tmp_path: Path):
     """The database of the gateway.toml in that folder."""
     (tmp_path / "gateway.toml").write_text(f'[database]\nurl = "{database_url}"\n')
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
-
-
-@pytest.fixture
-def queues(database_url: str):
-    queues = Queues(database_url)
-    yield queues
-    queues.close()
+    return db
 
 
 def write(path: Path, text: str) -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from sqlalchemy import select
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.configuration.oversight import AuditSection
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.rows.trail import AuditEvent, AuditSink
 from gateway.telling.collector import Collector
 from tests.certificates import Authority
@@ -45,13 +44,6 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="module")
 def context(authority: Authority):
     return server_context(authority.issue("collector", hosts=("localhost",)))
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """The engine: work is committed with its row, runs once an attempt, and outlives the worker and the database that did it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,13 +22,6 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.05)
-
-
-@pytest.fixture
-def queues(database_url: str) -> Iterator[Queues]:
-    queues = Queues(database_url)
-    yield queues
-    queues.close()
 
 
 def test_work_of_a_transaction_that_was_rolled_back_never_runs(database_url: str, tmp_path: Path, journal: Journal) -> None:

@@ -17,12 +17,11 @@ from pydicom import dcmread
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from gateway.doors.entry import Alarming, Declined, Ended, Kept
-from gateway.peers import Sent, load_protocols, make_peer
-from tests.peers_fixture import data_set, stored
+from gateway.peers import Sent, make_peer
+from tests.peers_fixture import PROTOCOLS, data_set, stored
 from tests.stow_fixture import FILES, SERIES, STUDY, TYPE, UIDS, Answers, answered, body, changed, posted, sequence
 from tests.synthetic import ct_series, meta_changed, part10
 
-PROTOCOLS = load_protocols()
 JSON, XML = "application/dicom+json", "application/dicom+xml"
 
 

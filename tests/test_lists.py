@@ -28,8 +28,7 @@ def uid(kind: int, number: int) -> str:
 
 
 @pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
+def db(db):
     with db.begin() as session:
         session.add(Association(id="a", ingest="dimse", calling_ae_title="CT1", called_ae_title="AIGATEWAY", address="127.0.0.1", executor="x", began_at=NOW))  # fmt: skip
         for number, name in enumerate(PATIENTS):
@@ -47,8 +46,7 @@ def db(database_url: str):
         session.flush()
         for peer, state in (("pacs", "proved"), ("archive", "queued"), ("research", "held")):
             session.add(Delivery(sop_instance_uid=uid(4, 1), job=1, study_instance_uid=uid(1, 1), peer=peer, state=state, attempts=2, reason="no connection", created_at=NOW - timedelta(hours=1), due_at=NOW, proved_at=NOW if state == "proved" else None))  # fmt: skip
-    yield db
-    db.kw["bind"].dispose()
+    return db
 
 
 def found(db, ask, **narrowed: object) -> list[int]:

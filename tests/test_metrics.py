@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from sqlalchemy.orm import sessionmaker
 from gateway.access import people
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.doors.tally import Tally
 from gateway.rows.tables import Delivery, Job
 from gateway.rows.trail import OpenAlarm
@@ -36,13 +35,6 @@ class Doors:
 
     def __init__(self) -> None:
         self.tally = Tally(processes=2)
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 def meter(db: Database, folder: Path, doors: Doors | None = None) -> Meter:

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +19,7 @@ from structlog.testing import capture_logs
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.errors import ConfigError, NoticeError
 from gateway.rows.trail import AuditEvent, AuditSink
 from gateway.telling.digest import SHOWN
@@ -60,13 +59,6 @@ class Way:
         if self.away:
             raise NoticeError(self.away)
         self.told.append(told)
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 @pytest.fixture

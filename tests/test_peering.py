@@ -17,7 +17,6 @@ from gateway.acts.peering import add_peer, change_peer, disable_peer, echo_peer,
 from gateway.acts.resend import resend
 from gateway.acts.retire import retire_peer, waiting
 from gateway.configuration.config import parse
-from gateway.db import open_database
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.roster import HIDDEN, Roster, known
@@ -37,13 +36,6 @@ ANN = {"actor": "ann", "now": NOW}
 PACS = {"name": "pacs", "protocol": "dimse", "host": "10.0.0.1", "port": 104, "ae_title": "ORTHANC"}
 LATE = {"name": "late", "protocol": "dimse", "host": "10.0.0.2", "port": 104, "ae_title": "LATE"}
 WEB = {"name": "web", "protocol": "dicomweb", "url": "https://pacs.example/dicom-web", "token": "S3CRET"}
-
-
-@pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 @pytest.fixture

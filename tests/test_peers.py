@@ -8,16 +8,8 @@ import pytest
 
 from gateway.errors import ConfigError, Rejected, Unreachable
 from gateway.peers import Proof, Sent, judge, load_protocols, make_peer, send_many
-from tests.peers_fixture import stored
-from tests.synthetic import ct_series
 
 PROTOCOLS = load_protocols()
-
-
-@pytest.fixture
-def instances(tmp_path):
-    """Paths of four small stored instances of one series."""
-    return stored(tmp_path, ct_series(4, 32, 32))
 
 
 def test_the_built_in_protocols_are_the_files_of_the_package():

@@ -8,19 +8,12 @@ from pydicom.uid import CTImageStorage, ImplicitVRLittleEndian, generate_uid
 from gateway.dicom import command, pdu
 from gateway.dicom.commitment import COMMITMENT, WELL_KNOWN, Outcome, encoded_request, read_request
 from gateway.errors import Rejected, Unreachable
-from gateway.peers import load_protocols, make_peer
-from tests.peers_fixture import running_orthanc, running_scp, running_storescp, running_tcp, silent, stored
+from tests.peers_fixture import dimse, running_orthanc, running_scp, running_storescp, running_tcp, silent, stored
 from tests.ports import free_port
 from tests.scp_fixture import running_listener
 from tests.synthetic import ct_series
 
-PROTOCOLS = load_protocols()
 ONE = [(CTImageStorage, "1.2.3.4")]
-
-
-def dimse(port, **settings):
-    table = {"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": "ORTHANC", "timeout_seconds": 20}
-    return make_peer({**table, **settings}, protocols=PROTOCOLS)
 
 
 def references(series):

@@ -14,34 +14,20 @@ import httpx2
 import pytest
 
 from gateway.errors import ConfigError, Rejected, Unanswered, Unreachable
-from gateway.peers import Sent, Sought, load_protocols, make_peer
+from gateway.peers import Sent, Sought, make_peer
 from gateway.peers._verdict import verdict
 from tests.peers_fixture import (
+    PROTOCOLS,
     closes,
     data_set_sha256,
     free_port,
     running_http,
-    running_orthanc,
     running_tcp,
     self_signed,
     silent,
     stored,
 )
 from tests.synthetic import ct_series
-
-PROTOCOLS = load_protocols()
-
-
-@pytest.fixture
-def instances(tmp_path):
-    """Paths of four small stored instances of one series."""
-    return stored(tmp_path, ct_series(4, 32, 32))
-
-
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory):
-    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as running:
-        yield running
 
 
 def dicomweb(url, **settings):

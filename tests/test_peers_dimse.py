@@ -20,15 +20,15 @@ from pynetdicom import ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, bu
 
 from gateway.dicom import command, pdu
 from gateway.errors import ConfigError, Rejected, Unanswered, Unreachable
-from gateway.peers import Sent, load_protocols, make_peer, send_many
+from gateway.peers import Sent, send_many
 from gateway.peers._probe import capabilities
 from tests.certificates import Authority
 from tests.peers_fixture import (
     closes,
     data_set,
     data_set_sha256,
+    dimse,
     free_port,
-    running_orthanc,
     running_scp,
     running_storescp,
     running_tcp,
@@ -37,26 +37,8 @@ from tests.peers_fixture import (
 )
 from tests.synthetic import ct_series
 
-PROTOCOLS = load_protocols()
 EVERY_SYNTAX = [build_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES) for context in AllStoragePresentationContexts]
 TEST_DATA = Path(os.environ.get("GATEWAY_TEST_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
-
-
-@pytest.fixture
-def instances(tmp_path):
-    """Paths of four small stored instances of one series."""
-    return stored(tmp_path, ct_series(4, 32, 32))
-
-
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory):
-    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as running:
-        yield running
-
-
-def dimse(port, **settings):
-    table = {"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": "ORTHANC", "timeout_seconds": 20}
-    return make_peer({**table, **settings}, protocols=PROTOCOLS)
 
 
 def test_orthanc_holds_the_data_set_byte_for_byte_after_c_store(orthanc, instances):

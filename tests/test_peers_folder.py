@@ -10,17 +10,9 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import Rejected, Unreachable
-from gateway.peers import Sought, load_protocols, make_peer, send_many
-from tests.peers_fixture import stored
+from gateway.peers import Sought, make_peer, send_many
+from tests.peers_fixture import PROTOCOLS, stored
 from tests.synthetic import ct_series, part10
-
-PROTOCOLS = load_protocols()
-
-
-@pytest.fixture
-def instances(tmp_path):
-    """Paths of four small stored instances of one series."""
-    return stored(tmp_path, ct_series(4, 32, 32))
 
 
 def folder(path):

@@ -11,28 +11,15 @@ from pynetdicom.dsutils import encode
 
 from gateway.dicom import command, pdu
 from gateway.errors import Rejected, Unreachable
-from gateway.peers import Sought, _find, load_protocols, make_peer
-from tests.peers_fixture import running_dcmqrscp, running_orthanc, running_scp, running_tcp, stored
+from gateway.peers import Sought, _find, make_peer
+from tests.peers_fixture import PROTOCOLS, dimse, running_dcmqrscp, running_scp, running_tcp, stored
 from tests.synthetic import ct_series
-
-PROTOCOLS = load_protocols()
-
-
-@pytest.fixture(scope="module")
-def orthanc(tmp_path_factory):
-    with running_orthanc(tmp_path_factory.mktemp("orthanc")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
 def dcmqrscp(tmp_path_factory):
     with running_dcmqrscp(tmp_path_factory.mktemp("dcmqrscp")) as port:
         yield port
-
-
-def dimse(port, **settings):
-    table = {"name": "pacs", "protocol": "dimse", "host": "127.0.0.1", "port": port, "ae_title": "ORTHANC", "timeout_seconds": 20}
-    return make_peer({**table, **settings}, protocols=PROTOCOLS)
 
 
 def wanted(ds, path):

@@ -7,7 +7,6 @@ import pytest
 from sqlalchemy import update
 
 from gateway.access import people, signin
-from gateway.db import open_database
 from gateway.errors import ConfigError
 from gateway.rows.accounts import Account, Right
 from tests.rows_fixture import NOW
@@ -17,12 +16,10 @@ LIVES = signin.Lives(timedelta(minutes=30), timedelta(hours=12))
 
 
 @pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
+def db(db):
     people.add_person(db, "admin", role="administrator", password=PASSWORD, actor="tests", now=NOW)
     people.add_person(db, "miller", role="operator", password=PASSWORD, actor="admin", now=NOW)
-    yield db
-    db.kw["bind"].dispose()
+    return db
 
 
 def who(db, secret: str) -> signin.Person | None:

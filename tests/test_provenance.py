@@ -7,7 +7,7 @@ import pytest
 
 from gateway.auditing import audit
 from gateway.auditing.audit import Act
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.errors import ConfigError
 from gateway.rows.tables import Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Version
 from gateway.views.provenance import provenance
@@ -22,14 +22,12 @@ REVISED, NOTE = "2.25." + "5" * 59, "2.25." + "6" * 59
 
 
 @pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
+def db(db):
     a_series(db)
     with db.begin() as session:
         audit.record(session, Act.INSTANCE_RECEIVED, at=NOW, actor="CT1", series=SERIES, instance=SOURCE, sha256="5" * 64)
         session.get_one(RuleOutcome, (SERIES, 1, "chest CT")).matched = True
-    yield db
-    db.kw["bind"].dispose()
+    return db
 
 
 def a_result(db: Database) -> int:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from gateway.auditing.audit import Act
 from gateway.configuration.config import parse
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.engine import Queues
 from gateway.errors import ConfigError
 from gateway.rows.tables import Association, Delivery, Instance, Job, OutputInstance, Series, Study
@@ -31,13 +31,6 @@ class Clock:
 
     def __call__(self):
         return self.now
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 @pytest.fixture

@@ -4,11 +4,9 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import pytest
 from pydicom import Dataset, Sequence, dcmread
 
 from gateway.acts.replay import replay
-from gateway.db import open_database
 from gateway.decisions import facts
 from gateway.decisions.rules import load, match, matched
 from gateway.decisions.vocabulary import Varying
@@ -30,13 +28,6 @@ def rules(*texts: str):
 def facts_of(headers):
     equipment = Equipment("a", "b", "1", "1")
     return facts.facts(headers, equipment=equipment, calling_ae_title="CT1", called_ae_title="AIGATEWAY", ingest="dimse")
-
-
-@pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 def a_settled_series(db, keep: Keep, headers, *, ago: timedelta = timedelta(hours=1)) -> str:

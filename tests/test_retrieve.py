@@ -13,13 +13,12 @@ from gateway.errors import NotSupported, OutOfResources, Rejected, Unreachable
 from gateway.ingest import Terms
 from gateway.ingest.dimse import STORAGE, TRANSFER_SYNTAXES
 from gateway.ingest.retrieve import retrieve
-from gateway.peers import load_protocols, make_peer
+from gateway.peers import make_peer
 from tests.door_fixture import NOW
-from tests.peers_fixture import data_set, running_http, running_orthanc, running_tcp, self_signed
+from tests.peers_fixture import PROTOCOLS, data_set, running_http, running_orthanc, running_tcp, self_signed
 from tests.synthetic import ct_series, part10
 from tests.web_archive_fixture import web_archive
 
-PROTOCOLS = load_protocols()
 SERIES = ct_series(7, 32, 32)
 STUDY_UID, SERIES_UID = SERIES[0].StudyInstanceUID, SERIES[0].SeriesInstanceUID
 UIDS = [ds.SOPInstanceUID for ds in SERIES]
@@ -82,14 +81,14 @@ def assert_whole(door, series=SERIES):
 def test_orthanc_gives_a_series_as_it_holds_it(orthanc, door, at_once):
     peer = dicomweb(orthanc.dicomweb)
 
-    found = pull(door, peer, peer.sop_instance_uids(STUDY_UID, SERIES_UID), at_once=at_once)
+    found = pull(door, peer, list(peer.listing(STUDY_UID, SERIES_UID)), at_once=at_once)
 
     assert (found.taken, found.refused, found.error) == (set(UIDS), {}, None)
     assert_whole(door)
 
 
 def test_a_series_that_orthanc_does_not_have_has_no_instances(orthanc):
-    assert dicomweb(orthanc.dicomweb).sop_instance_uids(STUDY_UID, "1.2.3") == []
+    assert list(dicomweb(orthanc.dicomweb).listing(STUDY_UID, "1.2.3")) == []
 
 
 @pytest.mark.parametrize("page", [1, 3, 7, 1000])
@@ -97,7 +96,7 @@ def test_every_match_is_found_however_few_an_answer_holds(page):
     with web_archive(page=page) as archive:
         archive.hold(SERIES)
 
-        assert dicomweb(archive.url).sop_instance_uids(STUDY_UID, SERIES_UID) == UIDS
+        assert list(dicomweb(archive.url).listing(STUDY_UID, SERIES_UID)) == UIDS
 
 
 def test_an_archive_that_knows_no_offset_is_not_asked_for_ever():
@@ -105,14 +104,14 @@ def test_an_archive_that_knows_no_offset_is_not_asked_for_ever():
         archive.hold(SERIES)
         archive.__class__ = type("Deaf", (type(archive),), {"of": lambda self, *_: _Endless(self.held.values())})
 
-        assert dicomweb(archive.url).sop_instance_uids(STUDY_UID, SERIES_UID) == UIDS
+        assert list(dicomweb(archive.url).listing(STUDY_UID, SERIES_UID)) == UIDS
 
 
 def test_an_archive_whose_matches_have_no_end_is_not_listened_to_for_ever():
     pages = ([{"00080018": {"vr": "UI", "Value": [f"1.2.{page}.{n}"]}} for n in range(60_000)] for page in range(3))
     with running_http(*((200, {}, json.dumps(page).encode()) for page in pages)) as (url, requests):
         with pytest.raises(Unreachable, match="more than 100000 matches"):
-            dicomweb(url).sop_instance_uids(STUDY_UID, SERIES_UID)
+            dicomweb(url).listing(STUDY_UID, SERIES_UID)
 
     assert len(requests) == 2
 
@@ -265,7 +264,7 @@ def test_one_access_token_does_for_every_request_and_is_fetched_again_when_it_is
         archive.hold(SERIES)
         peer = dicomweb(archive.url, token_url=f"{archive.url}/token", scope="dicom", **SECRETS)
 
-        assert peer.sop_instance_uids(STUDY_UID, SERIES_UID) == UIDS
+        assert list(peer.listing(STUDY_UID, SERIES_UID)) == UIDS
         assert archive.tokens == 1
         archive.token = "another"
         assert pull(door, peer).taken == set(UIDS)
@@ -278,7 +277,7 @@ def test_a_client_that_the_token_endpoint_does_not_know_waits_for_a_person_to_me
         peer = dicomweb(archive.url, token_url=f"{archive.url}/token", client_id="gateway", client_secret="other")
 
         with pytest.raises(Unreachable, match="does not accept the client's credentials"):
-            peer.sop_instance_uids(STUDY_UID, SERIES_UID)
+            peer.listing(STUDY_UID, SERIES_UID)
 
 
 def test_of_an_answer_of_the_token_endpoint_no_more_is_read_than_a_token_can_need():
@@ -292,7 +291,7 @@ def test_of_an_answer_of_the_token_endpoint_no_more_is_read_than_a_token_can_nee
             left[0] -= 1
 
     with running_tcp(pours) as port, pytest.raises(Unreachable, match="longer than one of its kind can be"):
-        dicomweb("http://127.0.0.1:1", token_url=f"http://127.0.0.1:{port}", **SECRETS).sop_instance_uids(STUDY_UID, SERIES_UID)
+        dicomweb("http://127.0.0.1:1", token_url=f"http://127.0.0.1:{port}", **SECRETS).listing(STUDY_UID, SERIES_UID)
 
     assert left[0] > 32
 
@@ -315,4 +314,4 @@ def test_an_archive_that_asks_for_a_certificate_gets_ours(tmp_path, door):
         known = dicomweb(archive.url, verify=str(server), certificate=str(ours), certificate_key=str(ours.with_suffix(".key")))
         assert pull(door, known).taken == set(UIDS)
         with pytest.raises(Unreachable, match=r"TLS failed \(.*certificate required"):
-            dicomweb(archive.url, verify=str(server)).sop_instance_uids(STUDY_UID, SERIES_UID)
+            dicomweb(archive.url, verify=str(server)).listing(STUDY_UID, SERIES_UID)

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from gateway.acts import rulebook
 from gateway.acts.rulebook import Current, VersionState
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.errors import ConfigError
 from gateway.rows.trail import AuditEvent
 
@@ -17,13 +17,6 @@ NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
 NAMES = {"pipelines": ("bright", "dark"), "peers": ("pacs", "archive")}
 FIRST = "rules:\n  - {name: one, when: {all: [{attribute: Modality, is: CT}]}, pipeline: bright, send_to: [pacs]}\n"
 SECOND = FIRST + "  - {name: two, when: {all: [{attribute: Modality, is: MR}]}, pipeline: dark, send_to: [archive]}\n"
-
-
-@pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 def apply(db: Database, text: str, *, actor: str = "anna", approval: bool = False, minutes: int = 0) -> str:

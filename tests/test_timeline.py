@@ -4,18 +4,15 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.db import open_database
 from gateway.views import stories
 from gateway.views.timeline import WIDTH, time_line, words
 from tests.rows_fixture import NOW, SERIES, a_delivery, a_job, a_series
 
 
 @pytest.fixture
-def db(database_url: str):
-    db = open_database(database_url)
+def db(db):
     a_series(db)
-    yield db
-    db.kw["bind"].dispose()
+    return db
 
 
 def seconds(number: float) -> timedelta:

@@ -4,14 +4,13 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from gateway.configuration.oversight import TracingSection
-from gateway.db import Database, open_database
+from gateway.db import Database
 from gateway.log import KEYS
 from gateway.rows.tables import Delivery, Job, Series
 from gateway.telling.otlp import Otlp
@@ -33,13 +32,6 @@ class Collected:
 
     def close(self) -> None:
         pass
-
-
-@pytest.fixture
-def db(database_url: str) -> Iterator[Database]:
-    db = open_database(database_url)
-    yield db
-    db.kw["bind"].dispose()
 
 
 def test_every_process_makes_the_same_ids_without_being_told_them() -> None:

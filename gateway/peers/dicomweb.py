@@ -119,15 +119,12 @@ class Dicomweb(Http):
 
     def listing(self, study_instance_uid: str, series_instance_uid: str) -> dict[str, str]:
         """By SOP Instance UID how it is asked for, of all instances that the peer has of the series."""
-        return {uid: uid for uid in self.sop_instance_uids(study_instance_uid, series_instance_uid)}
-
-    def sop_instance_uids(self, study_instance_uid: str, series_instance_uid: str) -> list[str]:
-        """Of all instances that the peer has of the series. Raises Unreachable or Rejected."""
         path = f"studies/{study_instance_uid}/series/{series_instance_uid}/instances"
-        return [str(text(one, "SOPInstanceUID")) for one in self.find(path, "SOPInstanceUID", includefield="SOPInstanceUID")]
+        found = self.find(path, "SOPInstanceUID", includefield="SOPInstanceUID")
+        return {uid: uid for uid in (str(text(one, "SOPInstanceUID")) for one in found)}
 
     def instances_of(self, study_instance_uid: str, series_instance_uid: str) -> int | None:
-        return len(self.sop_instance_uids(study_instance_uid, series_instance_uid))
+        return len(self.listing(study_instance_uid, series_instance_uid))
 
     @contextmanager
     def retrieving(self, connections: int = 1) -> Iterator[Retrieve]:

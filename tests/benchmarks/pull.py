@@ -74,7 +74,7 @@ def ours(folder: Path, url: str, study: str, series: str, *, at_once: bool) -> i
     """The instances that are durable now."""
     archive = peer({"name": "archive", "url": f"{url}/dicom-web"})
     with TemporaryDirectory(dir=folder) as name, archive.retrieving(_CONNECTIONS) as retrieving:
-        wanted = archive.sop_instance_uids(study, series)
+        wanted = list(archive.listing(study, series))
         door = Door(Path(name), clock=lambda: datetime.now(UTC), keep_free_bytes=0)
         try:
             found = retrieve(

@@ -1,13 +1,13 @@
 """People: who may use the console and the REST interface, and as what. Every change is audited with who made it."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.exc import NoResultFound
 from sqlalchemy.orm import Session
 
@@ -263,9 +263,7 @@ def _check_somebody_is_left(session: Session) -> None:
 
 
 def _sign_out_everywhere(session: Session, name: str, keep: str = "") -> None:
-    mine: Sequence[SignIn] = session.scalars(select(SignIn).where(SignIn.account == name, SignIn.digest != keep)).all()
-    for one in mine:
-        session.delete(one)
+    session.execute(delete(SignIn).where(SignIn.account == name, SignIn.digest != keep))
 
 
 def _revoke_all(session: Session, account: Account, actor: str, now: datetime) -> str:

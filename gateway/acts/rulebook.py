@@ -14,6 +14,7 @@ from datetime import datetime
 from difflib import unified_diff
 from enum import StrEnum
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, undefer
@@ -25,10 +26,15 @@ from gateway.decisions.rules import RuleSet, load, load_taken
 from gateway.errors import ConfigError
 from gateway.rows.ruleset import RuleActivation, RuleVersion
 
-Names = Callable[[], Collection[str]]
-
 _NOTE_AT_MOST = 500
 _TRIES = 5
+
+
+class Names(TypedDict):
+    """What rules may name."""
+
+    pipelines: Collection[str]
+    peers: Collection[str]
 
 
 class _OtherWasFirst(Exception):
@@ -56,8 +62,8 @@ class Current:
     """The rule set in force, for settle: asked for each time, read when another version came or a name did."""
 
     db: Database
-    pipelines: Names
-    peers: Names
+    pipelines: Callable[[], Collection[str]]
+    peers: Callable[[], Collection[str]]
     _read: tuple[object, RuleSet] = field(default=(None, RuleSet("", ())), repr=False)
     """What it was read for, and what was read: replaced as one, as many threads ask."""
 
@@ -77,12 +83,12 @@ class Current:
         return rules
 
 
-def begin(db: Database, file: Path, *, pipelines: Collection[str], peers: Collection[str], now: datetime) -> None:
+def begin(db: Database, file: Path, *, now: datetime, **names: Unpack[Names]) -> None:
     """The file becomes version 1 where there is none yet. Raises ConfigError with all that is wrong with it."""
     with db() as session:
         if active_number(session) is not None or not file.exists():
             return
-    text, rules = read(file, pipelines=pipelines, peers=peers)
+    text, rules = read(file, **names)
     with suppress(_OtherWasFirst), db.begin() as session:
         number = _store(session, text, rules, note=f"first start, {file.name}", actor="gateway", now=now)
         if not insert_once(session, RuleActivation, id=1, number=number, actor="gateway", at=now):
@@ -90,14 +96,14 @@ def begin(db: Database, file: Path, *, pipelines: Collection[str], peers: Collec
         _tell(session, Act.RULES_ACTIVATED, number, rules.digest, "", actor="gateway", now=now)
 
 
-def read(file: Path, *, pipelines: Collection[str], peers: Collection[str]) -> tuple[str, RuleSet]:
+def read(file: Path, **names: Unpack[Names]) -> tuple[str, RuleSet]:
     """Raises ConfigError, each problem with the file, its line and what was expected there."""
     try:
         text = file.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError([f"{file}: expected a readable text file"]) from error
     try:
-        return text, load(text, pipelines=pipelines, peers=peers)
+        return text, load(text, **names)
     except ConfigError as error:
         raise ConfigError([f"{file}: {problem}" for problem in error.problems]) from error
 
@@ -151,11 +157,9 @@ def difference(db: Database, before: int, after: int) -> list[str]:
     return list(unified_diff(old.splitlines(), new.splitlines(), f"version {before}", f"version {after}", lineterm=""))
 
 
-def store(
-    db: Database, text: str, *, note: str = "", pipelines: Collection[str], peers: Collection[str], actor: str, now: datetime
-) -> int:
+def store(db: Database, text: str, *, note: str = "", actor: str, now: datetime, **names: Unpack[Names]) -> int:
     """Keep a draft and return its number; the latest version's, where that says the same. Raises ConfigError."""
-    rules = load(text, pipelines=pipelines, peers=peers)
+    rules = load(text, **names)
     if len(note) > _NOTE_AT_MOST or not note.isprintable():
         raise ConfigError([f"expected a note of at most {_NOTE_AT_MOST} printable characters"])
     with db.begin() as session:
@@ -165,28 +169,18 @@ def store(
         return _store(session, text, rules, note=note, actor=actor, now=now)
 
 
-def apply(
-    db: Database,
-    text: str,
-    *,
-    note: str = "",
-    pipelines: Collection[str],
-    peers: Collection[str],
-    approval: bool,
-    actor: str,
-    now: datetime,
-) -> str:
+def apply(db: Database, text: str, *, note: str = "", approval: bool, actor: str, now: datetime, **names: Unpack[Names]) -> str:
     """Keep the text as a version and put it in force; where another person has to agree it stays a draft. Raises ConfigError."""
-    wanted = load(text, pipelines=pipelines, peers=peers).digest
+    wanted = load(text, **names).digest
     present = active(db)
     if present is not None and present.digest == wanted:
         return f"version {present.number} is in force and says the same: nothing is changed"
-    number = store(db, text, note=note, pipelines=pipelines, peers=peers, actor=actor, now=now)
+    number = store(db, text, note=note, actor=actor, now=now, **names)
     if approval:
         with db() as session:
             if not _known(session, number).approver:
                 return f"version {number} is a draft: another person approves or activates it ([rules] approval)"
-    return activate(db, number, pipelines=pipelines, peers=peers, approval=approval, actor=actor, now=now)
+    return activate(db, number, approval=approval, actor=actor, now=now, **names)
 
 
 def approve(db: Database, number: int, *, actor: str, now: datetime) -> str:
@@ -202,16 +196,7 @@ def approve(db: Database, number: int, *, actor: str, now: datetime) -> str:
     return f"version {number} is approved"
 
 
-def activate(
-    db: Database,
-    number: int,
-    *,
-    pipelines: Collection[str],
-    peers: Collection[str],
-    approval: bool,
-    actor: str,
-    now: datetime,
-) -> str:
+def activate(db: Database, number: int, *, approval: bool, actor: str, now: datetime, **names: Unpack[Names]) -> str:
     """It is in force from now on, everywhere. Raises ConfigError where it does not fit any more, or a second person has to agree.
 
     With `approval` that is whoever approves it or activates it, and is not its author; a version that was in force before had it.
@@ -221,7 +206,7 @@ def activate(
         last = session.scalars(select(RuleActivation).order_by(RuleActivation.id.desc()).limit(1)).first()
         if last is not None and last.number == number:
             raise ConfigError([f"version {number} is in force already"])
-        load(version.text, pipelines=pipelines, peers=peers)
+        load(version.text, **names)
         was_active = session.scalar(select(func.count()).where(RuleActivation.number == number))
         if approval and actor == version.author and not version.approver and not was_active:
             raise ConfigError(
@@ -235,15 +220,13 @@ def activate(
     return f"version {number} is in force"
 
 
-def rollback(
-    db: Database, *, pipelines: Collection[str], peers: Collection[str], approval: bool, actor: str, now: datetime
-) -> str:
+def rollback(db: Database, *, approval: bool, actor: str, now: datetime, **names: Unpack[Names]) -> str:
     """The version that was in force before this one is again. Raises ConfigError where there was none."""
     with db() as session:
         numbers = session.scalars(select(RuleActivation.number).order_by(RuleActivation.id.desc()).limit(2)).all()
     if len(numbers) < 2:
         raise ConfigError(["expected a version that was in force before this one; there is none"])
-    return activate(db, numbers[1], pipelines=pipelines, peers=peers, approval=approval, actor=actor, now=now)
+    return activate(db, numbers[1], approval=approval, actor=actor, now=now, **names)
 
 
 def _store(session: Session, text: str, rules: RuleSet, *, note: str, actor: str, now: datetime) -> int:

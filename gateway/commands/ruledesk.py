@@ -33,7 +33,7 @@ class RuleDesk(Desk):
     def __init__(self, config: Config, out: Console) -> None:
         ready = plan_of(config, with_rules=False)
         super().__init__(config, out)
-        self._names: dict[str, Any] = {"pipelines": tuple(ready.pipelines), "peers": known(config).names}
+        self._names: rulebook.Names = {"pipelines": tuple(ready.pipelines), "peers": known(config).names}
         self._approval = config.rules.approval
 
     def plan(self, file: Path | None) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from gateway.access.signin import Lives
+from gateway.acts.rulebook import Names
 from gateway.app import Gateway, now
 from gateway.configuration.sections import Config
 from gateway.db import Database
@@ -79,7 +80,7 @@ class Site:
         return list(self.roster)
 
     @property
-    def names(self) -> dict[str, tuple[str, ...]]:
+    def names(self) -> Names:
         """What rules may name: also peers that cannot be used on this machine."""
         return {"pipelines": tuple(self.plan.pipelines), "peers": tuple(self.roster.names)}
 

@@ -99,10 +99,17 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     return answer
 
 
-def live(request: Request, name: str, **values: Any) -> HTMLResponse:
-    """A page that keeps itself up to date (live.py); or its part, NAME_now.html or NAME_rows.html, as the path ends."""
+def live(request: Request, name: str, *, title: str = "", **values: Any) -> HTMLResponse:
+    """A page that keeps itself up to date (live.py); or its part, NAME_now.html or NAME_rows.html, as the path ends.
+
+    With a `title` the page is nothing but that part.
+    """
     last = request.scope["route"].path.rpartition("/")[2]
-    return page(request, f"{name}_{last}.html" if last in _PARTS else f"{name}.html", **values)
+    if last in _PARTS:
+        return page(request, f"{name}_{last}.html", **values)
+    if title:
+        return page(request, "live.html", title=title, part=f"{name}_now.html", **values)
+    return page(request, f"{name}.html", **values)
 
 
 def go(request: Request, path: str, *told: str, is_problem: bool = False) -> Response:

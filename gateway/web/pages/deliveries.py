@@ -9,7 +9,7 @@ from gateway.rows.tables import DeliveryState
 from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import InAddress, InForm
+from gateway.web.narrow import InAddress
 from gateway.web.number import Key
 from gateway.web.render import go, live, sentence
 from gateway.web.site import Here
@@ -29,15 +29,10 @@ def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAd
     )  # fmt: skip
 
 
-@router.post("/deliveries")
-def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
-    return go(request, f"/deliveries{narrow.query()}")
-
-
 @router.get("/deliveries/{delivery}")
 @router.get("/deliveries/{delivery}/now")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, delivery: Key) -> Response:
-    return live(request, "delivery", news=news, story=stories.show_delivery(here.db, delivery))
+    return live(request, "delivery", title=f"Delivery {delivery}", news=news, story=stories.show_delivery(here.db, delivery))
 
 
 @router.post("/deliveries/{delivery}/retry")

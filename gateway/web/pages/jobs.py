@@ -14,7 +14,7 @@ from gateway.serving.stages import equipment
 from gateway.views import lists, stories
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import InAddress, InForm
+from gateway.web.narrow import InAddress
 from gateway.web.number import Key
 from gateway.web.render import go, live, sentence
 from gateway.web.site import Here
@@ -35,15 +35,11 @@ def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAd
     )  # fmt: skip
 
 
-@router.post("/jobs")
-def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
-    return go(request, f"/jobs{narrow.query()}")
-
-
 @router.get("/jobs/{job}")
 @router.get("/jobs/{job}/now")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, job: Key) -> Response:
-    return live(request, "job", news=news, story=stories.show_job(here.db, job), peers=here.peers, reasons=list(REASONS))
+    story = stories.show_job(here.db, job)
+    return live(request, "job", title=f"Job {job}", news=news, story=story, peers=here.peers, reasons=list(REASONS))
 
 
 @router.post("/jobs/{job}/retry")

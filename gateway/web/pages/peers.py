@@ -42,7 +42,7 @@ def show(request: Request, _person: Viewer, here: Here, news: News) -> Response:
 @router.get("/peer")
 @router.get("/peer/now")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, name: Name) -> Response:
-    return live(request, "peer", news=news, line=peering.show_peer(here.db, here.roster, name))
+    return live(request, "peer", title=f"Peer {name}", news=news, line=peering.show_peer(here.db, here.roster, name))
 
 
 @router.get("/peer/new")

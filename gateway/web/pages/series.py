@@ -15,7 +15,7 @@ from gateway.views.timeline import time_line
 from gateway.views.wanted import CONSEQUENCES, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import InAddress, InForm
+from gateway.web.narrow import InAddress
 from gateway.web.render import go, live, sentence
 from gateway.web.site import Here
 from gateway.web.who import Operator, Viewer
@@ -38,17 +38,12 @@ def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAd
     )  # fmt: skip
 
 
-@router.post("/series")
-def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
-    return go(request, f"/series{narrow.query()}")
-
-
 @router.get("/series/{series_instance_uid}")
 @router.get("/series/{series_instance_uid}/now")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, series_instance_uid: str) -> Response:
     story = stories.show_series(here.db, series_instance_uid)
     return live(
-        request, "one_series", news=news, story=story, line=time_line(story, here.clock()), peers=here.peers,
+        request, "one_series", title="Series", news=news, story=story, line=time_line(story, here.clock()), peers=here.peers,
         apart=lists.kept_apart(here.db, series_instance_uid), pipelines=sorted(here.plan.pipelines),
     )  # fmt: skip
 

@@ -8,8 +8,8 @@ from gateway.views import lists
 from gateway.views.wanted import Wanted, is_cut
 from gateway.web.found import Navigation
 from gateway.web.live import News
-from gateway.web.narrow import InAddress, InForm
-from gateway.web.render import go, live
+from gateway.web.narrow import InAddress
+from gateway.web.render import live
 from gateway.web.site import Here
 from gateway.web.viewer import address, default_folder, is_installed
 from gateway.web.who import Viewer
@@ -27,11 +27,6 @@ def show(request: Request, _person: Viewer, here: Here, news: News, narrow: InAd
     return live(request, "studies", news=news, rows=found.rows, following=found.following, narrow=narrow, cut=cut)
 
 
-@router.post("/studies")
-def search(request: Request, _person: Viewer, narrow: InForm) -> Response:
-    return go(request, f"/studies{narrow.query()}")
-
-
 @router.get("/studies/{study_instance_uid}")
 @router.get("/studies/{study_instance_uid}/now")
 def show_one(request: Request, _person: Viewer, here: Here, news: News, study_instance_uid: str) -> Response:
@@ -40,4 +35,5 @@ def show_one(request: Request, _person: Viewer, here: Here, news: News, study_in
     if study is None:
         raise ConfigError([f"there is no study {study_instance_uid}"])
     has_viewer = is_installed(here.config.web.viewer or default_folder())
-    return live(request, "study", news=news, row=study, viewer=address(study_instance_uid) if has_viewer else "")
+    viewer = address(study_instance_uid) if has_viewer else ""
+    return live(request, "study", title="Study", news=news, row=study, viewer=viewer)

@@ -30,8 +30,8 @@ import psutil
 
 from gateway.errors import ConfigError, ModelUnavailable
 from gateway.inference import sharedmemory
-from gateway.machine.logfile import keep_short, shorten
 from gateway.machine.listening import free_ports
+from gateway.machine.logfile import keep_short, shorten
 
 Progress = Callable[[str], None]
 

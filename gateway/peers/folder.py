@@ -13,8 +13,8 @@ from pathlib import Path
 from pydicom import dcmread
 
 from gateway.errors import Rejected, Unreachable
-from gateway.outputs.kinds import OBJECTS
 from gateway.machine.disk import sync_folder
+from gateway.outputs.kinds import OBJECTS
 from gateway.peers import (
     DUPLICATE,
     NOT_SUPPORTED,

@@ -5,7 +5,7 @@ name is the pipeline's name in rules.yaml. A file without PIPELINE stops the sta
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import highdicom as hd
@@ -45,6 +45,24 @@ class Priors:
 
 
 @dataclass(frozen=True)
+class Role:
+    """Another series of the study that a pipeline wants beside its own; rules say by its name which series has that role.
+
+    `needs` is what it must be, as of the pipeline's own series where left out. Without a required one there is no job.
+    """
+
+    name: str
+    needs: "Needs | None" = None
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        _expect(isinstance(self.name, str) and self.name.isidentifier(), 'role: a name of letters, such as "adc"')
+        own = self.needs
+        is_plain = own is None or not (own.companions or own.priors or own.one_of_study)
+        _expect(is_plain, "role: needs without companions, priors and one_of_study of their own")
+
+
+@dataclass(frozen=True)
 class Needs:
     """What the series must be, checked before the model is asked, and how its values are handed over.
 
@@ -56,6 +74,7 @@ class Needs:
     `one_of_study`: of the series of a study that rules want for it, it gets the best (rank.py) when the study is complete;
     `kernel`, "soft" or "sharp", says which is better.
     `priors`: it wants earlier studies of the patient beside the series (prior.py), and of each the volume as of the series.
+    `companions`: it wants other series of the study beside its own, in the same frame of reference, when the study is complete.
     """
 
     modality: str | tuple[str, ...]
@@ -66,6 +85,7 @@ class Needs:
     one_of_study: bool = False
     kernel: str = SOFT
     priors: Priors | None = None
+    companions: tuple[Role, ...] = ()
 
     def __post_init__(self) -> None:
         several = self.modality if isinstance(self.modality, tuple) else ()
@@ -74,10 +94,17 @@ class Needs:
         is_one = isinstance(self.volume, Mapping) and self.volume.keys() <= keyword_dict.keys()
         _expect(self.volume in (ONLY, LARGEST) or is_one, f'volume: "{ONLY}", "{LARGEST}", or values by DICOM keyword')
         _expect(self.kernel in (SOFT, SHARP), f'kernel: "{SOFT}" or "{SHARP}"')
+        is_roles = isinstance(self.companions, tuple) and all(isinstance(role, Role) for role in self.companions)
+        is_roles = is_roles and len({role.name for role in self.companions}) == len(self.companions)
+        _expect(is_roles, 'companions: several of Role, each by a name of its own; one alone needs its comma: (Role("adc"),)')
 
     @property
     def modalities(self) -> tuple[str, ...]:
         return (self.modality,) if isinstance(self.modality, str) else self.modality
+
+    def of(self, role: Role) -> "Needs":
+        """What a companion must be."""
+        return role.needs or replace(self, companions=(), priors=None, one_of_study=False)
 
 
 @dataclass(frozen=True)
@@ -87,6 +114,14 @@ class Prior:
     volume: hd.Volume
     source: Sequence[Dataset]
     days_before: int
+
+
+@dataclass(frozen=True)
+class Companion:
+    """Another series of the study: as in Study, on a grid of its own (imaging/regrid.py lays it on another)."""
+
+    volume: hd.Volume
+    source: Sequence[Dataset]
 
 
 @dataclass(frozen=True)
@@ -103,6 +138,8 @@ class Study:
     source: Sequence[Dataset]
     priors: Sequence[Prior] = ()
     """The newest first; fewer than the pipeline wants, or none, where there are no more."""
+    companions: Mapping[str, Companion] = field(default_factory=dict)
+    """By role; one that is not required may be missing."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +156,11 @@ class Pipeline:
             _expect(isinstance(text := getattr(self, name), str) and text != "", f'{name}: a text, such as "1.0.0" or "lungs"')
         _expect(isinstance(self.needs, Needs), "needs: Needs(...)")
         _expect(callable(self.run), "run: a function of study and infer")
+
+    @property
+    def roles(self) -> Mapping[str, bool]:
+        """The names of its companions, and whether it needs them: what rules are checked against."""
+        return {role.name: role.required for role in self.needs.companions}
 
 
 def load_pipelines(folders: Iterable[Path]) -> dict[str, Pipeline]:

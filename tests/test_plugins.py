@@ -12,7 +12,7 @@ from gateway.errors import ConfigError, JobError
 from gateway.outputs.seg import Segmentation
 from gateway.outputs.sr import MeasurementReport
 from gateway.peers import BUILT_IN, Peer, Sent, load_protocols, make_peer
-from gateway.pipeline import Needs, Pipeline, Study, load_pipelines
+from gateway.pipeline import Needs, Pipeline, Role, Study, load_pipelines
 from gateway.work.foreign import outputs
 from tests.synthetic import ct_series, part10
 from tests.triton_fixture import write_model
@@ -262,3 +262,29 @@ def test_a_protocol_file_that_is_none_is_told_with_its_path(tmp_path: Path, name
         load_protocols((BUILT_IN, tmp_path / "protocols"))
 
     assert [problem for problem in wrong.value.problems if problem.startswith(f"{path}: {said}")]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        'Needs("MR", companions=(Role("b 1400"),))',
+        'Needs("MR", companions=(Role("adc"), Role("adc")))',
+        'Needs("MR", companions=Role("adc"))',
+        'Needs("MR", companions=("adc",))',
+        'Needs("MR", companions=(Role("adc", Needs("MR", one_of_study=True)),))',
+    ],
+)
+def test_companions_that_are_none_are_told_when_the_file_is_loaded(tmp_path: Path, said: str) -> None:
+    head = "from gateway.pipeline import Needs, Pipeline, Role\n"
+    path = written(tmp_path, "prostate.py", f'{head}PIPELINE = Pipeline("1", "prostate", {said}, print)\n')
+
+    with pytest.raises(ConfigError, match=f"{path.name}.*expected (companions|role): "):
+        load_pipelines([tmp_path])
+
+
+def test_a_companion_is_what_the_series_is_unless_its_role_says_otherwise() -> None:
+    needs = Needs("CT", slices_at_least=3, one_of_study=True, companions=(own := Role("late"), pet := Role("pet", Needs("PT"))))
+
+    assert needs.of(own) == Needs("CT", slices_at_least=3)
+    assert needs.of(pet) == Needs("PT")
+    assert Pipeline("1", "m", needs, print).roles == {"late": True, "pet": True}

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.decisions.rules import MAX_RULES, load, match
+from gateway.decisions.rules import MAX_RULES, load, load_taken, match
 from gateway.decisions.vocabulary import SHOWN, Varying
 from gateway.errors import ConfigError
+from gateway.pipeline import Needs, Pipeline, Role
 
 DESIGN = """\
 rules:
@@ -408,3 +409,92 @@ def test_one_rule_set_serves_many_threads():
         found = list(pool.map(matches, range(400)))
 
     assert found == [slices >= 20 for slices in range(400)]
+
+
+# --- Companions: other series of the study beside the one that a rule matches ---
+
+PROSTATE = """\
+rules:
+  - name: prostate
+    when: {all: [{attribute: SeriesDescription, matches: "t2.*tra"}]}
+    pipeline: prostate
+    companions:
+      adc: {all: [{attribute: ImageType, contains: ADC}]}
+      dwi: {any: [{attribute: SeriesDescription, is: b1400}]}
+    send_to: [pacs]
+"""
+WANTS = {
+    "prostate": Pipeline(
+        "1", "m", Needs("MR", companions=(Role("adc"), Role("dwi"), Role("dce", required=False))), lambda *_: ()
+    ),
+    "prostate_v2": Pipeline("2", "m", Needs("MR", companions=(Role("adc"), Role("pet", Needs("PT")))), lambda *_: ()),
+    "ct_lung": Pipeline("1", "m", Needs("CT"), lambda *_: ()),
+}
+
+
+def load_prostate(text=PROSTATE):
+    return load(text, pipelines=WANTS, peers=["pacs"])
+
+
+def test_a_series_is_known_as_a_companion_and_told_why_it_is_not_the_other():
+    rules = load_prostate()
+    assert rules.keywords == {"SeriesDescription", "ImageType"}
+
+    (outcome,) = match(rules, {"SeriesDescription": "ADC map", "ImageType": ["DERIVED", "PRIMARY", "ADC"]}, FACTS)
+
+    assert (outcome.matched, outcome.roles) == (False, ["adc"])
+    dwi = outcome.as_json()["companions"]["dwi"]
+    assert (dwi["text"], dwi["line"], dwi["held"]) == ("companion dwi", 7, False)
+    assert dwi["conditions"][0]["conditions"][0]["why"] == "expected b1400; the value found is not shown"
+    json.dumps(outcome.as_json())
+
+
+def test_a_result_is_no_companion_and_neither_is_a_series_for_a_rule_that_is_switched_off():
+    adc = {"SeriesDescription": "ADC", "ImageType": ["ADC"]}
+    off = load_prostate(PROSTATE + "    enabled: false\n")
+
+    assert match(load_prostate(), adc, FACTS | {"results": True})[0].roles == []
+    assert match(off, adc, FACTS)[0].roles == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("      dwi: {any", "      b: {any",
+         "line 6, rule 'prostate': expected companions: all, any or none, with conditions, for dwi of pipeline prostate"),
+        ("      dwi: {any", "      dwi: {all: [{fact: slices, at_least: 2}]}\n      dve: {any",
+         "line 6, rule 'prostate': expected companions among adc, dwi, dce, did you mean 'dce'?"),
+        ("{any: [{attribute: SeriesDescription, is: b1400}]}", "b1400",
+         "line 7, rule 'prostate': expected all, any or none, with conditions, after dwi"),
+        ("pipeline: prostate", "pipeline: ct_lung", "line 6, rule 'prostate': expected companions among (there is none)"),
+        ("send_to: [pacs]", "send_to: [pacs]\n    canary: {pipeline: prostate_v2, share: 50}",
+         "line 9, rule 'prostate': expected companions: all, any or none, with conditions, for pet of pipeline prostate_v2"),
+    ],
+)  # fmt: skip
+def test_companions_that_a_pipeline_needs_or_does_not_know_are_told_with_their_line(old, new, expected):
+    with pytest.raises(ConfigError) as error:
+        load_prostate(PROSTATE.replace(old, new))
+
+    assert expected in error.value.problems
+
+
+def test_a_rule_without_companions_that_its_pipeline_needs_is_refused_with_all_of_them():
+    with pytest.raises(ConfigError, match=r"line 2, rule 'prostate': expected companions: .* for adc, dwi of pipeline prostate"):
+        load_prostate("\n".join(line for line in PROSTATE.splitlines() if "adc" not in line and "dwi" not in line
+                                and "companions" not in line))  # fmt: skip
+
+
+def test_rules_that_a_changed_pipeline_needs_more_of_hold_its_series_and_not_the_others():
+    one, without = (
+        PROSTATE.replace("      dwi: {any: [{attribute: SeriesDescription, is: b1400}]}\n", ""),
+        CHEST | {"ImageType": "ADC"},
+    )
+    rules = load_taken(one + DESIGN.removeprefix("rules:\n"), pipelines=WANTS, peers=["pacs"], version=1)
+
+    prostate, chest = match(rules, without | {"SeriesDescription": "t2_tra"}, FACTS)
+    assert (prostate.refused, prostate.roles, chest.matched) == (True, [], True)
+    assert prostate.conditions[-1].why.endswith("for dwi of pipeline prostate")
+
+
+def test_companions_are_part_of_what_rules_say():
+    assert load_prostate().digest != load_prostate(PROSTATE.replace("b1400", "b1000")).digest

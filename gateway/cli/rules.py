@@ -87,7 +87,7 @@ def rules_test(
     for one in found:
         show.line(f"[bold]{len(one.sample.headers)} instances of series {one.sample.series_instance_uid}[/]")
         for outcome in (outcome.as_json() for outcome in one.outcomes):
-            show.outcome(str(outcome["rule"]), outcome["conditions"], matched=bool(outcome["matched"]), depth=1)  # type: ignore[arg-type]
+            show.outcome(str(outcome["rule"]), outcome, matched=bool(outcome["matched"]), depth=1)
     if others or not found:
         show.line(f"{others} files are no DICOM of a series in a transfer syntax that is taken here")
 

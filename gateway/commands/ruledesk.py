@@ -33,7 +33,7 @@ class RuleDesk(Desk):
     def __init__(self, config: Config, out: Console) -> None:
         ready = plan_of(config, with_rules=False)
         super().__init__(config, out)
-        self._names: rulebook.Names = {"pipelines": tuple(ready.pipelines), "peers": known(config).names}
+        self._names: rulebook.Names = {"pipelines": ready.pipelines, "peers": known(config).names}
         self._approval = config.rules.approval
 
     def plan(self, file: Path | None) -> bool:
@@ -146,7 +146,7 @@ def try_files(
     """
     ready = plan_of(config, with_rules=False)
     peers = tuple(known(config).names)
-    rules = _chosen(config, file, number, {"pipelines": tuple(ready.pipelines), "peers": peers})
+    rules = _chosen(config, file, number, {"pipelines": ready.pipelines, "peers": peers})
     found, others = samples(files_of(path))
     came = arrival(at_time, zone=ZoneInfo(config.gateway.time_zone), caller="")
     takes = {name: pipeline.needs for name, pipeline in ready.pipelines.items()}

@@ -75,7 +75,7 @@ class Screen:
         for signal in story.verdict.signals if story.verdict else ():
             self.line(escape(f"{signal['name']}: {signal['why']} ({signal['says']})"), depth=1)
         for outcome in story.outcomes:
-            self.outcome(outcome.rule, outcome.explanation["conditions"], matched=outcome.matched)
+            self.outcome(outcome.rule, outcome.explanation, matched=outcome.matched)
         for one in story.candidates:
             self.line(
                 escape(f"candidate for {one.pipeline}, revision {one.revision}: {one.state}{one.reason and f': {one.reason}'}")
@@ -83,10 +83,10 @@ class Screen:
         for job in story.jobs:
             self.job_story(job)
 
-    def outcome(self, rule: str, conditions: Iterable[dict[str, Any]], *, matched: bool, depth: int = 0) -> None:
-        """What one rule said of a series, condition by condition."""
+    def outcome(self, rule: str, said: Mapping[str, Any], *, matched: bool, depth: int = 0) -> None:
+        """What one rule said of a series, condition by condition; also as a companion of another one."""
         self.line(f"rule [bold]{escape(rule)}[/] {_mark('matched', 'did not match', good=matched)}", depth=depth)
-        for text, deeper in _conditions(conditions):
+        for text, deeper in _conditions([*said["conditions"], *said.get("companions", {}).values()]):
             self.line(text, depth=depth + deeper)
 
     def jobs(self, jobs: Iterable[Job]) -> None:

@@ -1,7 +1,7 @@
 """Matching: rules, and what they say of a series with a reason for each condition."""
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 
 from gateway.decisions.conditions import ConditionOutcome, Expression, Row
@@ -72,6 +72,8 @@ class Rule:
     canary: "Canary | None" = None
     level: str = "series"
     """`study`: of the series that it matches in a study the pipeline gets the best one, when the study is complete."""
+    companions: Mapping[str, Group] = field(default_factory=dict)
+    """By role, what another series of the study is known by that the pipeline gets beside the one that the rule matches."""
     problem: str = ""
     """Why it cannot be followed, though it was taken: a pipeline or peer that it names is gone, or it cannot be read any more."""
 
@@ -90,7 +92,7 @@ class RuleSet:
     @property
     def keywords(self) -> frozenset[str]:
         """The attributes that matching looks at: what facts.attributes has to read."""
-        return _keywords(condition for rule in self.rules for condition in rule.conditions)
+        return _keywords(one for rule in self.rules for one in (*rule.conditions, *rule.companions.values()))
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,13 @@ class Outcome:
     conditions: tuple[ConditionOutcome, ...]
     refused: bool = False
     """It would have matched, and cannot be followed: a person has to look at the series."""
+    companions: Mapping[str, ConditionOutcome] = field(default_factory=dict)
+    """By role, what the rule says of the series as a companion of another one."""
+
+    @property
+    def roles(self) -> list[str]:
+        """Those that the series may have beside another one."""
+        return [] if self.rule.problem else [role for role, one in self.companions.items() if one.held]
 
     def as_json(self) -> dict[str, object]:
         """Plain types for json.dumps; nothing in it identifies a patient."""
@@ -113,6 +122,7 @@ class Outcome:
             "shadow": self.rule.shadow,
             "refused": self.refused,
             "conditions": [asdict(condition) for condition in self.conditions],
+            **({"companions": {role: asdict(one) for role, one in self.companions.items()}} if self.companions else {}),
         }
 
 
@@ -121,7 +131,8 @@ def match(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[st
     guard = (_LOOP_GUARD,) if is_result(facts) else ()
     first = {rule.name: _outcome(rule, guard, attributes, facts) for rule in rule_set.rules if not rule.otherwise}
     taken = [name for name, one in first.items() if (one.matched or one.refused) and not one.rule.shadow]
-    return tuple(first.get(rule.name) or _fallback(rule, guard, taken) for rule in rule_set.rules)
+    outcomes = (first.get(rule.name) or _fallback(rule, guard, taken) for rule in rule_set.rules)
+    return tuple(outcome if guard else _as_companion(outcome, attributes, facts) for outcome in outcomes)
 
 
 def matched(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[str, object]) -> list[Rule]:
@@ -160,6 +171,13 @@ def _judged(rule: Rule, conditions: tuple[ConditionOutcome, ...]) -> Outcome:
     if rule.problem:
         conditions += (ConditionOutcome("(the rule itself)", rule.line, held=False, why=rule.problem),)
     return Outcome(rule, held and not rule.problem, conditions, refused=held and bool(rule.problem) and not rule.shadow)
+
+
+def _as_companion(outcome: Outcome, attributes: Mapping[str, object], facts: Mapping[str, object]) -> Outcome:
+    if not outcome.rule.enabled:
+        return outcome
+    said = {role: group.outcome(attributes, facts) for role, group in outcome.rule.companions.items()}
+    return replace(outcome, companions={role: replace(one, text=f"companion {role}") for role, one in said.items()})
 
 
 def _fallback(rule: Rule, guard: tuple[ConditionOutcome, ...], taken: Collection[str]) -> Outcome:

@@ -13,13 +13,15 @@
         enabled: true
         shadow: false                          # true: run and keep, send nothing
         canary: {pipeline: ct_lung_v2, share: 10}      # percent that another one also works on, in the shadow
+        companions:                            # where the pipeline wants other series of the study beside this one: by its roles,
+          pet: {all: [{attribute: Modality, is: PT}]}  # which one is which
 
 `when: otherwise` makes the fallback: it matches where no other rule did. The order of rules has no meaning. conditions.py says
 what a condition means. Whatever the rules say, results never start a job: a series of SEG, SR, KO or PR, or one made by this
 gateway, matches no rule (the loop guard).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import yaml
@@ -39,7 +41,7 @@ from gateway.decisions.matching import (
     match,
     matched,
 )
-from gateway.decisions.vocabulary import attribute, fact
+from gateway.decisions.vocabulary import attribute, did_you_mean, fact
 from gateway.decisions.window import window
 from gateway.dicom.uids import digest
 from gateway.errors import ConfigError
@@ -50,13 +52,17 @@ LEVELS = ("series", "study")
 MAX_RULES = 500
 _ROW = "{attribute: KEYWORD, OPERATOR: VALUE}, {fact: NAME, OPERATOR: VALUE}, {time: [FROM, TO]}, {expression: CEL} or a group"
 _GROUPS = ("all", "any", "none")
+_CONDITIONS = "all, any or none, with conditions"
 _ABOUT = {"attribute": (2,), "fact": (2,), "expression": (1,), "time": (1, 2), "days": (1,)}
 """What a condition may be about, and how many keys it then has."""
-_KEYS = ("name", "when", "pipeline", "send_to", "priority", "enabled", "shadow", "canary", "level")
+_KEYS = ("name", "when", "pipeline", "send_to", "priority", "enabled", "shadow", "canary", "level", "companions")
 
 
 def load(text: str, *, pipelines: Collection[str], peers: Collection[str]) -> RuleSet:
-    """Read rules.yaml; raise ConfigError with every problem, each with its line, its rule and what was expected there."""
+    """Read rules.yaml; raise ConfigError with every problem, each with its line, its rule and what was expected there.
+
+    Where `pipelines` says of each name which `roles` its companions have (pipeline.py), it is checked that rules know these.
+    """
     document = Document(text)
     rules = _Reader(document, pipelines, peers).rules()
     if document.problems:
@@ -111,6 +117,7 @@ class _Reader:
         parts = document.mapping(node, _KEYS)
         otherwise = getattr(parts.get("when"), "value", None) == OTHERWISE
         conditions = () if otherwise else self.groups(parts.get("when"), node)
+        companions = self.companions(parts.get("companions"))
         unread = len(document.problems) > known
         rule = Rule(
             name=document.word(parts.get("name"), node, "name"),
@@ -123,14 +130,27 @@ class _Reader:
             enabled=document.flag(parts["enabled"], "enabled") if "enabled" in parts else True,
             shadow=document.flag(parts["shadow"], "shadow") if "shadow" in parts else False,
             level=document.choice(parts.get("level"), node, "level", LEVELS) if "level" in parts else "series",
+            companions=companions,
         )
+        self.check_roles(rule.pipeline, companions, parts.get("companions", node))
         problems = document.take_problems() if self.lenient else []
-        rule = replace(rule, canary=self.canary(parts["canary"]) if "canary" in parts else None)
+        rule = replace(rule, canary=self.canary(parts["canary"], companions) if "canary" in parts else None)
+        self.check_unknown_roles(rule, parts.get("companions", node))
         if self.lenient:
             document.take_problems()  # without its canary a rule goes on
         return replace(rule, problem="; ".join(problems), conditions=() if unread else conditions) if problems else rule
 
-    def canary(self, node: yaml.Node) -> Canary | None:
+    def companions(self, node: yaml.Node | None) -> dict[str, Group]:
+        found: dict[str, Group] = {}
+        if node is not None and not self.document.pairs(node):
+            self.document.problem(node, f"expected companions: by role, {_CONDITIONS}")
+        for role, key, value in self.document.pairs(node):
+            if role in found:
+                self.document.problem(key, f"expected {role} once")
+            found[role] = Group("all", key.start_mark.line + 1, self.groups(value, key, f"{_CONDITIONS}, after {role}"))
+        return found
+
+    def canary(self, node: yaml.Node, companions: Collection[str]) -> Canary | None:
         document = self.document
         parts = document.mapping(node, ("pipeline", "share"))
         pipeline = document.choice(parts.get("pipeline"), node, "pipeline", self.pipelines)
@@ -138,7 +158,27 @@ class _Reader:
         if not isinstance(share, int) or isinstance(share, bool) or not 1 <= share <= 100:
             document.problem(node, "expected share: a whole number of percent, 1 to 100")
             return None
-        return Canary(pipeline, share) if pipeline else None
+        return Canary(pipeline, share) if pipeline and self.check_roles(pipeline, companions, node) else None
+
+    def check_roles(self, pipeline: str, companions: Collection[str], node: yaml.Node) -> bool:
+        lacking = [role for role, required in (self.roles(pipeline) or {}).items() if required and role not in companions]
+        if lacking:
+            self.document.problem(node, f"expected companions: {_CONDITIONS}, for {', '.join(lacking)} of pipeline {pipeline}")
+        return not lacking
+
+    def check_unknown_roles(self, rule: Rule, node: yaml.Node) -> None:
+        """Of what neither its pipeline nor that of its canary has."""
+        offered = [self.roles(name) for name in (rule.pipeline, rule.canary.pipeline if rule.canary else "") if name]
+        known = dict.fromkeys(role for roles in offered for role in roles or ())
+        unknown = [role for role in rule.companions if role not in known]
+        if unknown and offered and None not in offered:
+            near = did_you_mean(unknown[0], known)
+            self.document.problem(node, f"expected companions among {', '.join(known) or '(there is none)'}{near}")
+
+    def roles(self, pipeline: str) -> Mapping[str, bool] | None:
+        """Of a pipeline's companions, and whether it needs each; None where nobody says."""
+        offered = self.pipelines.get(pipeline) if isinstance(self.pipelines, Mapping) else None
+        return None if offered is None else offered.roles
 
     def send_to(self, node: yaml.Node | None, parent: yaml.Node) -> tuple[str, ...]:
         peers = self.document.items(node, parent, "send_to")
@@ -148,12 +188,14 @@ class _Reader:
             self.document.problem(node or parent, "expected each peer once")
         return send_to
 
-    def groups(self, node: yaml.Node | None, parent: yaml.Node) -> tuple[Condition, ...]:
+    def groups(
+        self, node: yaml.Node | None, parent: yaml.Node, expected: str = f"{_CONDITIONS}, or {OTHERWISE}, after when"
+    ) -> tuple[Condition, ...]:
         """Conditions that must all hold: the members of `all`; any and none as groups."""
         has_any = any(key in _GROUPS for key, _, _ in self.document.pairs(node))
         parts = self.document.mapping(node, _GROUPS) if node and has_any else {}
         if not parts:
-            self.document.problem(node or parent, f"expected all, any or none, with conditions, or {OTHERWISE}, after when")
+            self.document.problem(node or parent, f"expected {expected}")
         conditions: list[Condition] = []
         for kind, members in parts.items():
             read = map(self.condition, self.document.items(members, members, kind))

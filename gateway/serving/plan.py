@@ -51,7 +51,7 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
     problems: list[str] = []
     folders = (_HOME / "pipelines", *config.gateway.pipelines)
     pipelines = _collected(problems, lambda: load_pipelines(folders)) or {}
-    offered = tuple(pipelines or names_of(folders))  # a file that cannot be loaded does not make its rules wrong too
+    offered: Collection[str] = pipelines or names_of(folders)  # a file that cannot be loaded does not make its rules wrong too
     protocols = _collected(problems, load_protocols) or {}
     peers = {}
     for table in config.peers:
@@ -71,7 +71,7 @@ def plan(config: Config, *, added: Iterable[str] = (), with_rules: bool = True) 
     return Plan(config, pipelines, peers, rules, addressees, rehearsed)
 
 
-def _addressees(config: Config, pipelines: Sequence[str], problems: list[str]) -> tuple[Addressee, ...]:
+def _addressees(config: Config, pipelines: Collection[str], problems: list[str]) -> tuple[Addressee, ...]:
     ways = _collected(problems, load_ways) or {}
     make = partial(addressee, ways=ways, source=config.audit.source, console=config.web.url)
     found = [one for table in config.notices if (one := _collected(problems, partial(make, table))) is not None]

@@ -1,6 +1,6 @@
 """The synthetic study's own rule, beside those of the database (rehearsal.py)."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from gateway.configuration.sections import SYNTHETIC, Config
 from gateway.decisions.rules import RuleSet, load
@@ -16,12 +16,12 @@ rules:
 """
 
 
-def rules(config: Config, *, pipelines: Iterable[str], peers: Iterable[str]) -> RuleSet | None:
+def rules(config: Config, *, pipelines: Collection[str], peers: Iterable[str]) -> RuleSet | None:
     """Its own, and no other; None where there are no synthetic studies. Raises ConfigError for an unknown pipeline or peer."""
     section = config.synthetic
     if not section.every_minutes:
         return None
-    pipelines, peers, name = tuple(pipelines), tuple(peers), section.peer or SYNTHETIC
+    peers, name = tuple(peers), section.peer or SYNTHETIC
     problems = [] if section.pipeline in pipelines else [f"[synthetic] pipeline: expected one of {', '.join(pipelines)}"]
     problems += [] if name in peers else [f"[synthetic] peer: expected one of {', '.join(peers)}"]
     if problems:

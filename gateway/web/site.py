@@ -82,7 +82,7 @@ class Site:
     @property
     def names(self) -> Names:
         """What rules may name: also peers that cannot be used on this machine."""
-        return {"pipelines": tuple(self.plan.pipelines), "peers": tuple(self.roster.names)}
+        return {"pipelines": self.plan.pipelines, "peers": tuple(self.roster.names)}
 
     @property
     def lives(self) -> Lives:

@@ -125,7 +125,10 @@ class JobError(GatewayError):
 
 
 class Unsuitable(JobError):
-    """The series is not what the pipeline needs; `code` is GEOMETRY, INCOMPLETE, VOLUMES, IMAGE, DECODE, CHARSET or IDENTITY."""
+    """The series is not what the pipeline needs.
+
+    `code` is GEOMETRY, INCOMPLETE, VOLUMES, IMAGE, DECODE, CHARSET, IDENTITY or COMPANION.
+    """
 
     def __init__(self, code: str, reason: str) -> None:
         super().__init__(reason)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 from pydicom import Dataset
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from gateway import conformance
@@ -26,12 +26,12 @@ from gateway.engine import Queues, backoff
 from gateway.errors import BadOutput, Crashed, JobError, ModelDied, NoPipeline, NoRoom, Outdated, OutOfResources
 from gateway.outputs import Algorithm, Encoding, Equipment
 from gateway.pipeline import Infer, Pipeline
-from gateway.rows.searches import Prior, PriorInstance, PriorState
-from gateway.rows.tables import Job, JobInstance, JobState, OutputInstance
+from gateway.rows.tables import Job, JobState, OutputInstance
 from gateway.store import Store, Stored
 from gateway.work import delivery, findings, foreign, jobs, shadow
 from gateway.work.extras import Extras
-from gateway.work.load import Earlier, Inputs, beside, load
+from gateway.work.given import Given, given, replaces
+from gateway.work.load import accompanied, beside, load
 from gateway.work.revisions import successor, superseded_by
 
 CRASHES_AT_MOST = 3
@@ -58,15 +58,6 @@ class Identity(Protocol):
     def version(self) -> str: ...
     @property
     def weights(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What the rows say that a job works on. `earlier`: its priors, the newest first; `replaces` names the results before it."""
-
-    inputs: Inputs
-    earlier: Sequence[Earlier]
-    replaces: Sequence[Dataset]
 
 
 @dataclass(frozen=True)
@@ -105,9 +96,9 @@ def run(
     crash_point("run.started")
     try:
         with db() as session:
-            given = _given(session, job)
+            works_on = given(session, job)
         pipeline = _found(pipelines, job.pipeline)
-        result = _work(job, given, pipeline, models, equipment, store, clock=clock, zone=zone, extras=extras)
+        result = _work(job, works_on, pipeline, models, equipment, store, clock=clock, zone=zone, extras=extras)
         crash_point("run.encoded")
         stored = [(dataset, _keep(store, file)) for dataset, file in result.objects]
         crash_point("run.stored")
@@ -138,7 +129,7 @@ def _start(job_id: int, now: datetime, db: Database, begun: Mapping[int, int]) -
         if job.state not in (JobState.QUEUED, JobState.RUNNING):
             return None
         if later := successor(session, job):
-            jobs.withdraw(session, job, now, superseded_by(later.revision), state=JobState(job.state))
+            jobs.withdraw(session, job, now, superseded_by(later, job), state=JobState(job.state))
             return None
         is_new = job.state == JobState.QUEUED
         job.crashes += not is_new and begun.get(job_id) != job.attempts
@@ -153,7 +144,7 @@ def _start(job_id: int, now: datetime, db: Database, begun: Mapping[int, int]) -
 
 
 def _work(
-    job: Job, given: _Given, pipeline: Pipeline, models: Models, equipment: Equipment, store: Store, *, clock: Clock,
+    job: Job, given: Given, pipeline: Pipeline, models: Models, equipment: Equipment, store: Store, *, clock: Clock,
     zone: tzinfo, extras: Extras,
 ) -> _Result:  # fmt: skip
     identity = models.identity(pipeline.model)
@@ -162,8 +153,10 @@ def _work(
     )
     study, notes = load(given.inputs, pipeline.needs, store)
     study, told = beside(study, given.earlier, pipeline.needs, store)
+    study, of_companions = accompanied(study, given.companions, pipeline.needs, store)
     started_at = clock().astimezone(zone)
-    theirs = replace(study, source=Copies(study.source))  # whose result it is comes from ours
+    others = {role: replace(one, source=Copies(one.source)) for role, one in study.companions.items()}
+    theirs = replace(study, source=Copies(study.source), companions=others)  # whose result it is comes from ours
     outputs = foreign.outputs(pipeline, theirs, models.infer(pipeline.model))
     inferred_at = clock()
     crash_point("run.inferred")
@@ -171,16 +164,19 @@ def _work(
     key = job_key(
         pipeline=job.pipeline, version=pipeline.version, model=pipeline.model, model_version=identity.version,
         weights=identity.weights, inputs=[*given.inputs, *(pair for one in given.earlier for pair in one.inputs)],
+        companions=given.companions,
     )  # fmt: skip
     encoding = Encoding(
-        study.source, outputs, algorithm, equipment, key, started_at, job.partial, revision=job.revision, replaces=given.replaces
+        study.source, outputs, algorithm, equipment, key, started_at, job.partial, revision=given.revision,
+        replaces=given.replaces, companions=[header for one in study.companions.values() for header in one.source],
     )  # fmt: skip
-    del study, theirs
+    del study, theirs, others
     objects = [(dataset, part10(dataset)) for dataset in map(encoding.dataset, outputs)]
     if problems := conformance.problems([dataset for dataset, _ in objects], encoding=encoding):
         raise BadOutput("; ".join(problems))
     lacking = [f"the series lacks something: {job.partial}"] if job.partial else []
-    return _Result(objects, encoding, [*lacking, *told, *notes], findings.stated(outputs), inferred_at, clock())
+    told += [*of_companions, *notes]
+    return _Result(objects, encoding, [*lacking, *told], findings.stated(outputs), inferred_at, clock())
 
 
 def _found(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
@@ -188,32 +184,6 @@ def _found(pipelines: Mapping[str, Pipeline], name: str) -> Pipeline:
     if name not in pipelines:
         raise NoPipeline(f"expected pipeline {name} on every machine that works: the job waits for one that has it")
     return pipelines[name]
-
-
-def _given(session: Session, job: Job) -> _Given:
-    inputs = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
-    priors = select(Prior).where(Prior.job == job.id, Prior.state == PriorState.HERE).order_by(Prior.days_before, Prior.id)
-    earlier = [
-        Earlier(one.series_instance_uid, one.peer, one.days_before or 0, _instances(session, one.id))
-        for one in session.scalars(priors)
-    ]
-    return _Given([(uid, sha256) for uid, sha256 in session.execute(inputs)], earlier, _replaces(session, job))
-
-
-def _replaces(session: Session, job: Job) -> list[Dataset]:
-    """The names of the results whose place these take."""
-    found = []
-    for output in delivery.replaced(session, job):
-        name = Dataset()
-        name.StudyInstanceUID, name.SeriesInstanceUID = output.study_instance_uid, output.series_instance_uid
-        name.SOPClassUID, name.SOPInstanceUID = output.sop_class_uid, output.sop_instance_uid
-        found.append(name)
-    return found
-
-
-def _instances(session: Session, prior: int) -> list[tuple[str, str]]:
-    mine = select(PriorInstance.sop_instance_uid, PriorInstance.sha256).where(PriorInstance.prior == prior)
-    return [(uid, sha256) for uid, sha256 in session.execute(mine)]
 
 
 def _keep(store: Store, file: bytes) -> Stored:
@@ -251,7 +221,7 @@ def _write(
 ) -> None:
     """Raises Outdated where the results say of an earlier revision what is not so any more: they are not visible yet."""
     with db.begin() as session:
-        if _replaces(session, job) != list(result.encoding.replaces):
+        if replaces(session, job) != list(result.encoding.replaces):
             raise Outdated("results of an earlier revision of the series have come or gone meanwhile: these are made anew")
         if _end(session, job, state=JobState.DONE, ended_at=now, reason="", code="", job_key=result.encoding.key):
             row = _write_row(session, job, result, now)

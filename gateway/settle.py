@@ -7,7 +7,6 @@ that lacks something at its deadline is held, or failed, only where a rule wants
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from enum import StrEnum
 from functools import partial
 
 from pydicom import Dataset, dcmread
@@ -30,6 +29,7 @@ from gateway.ingest.move import MOVE, SENT
 from gateway.outputs import Equipment
 from gateway.pipeline import Pipeline
 from gateway.rows.tables import Association, Instance, OutputInstance, RuleOutcome, Series, SeriesState
+from gateway.rows.verdicts import Held
 from gateway.store import Store
 from gateway.work import jobs
 from gateway.work.lent import is_lent, sent_over
@@ -42,19 +42,6 @@ Put = Callable[[str, int, Sequence[Dataset], Mapping[str, object]], None]
 """Keeps what the rules saw of a revision of a series (kept.py)."""
 Count = Callable[[str, str, str], int | None]
 """How many instances a peer has of a study's series (sources.py)."""
-
-
-class Held(StrEnum):
-    """Why a complete series waits for a person; release.py lets it be looked at again."""
-
-    UNMATCHED = "unmatched"
-    """No rule wanted it."""
-    REFUSED = "refused"
-    """A rule that cannot be followed any more wanted it."""
-    FAILED = "failed"
-    """It could not be looked at."""
-    GONE = "gone"
-    """Something came late, after retention took the rest."""
 
 
 _OURS, _PRIOR = "made by this gateway, starts no job", "fetched as a prior for a job, starts none itself"
@@ -248,7 +235,7 @@ def _facts(headers: Sequence[Dataset], origin: Association, equipment: Equipment
 def _held(outcomes: Sequence[Outcome]) -> str:
     if any(outcome.refused for outcome in outcomes):
         return Held.REFUSED
-    return "" if any(outcome.matched and not outcome.rule.shadow for outcome in outcomes) else Held.UNMATCHED
+    return "" if any(outcome.wanted and not outcome.rule.shadow for outcome in outcomes) else Held.UNMATCHED
 
 
 def _guard(
@@ -273,10 +260,12 @@ def _write(
 ) -> None:
     matched = [outcome.rule.name for outcome in outcomes if outcome.matched]
     refused = [outcome.rule.name for outcome in outcomes if outcome.refused]
-    consequence = f"matched {', '.join(matched)}" if matched else "no rule matched"
+    roles = [f"{role} of {outcome.rule.name}" for outcome in outcomes for role in outcome.roles]
+    said = [f"{what} {', '.join(names)}" for what, names in (("matched", matched), ("may be the", roles)) if names]
+    consequence = "; ".join(said) or "no rule matched"
     if refused:
         consequence += f"; held: {', '.join(refused)} would have, and cannot be followed any more"
-    series.state = _STATES.get(found.decision, SeriesState.COMPLETE) if matched else SeriesState.COMPLETE
+    series.state = _STATES.get(found.decision, SeriesState.COMPLETE) if matched or roles else SeriesState.COMPLETE
     series.complete_at = now
     series.reason = f"{found.reason}; {guard or consequence}"
     if found.missing:

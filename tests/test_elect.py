@@ -34,6 +34,7 @@ from tests.test_late import EQUIPMENT, PIPELINES, RULES
 
 STUDY_RULES = RULES + "    level: study\n"
 QUIET = timedelta(seconds=60)
+FRAME = ct_series(1)[0].FrameOfReferenceUID
 
 
 def series_of_study(number: int, slices: int = 6, spacing_mm: float = 2.5, **overrides: object) -> list[Dataset]:
@@ -102,7 +103,7 @@ def test_the_order_of_the_candidates_changes_nothing(candidates: list[Traits], c
 def test_a_series_is_judged_by_its_largest_regular_volume():
     found = traits(series_of_study(3, 5, 1.25, ConvolutionKernel="B70f"))
 
-    assert found == Traits("1.2.3.3", 5, 1.25, is_original=True, kernel=SHARP, series_number=3)
+    assert found == Traits("1.2.3.3", 5, 1.25, is_original=True, kernel=SHARP, series_number=3, frame_of_reference_uid=FRAME)
 
 
 # --- Rows ---

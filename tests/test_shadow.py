@@ -24,8 +24,9 @@ from gateway.outputs import Equipment
 from gateway.pipeline import load_pipelines
 from gateway.rows.tables import Delivery, Job, JobState, OutputInstance, RuleOutcome, Series, SeriesState
 from gateway.rows.trail import AuditEvent
+from gateway.rows.verdicts import Held
 from gateway.run import run
-from gateway.settle import Held, settle
+from gateway.settle import settle
 from gateway.views import stories
 from gateway.views.agreement import agreement, dice
 from gateway.views.lists import held_series

@@ -6,7 +6,7 @@ import typer
 
 from gateway.cli.terms import ConfigOption, LimitOption, StateOption, at_desk, at_workdesk, fail, group
 
-WhyOption = Annotated[str, typer.Option(help="Only unmatched, refused, failed, gone or incomplete ones.")]
+WhyOption = Annotated[str, typer.Option(help="Only unmatched, refused, failed, gone, lacking or incomplete ones.")]
 series = group("What arrived, whether it is complete, which rules wanted it and why.")
 jobs = group("What was computed, is being computed, or failed.")
 deliveries = group("Which result reached which peer.")

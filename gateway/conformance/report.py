@@ -17,7 +17,7 @@ from gateway.outputs.seg import frame_segments, segment_voxels, voxel_mm3
 
 VOLUME_TOLERANCE = 0.001
 FLAGS = {"CompletionFlag": "COMPLETE", "PreliminaryFlag": "PRELIMINARY", "VerificationFlag": "UNVERIFIED"}
-EVIDENCE = "exactly the source instances and what the content refers to as evidence, each once"
+EVIDENCE = "exactly the source instances, companions and what the content refers to as evidence, each once"
 
 _VOLUME = "118565006"
 _GROUP, _SEGMENT, _SERIES, _FRAME, _IMAGE = "125007", "121191", "121232", "121214", "121233"
@@ -40,6 +40,7 @@ def report(made: Dataset, encoding: Encoding, together: Mapping[str, Dataset]) -
     referenced = {
         str(item.ReferencedSOPSequence[0].ReferencedSOPInstanceUID) for item in content if "ReferencedSOPSequence" in item
     }
+    sources = (*encoding.source, *encoding.companions)
     evidence = Counter(str(reference.ReferencedSOPInstanceUID) for reference in _evidence(made))
     yield from unmet(
         *((text(made, keyword) == value, f"{keyword} {value}") for keyword, value in FLAGS.items()),
@@ -49,7 +50,7 @@ def report(made: Dataset, encoding: Encoding, together: Mapping[str, Dataset]) -
         (_value(observer.get("121014")) == manufacturer, "the algorithm's manufacturer as Device Observer Manufacturer"),
         (_value(observer.get("121015")) == name, "the algorithm's name as Device Observer Model Name"),
         (_value(observer.get("121016")) == encoding.algorithm.weights, "the weights' digest as Device Observer Serial Number"),
-        (evidence == Counter({*referenced, *(str(source.SOPInstanceUID) for source in encoding.source)}), EVIDENCE),
+        (evidence == Counter({*referenced, *(str(one.SOPInstanceUID) for one in sources)}), EVIDENCE),
         (bool(groups), "at least one measurement group"),
     )
     for item in content:

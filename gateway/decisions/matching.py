@@ -112,6 +112,11 @@ class Outcome:
         """Those that the series may have beside another one."""
         return [] if self.rule.problem else [role for role, one in self.companions.items() if one.held]
 
+    @property
+    def wanted(self) -> bool:
+        """For a job of its own, or as a companion."""
+        return self.matched or bool(self.roles)
+
     def as_json(self) -> dict[str, object]:
         """Plain types for json.dumps; nothing in it identifies a patient."""
         return {

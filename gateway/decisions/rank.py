@@ -28,7 +28,7 @@ _SHARP_NAMES = {"LUNG", "BONE", "BONEPLUS", "EDGE", "ULTRA", "L", "YA", "YB", "Y
 
 @dataclass(frozen=True)
 class Traits:
-    """What a series is judged by; mm. `series_number` is -1 where there is none."""
+    """What a series is judged by; mm. `series_number` is -1, and the frame of reference empty, where there is none."""
 
     series_instance_uid: str
     slices: int
@@ -36,6 +36,7 @@ class Traits:
     is_original: bool
     kernel: str
     series_number: int
+    frame_of_reference_uid: str = ""
 
     @property
     def covers_mm(self) -> float:
@@ -56,6 +57,7 @@ def traits(headers: Sequence[Dataset]) -> Traits:
         is_original="DERIVED" not in texts(first, "ImageType")[:1],
         kernel=sharpness(texts(first, "ConvolutionKernel")),
         series_number=whole(first, "SeriesNumber"),
+        frame_of_reference_uid="".join(texts(first, "FrameOfReferenceUID")),
     )
 
 

@@ -7,7 +7,8 @@ PACS that already holds them says so.
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from uuid import UUID, uuid4, uuid5
 
 NAMESPACE = UUID("b3f0d7c2-5a41-4c8e-9f5b-0c6f2a7d1e94")
@@ -38,10 +39,23 @@ def digest(*parts: object) -> str:
 
 
 def job_key(
-    *, pipeline: str, version: str, model: str, model_version: str, weights: str, inputs: Iterable[tuple[str, str]]
+    *,
+    pipeline: str,
+    version: str,
+    model: str,
+    model_version: str,
+    weights: str,
+    inputs: Iterable[tuple[str, str]],
+    companions: Mapping[str, Iterable[tuple[str, str]]] = MappingProxyType({}),
 ) -> str:
     """Identity of a job's results: what ran, in which version, over which bytes.
 
-    `weights` is the digest of the model's files, `inputs` are (SOP Instance UID, sha256) pairs in any order.
+    `weights` is the digest of the model's files, `inputs` are (SOP Instance UID, sha256) pairs in any order, `companions` are
+    such by role.
     """
-    return digest(pipeline, version, model, model_version, weights, sorted(inputs))
+    return digest(pipeline, version, model, model_version, weights, sorted(inputs), *by_role(companions))
+
+
+def by_role(companions: Mapping[str, Iterable[tuple[str, str]]]) -> list[object]:
+    """A part of a key, where there are any: which bytes have which role is a part of what they are for a pipeline."""
+    return [{role: sorted(inputs) for role, inputs in companions.items()}] if companions else []

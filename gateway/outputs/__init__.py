@@ -12,7 +12,7 @@ from gateway.errors import BadOutput
 
 PRIVATE_SCHEME = "99CAIGW"
 """Of concepts that no public scheme has."""
-NOT_FOR_DIAGNOSIS, INCOMPLETE = "Not for diagnosis", "INCOMPLETE SERIES"
+NOT_FOR_DIAGNOSIS, INCOMPLETE, OTHER_COMPANIONS = "Not for diagnosis", "INCOMPLETE SERIES", "OTHER COMPANIONS"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Encoding:
     key gives the same UIDs. `started_at` is the start of inference, aware. `partial` is what the series lacks that the model
     saw; every object says that it does. `replaces` name (study, series, SOP class, SOP instance) the results of an earlier
     `revision` of the series that peers may have: every object says that it is a later one, and reports name theirs
-    (PS3.3 C.17.2, Predecessor Documents).
+    (PS3.3 C.17.2, Predecessor Documents). `revision` 0: of the same one, with other companions. `companions` are the headers of
+    those, of which the results are too.
     """
 
     source: Sequence[Dataset] = field(repr=False)
@@ -76,6 +77,7 @@ class Encoding:
     partial: str = ""
     revision: int = 1
     replaces: Sequence[Dataset] = ()
+    companions: Sequence[Dataset] = field(default=(), repr=False)
     _made: dict[int, Dataset] = field(default_factory=dict, repr=False)
 
     def uid(self, output: Output, role: str) -> str:
@@ -94,7 +96,9 @@ class Encoding:
         made = self._made.get(id(output))
         if made is None:
             made = self._made[id(output)] = output.encode(self)
-            marks = [INCOMPLETE] * bool(self.partial) + [f"REVISION {self.revision}"] * bool(self.replaces)
+            marks = [INCOMPLETE] * bool(self.partial) + [
+                f"REVISION {self.revision}" if self.revision else OTHER_COMPANIONS
+            ] * bool(self.replaces)
             made.SeriesDescription = " - ".join([*marks, made.SeriesDescription])[:64].rstrip()
         return made
 

@@ -64,7 +64,7 @@ def reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
 
 def copy_lossy(made: Dataset, encoding: Encoding) -> None:
     """PS3.3 C.7.6.1.1.5: lossy once is lossy for ever, whichever source instance it was."""
-    for instance in encoding.source:
+    for instance in (*encoding.source, *encoding.companions):
         if instance.get("LossyImageCompression") == "01":
             for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
                 if keyword in instance:

@@ -89,7 +89,7 @@ class MeasurementReport:
         check_codes("report", self.procedure, self.title)
 
     def encode(self, encoding: Encoding) -> Dataset:
-        """One SR instance; its evidence are all source instances and the segmentation.
+        """One SR instance; its evidence are all source instances, companions and the segmentation.
 
         Raises BadOutput where there is no group, a group names a segment that is not there, or a number is not finite.
         """
@@ -109,7 +109,7 @@ class MeasurementReport:
             hd.sr.Comprehensive3DSR,
             encoding=encoding,
             output=self,
-            images=[*encoding.source, *([] if segmentation is None else [segmentation])],
+            images=[*encoding.source, *encoding.companions, *([] if segmentation is None else [segmentation])],
             content=report,
             is_complete=True,
             is_final=False,

@@ -1,4 +1,4 @@
-"""The rows of candidates: series that a pipeline might get which wants one of a study, and what became of each."""
+"""The rows of candidates: series that a pipeline might get which wants one, or several, of a study, and what became of each."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -19,12 +19,16 @@ class CandidateState(StrEnum):
 
 
 class Candidate(Table):
-    """A series of that revision, for a pipeline: the job that it would be, and what it is judged by (rank.Traits)."""
+    """A series of that revision, for a pipeline: the job that it would be, and what it is judged by (rank.Traits).
+
+    `role` is that of a companion; empty where the pipeline might get it as the series of its own. `beside` is as in jobs.Order.
+    """
 
     __tablename__ = f"{PREFIX}candidate"
     series_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(f"{PREFIX}series.series_instance_uid"), primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True)
     pipeline: Mapped[str] = mapped_column(primary_key=True)
+    role: Mapped[str] = mapped_column(primary_key=True, default="")
     study_instance_uid: Mapped[str] = mapped_column(Uid, index=True)
     state: Mapped[str] = mapped_column(default=CandidateState.WAITING, index=True)
     reason: Mapped[str] = mapped_column(default="")
@@ -34,6 +38,7 @@ class Candidate(Table):
     priority: Mapped[str]
     priority_by: Mapped[str]
     partial: Mapped[str] = mapped_column(default="")
+    beside: Mapped[str | None]
     made_at: Mapped[datetime]
     due_at: Mapped[datetime]
     """When its study is looked at next, while it waits."""

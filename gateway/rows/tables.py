@@ -91,7 +91,7 @@ class Series(Table):
     reason: Mapped[str] = mapped_column(default="")
     """Why it is held to be complete, and what follows from that."""
     held: Mapped[str] = mapped_column(default="", index=True)
-    """Why a person should look at it, once it is complete (settle.Held); empty where nobody has to."""
+    """Why a person should look at it, once it is complete (verdicts.Held); empty where nobody has to."""
     gone_at: Mapped[datetime | None] = mapped_column(index=True)
     """When retention had taken the files of all its instances; empty again when one comes."""
 
@@ -203,6 +203,15 @@ class JobInstance(Table):
     job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), primary_key=True)
     sop_instance_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
     sha256: Mapped[str] = mapped_column(Digest)
+
+
+class JobCompanion(Table):
+    """Another series of the study that a job gets beside its own, for a role of its pipeline: its inputs are of both."""
+
+    __tablename__ = f"{PREFIX}job_companion"
+    job: Mapped[int] = mapped_column(BigKey, ForeignKey(Job.id), primary_key=True)
+    role: Mapped[str] = mapped_column(primary_key=True)
+    series_instance_uid: Mapped[str] = mapped_column(Uid, ForeignKey(Series.series_instance_uid), index=True)
 
 
 class OutputInstance(Table):

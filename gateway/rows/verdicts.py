@@ -1,12 +1,28 @@
 """The rows that tell what was found out of the completeness of a series, one for each of its revisions."""
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from gateway.rows.columns import PREFIX, Table, Uid
+
+
+class Held(StrEnum):
+    """Why a complete series waits for a person; release.py lets it be looked at again."""
+
+    UNMATCHED = "unmatched"
+    """No rule wanted it."""
+    REFUSED = "refused"
+    """A rule that cannot be followed any more wanted it."""
+    FAILED = "failed"
+    """It could not be looked at."""
+    GONE = "gone"
+    """Something came late, after retention took the rest."""
+    LACKING = "lacking"
+    """A pipeline wants it beside other series of its study, which are not here."""
 
 
 class SeriesVerdict(Table):

@@ -235,7 +235,7 @@ def _read(key: Any, text: str) -> object:
 
 
 def held_series(db: Database, *, why: str = "", limit: int = 50) -> list[Series]:
-    """Those that a person should look at, the latest first; `why` is one of settle.Held, or `INCOMPLETE`."""
+    """Those that a person should look at, the latest first; `why` is one of verdicts.Held, or `INCOMPLETE`."""
     lacking = Series.state.in_((SeriesState.HELD, SeriesState.FAILED))
     waiting = {"": or_(lacking, Series.held != ""), INCOMPLETE: lacking}.get(why, Series.held == why)
     query = select(Series).where(waiting, Series.state != SeriesState.RECEIVING)

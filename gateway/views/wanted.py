@@ -67,7 +67,7 @@ def _failed() -> ColumnElement[bool]:
 
 def undecided() -> ColumnElement[bool]:
     """A complete series that waits for a person: a rule that cannot be followed wanted it, or nobody could look (Held)."""
-    return Series.held.in_(("refused", "failed", "gone"))
+    return Series.held.in_(("refused", "failed", "gone", "lacking"))
 
 
 UNFINISHED = tuple(state for state in SeriesState if state is not SeriesState.COMPLETE)

@@ -1,9 +1,10 @@
-"""Elect: which series of a study a pipeline gets that wants one, once the study is complete; the others are told why not.
+"""Elect: which series of a study a pipeline gets that wants one, or several, once it is complete; the others are told why not.
 
 A study is complete when none of its series is being received or held, and none has had an instance for a while.
 """
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import func, select
@@ -18,11 +19,14 @@ from gateway.engine import Queues
 from gateway.pipeline import Pipeline
 from gateway.rows.candidates import Candidate, CandidateState
 from gateway.rows.tables import Instance, Series, SeriesState, Study
+from gateway.rows.verdicts import Held
 from gateway.work import jobs
+from gateway.work.companions import LACKS, Cast, cast
 from gateway.work.jobs import Order
 from gateway.work.nominate import look_again
 
 _SOON = timedelta(seconds=1)
+_GONE, _WAITS = "retention took ", "; waits: "
 
 
 def elect(
@@ -42,10 +46,11 @@ def elect(
             look_again(session, study_instance_uid, due_at, now, queues)
             return
         able = [one for one in found if _is_able(session, one, pipelines, now)]
-        latest = {(one.pipeline, one.series_instance_uid): one for one in able}
+        latest = {(one.pipeline, one.series_instance_uid, one.role): one for one in able}
         for pipeline in sorted({one.pipeline for one in able if one.state == CandidateState.WAITING}):
-            candidates = [one for (name, _), one in latest.items() if name == pipeline]
+            candidates = [one for one in latest.values() if one.pipeline == pipeline]
             _take(session, pipelines[pipeline], candidates, now, queues)
+        _hold(session, latest.values(), now)
     crash_point("elect.committed")
 
 
@@ -69,13 +74,15 @@ def _due_once_held(session: Session, found: Sequence[Candidate], now: datetime, 
 
 
 def _is_able(session: Session, one: Candidate, pipelines: Mapping[str, Pipeline], now: datetime) -> bool:
-    """Whether the job that it would be can be made, or has been; one that waits is passed where it cannot."""
-    if one.state == CandidateState.TAKEN:
-        return True
+    """Whether the job that it would be can be made, or has been; one that waits is passed where it cannot.
+
+    A companion whose series has grown is none any more: as it is now it is another candidate.
+    """
     why = _why_not(session, one, pipelines)
+    if one.state == CandidateState.TAKEN:
+        return not why or not one.role or why.startswith(_GONE)
     if why and one.state == CandidateState.WAITING:
-        one.state, one.reason = CandidateState.PASSED, why
-        _tell(session, one, now)
+        _end(session, one, CandidateState.PASSED, why, now)
     return not why
 
 
@@ -86,34 +93,118 @@ def _why_not(session: Session, one: Candidate, pipelines: Mapping[str, Pipeline]
         return "its series has grown since"
     gone = select(func.count()).where(Instance.series_instance_uid == one.series_instance_uid, Instance.gone_at.is_not(None))
     count = session.scalar(gone)
-    return f"retention took {count} of its instances" if count else ""
+    return f"{_GONE}{count} of its instances" if count else ""
 
 
 def _take(session: Session, pipeline: Pipeline, candidates: Sequence[Candidate], now: datetime, queues: Queues) -> None:
-    by_series = {one.series_instance_uid: one for one in candidates}
-    order = ranked([Traits(**one.traits) for one in candidates], kernel=pipeline.needs.kernel)
-    best = by_series[order[0][0].series_instance_uid]
-    before = next((one for one in candidates if one.state == CandidateState.TAKEN), None)
-    for found, why in order[1:]:
-        passed = by_series[found.series_instance_uid]
-        passed.state, passed.reason = CandidateState.PASSED, f"{best.series_instance_uid} was taken: {why}"
-        _tell(session, passed, now)
-    best.state = CandidateState.TAKEN
-    best.reason = f"the best of {len(candidates)} series" if len(candidates) > 1 else "the only series that a rule wants"
-    if before is best:
+    """The best series that has all the companions that the pipeline needs; each other one is told why it is not that."""
+    mains = {one.series_instance_uid: one for one in candidates if not one.role}
+    of = select(func.count()).where(Series.study_instance_uid == candidates[0].study_instance_uid)
+    casts = {uid: _cast(one, pipeline, candidates, session.scalar(of) or 0) for uid, one in mains.items()}
+    order = ranked([_traits(mains[uid]) for uid, found in casts.items() if not found.lacking], kernel=pipeline.needs.kernel)
+    before = next((one for one in mains.values() if one.state == CandidateState.TAKEN), None)
+    if not order:
+        why = "no series of the study is wanted for the pipeline itself, with all the others that it needs"
+        for one in candidates:
+            if one.state != CandidateState.TAKEN:
+                _end(session, one, CandidateState.PASSED, why if one.role else casts[one.series_instance_uid].lacking, now)
         return
-    if before and (earlier := jobs.latest(session, before.series_instance_uid, before.pipeline)):
-        jobs.withdraw(session, earlier, now, f"series {best.series_instance_uid} came later and is better")
+    best, mine = mains[order[0][0].series_instance_uid], casts[order[0][0].series_instance_uid]
+    if not _make(session, best, mine, pipeline, candidates, now, queues, before):
+        return
+    whys = {uid: found.lacking for uid, found in casts.items()} | {found.series_instance_uid: why for found, why in order}
+    for one in candidates:
+        if one.role:
+            _end_companion(session, one, best, mine, now)
+        elif one is not best:
+            why = f"{best.series_instance_uid} was taken: {whys[one.series_instance_uid]}"
+            _end(session, one, CandidateState.PASSED, why, now)
+    why = f"the best of {len(mains)} series" if len(mains) > 1 else "the only series that a rule wants"
+    _end(session, best, CandidateState.TAKEN, why, now)
+
+
+def _cast(main: Candidate, pipeline: Pipeline, candidates: Sequence[Candidate], of: int) -> Cast:
+    """From those that the rules know which want the series."""
+    fitting: dict[str, list[Traits]] = {}
+    for one in candidates:
+        if one.role and set(one.rules) & set(main.rules):
+            fitting.setdefault(one.role, []).append(_traits(one))
+    return cast(_traits(main), pipeline.needs, fitting, of=of)
+
+
+def _traits(one: Candidate) -> Traits:
+    return Traits(**one.traits)
+
+
+def _make(
+    session: Session, best: Candidate, mine: Cast, pipeline: Pipeline, candidates: Sequence[Candidate], now: datetime,
+    queues: Queues, before: Candidate | None,
+) -> bool:  # fmt: skip
+    """Whether it has its job now, made anew where it is another one than before, or gets others beside it."""
     series = session.get_one(Series, best.series_instance_uid)
-    instances = session.scalars(select(Instance).where(Instance.series_instance_uid == best.series_instance_uid)).all()
-    mine = Order(best.pipeline, best.rules, best.send_to, best.priority, best.priority_by, best.partial)
-    jobs.make(session, series, instances, mine, pipeline, now, queues)
-    _tell(session, best, now)
+    if before is best and (not pipeline.needs.companions or series.revision != best.revision):
+        return True
+    own = _instances(session, best.series_instance_uid)
+    companions = {role: _instances(session, one.series_instance_uid) for role, one in mine.taken.items()}
+    gone = sum(one.gone_at is not None for one in itertools.chain(own, *companions.values()))
+    if gone and not jobs.is_made(session, jobs.input_key(best.pipeline, pipeline, own, companions)):
+        state = CandidateState.TAKEN if best is before else CandidateState.PASSED
+        _end(session, best, state, f"{_GONE}{gone} of the instances that a new job would get: send them again", now)
+        return False
+    if before and before is not best and (earlier := jobs.of_series(session, before.series_instance_uid, before.pipeline)):
+        jobs.withdraw(session, earlier[0], now, f"series {best.series_instance_uid} came later and is better")
+    taken = [one for one in candidates if one.role and _is_taken(one, mine)]
+    partial = "; ".join([best.partial] * bool(best.partial) + [f"{one.role}: {one.partial}" for one in taken if one.partial])
+    order = Order(best.pipeline, best.rules, best.send_to, best.priority, best.priority_by, partial, beside=best.beside)
+    jobs.make(session, series, own, order, pipeline, now, queues, companions)
+    return True
 
 
-def _tell(session: Session, one: Candidate, now: datetime) -> None:
-    act = Act.SERIES_TAKEN if one.state == CandidateState.TAKEN else Act.SERIES_PASSED
+def _instances(session: Session, series_instance_uid: str) -> Sequence[Instance]:
+    return session.scalars(select(Instance).where(Instance.series_instance_uid == series_instance_uid)).all()
+
+
+def _is_taken(one: Candidate, mine: Cast) -> bool:
+    taken = mine.taken.get(one.role)
+    return taken is not None and taken.series_instance_uid == one.series_instance_uid
+
+
+def _end_companion(session: Session, one: Candidate, best: Candidate, mine: Cast, now: datetime) -> None:
+    if _is_taken(one, mine):
+        _end(session, one, CandidateState.TAKEN, f"beside {best.series_instance_uid}", now)
+        return
+    why = mine.passed.get((one.role, one.series_instance_uid), f"no rule that wants {best.series_instance_uid} knows it as that")
+    _end(session, one, CandidateState.PASSED, why, now)
+
+
+def _end(session: Session, one: Candidate, state: CandidateState, reason: str, now: datetime) -> None:
+    """Told where it was not so before."""
+    if (one.state, one.reason) == (state, reason):
+        return
+    one.state, one.reason = state, reason
+    act = Act.SERIES_TAKEN if state == CandidateState.TAKEN else Act.SERIES_PASSED
     audit.record(
         session, act, at=now, study=one.study_instance_uid, series=one.series_instance_uid, revision=one.revision,
-        pipeline=one.pipeline, reason=one.reason,
+        pipeline=one.pipeline, role=one.role or None, reason=reason,
     )  # fmt: skip
+
+
+def _hold(session: Session, candidates: Iterable[Candidate], now: datetime) -> None:
+    """Where a pipeline would get a series, and lacks others beside it, a person is told, until it is here or another is taken."""
+    lacks: dict[str, list[str]] = {}
+    for one in candidates:
+        if not one.role and one.beside is None:
+            is_lacking = one.state == CandidateState.PASSED and one.reason.startswith(LACKS)
+            lacks.setdefault(one.series_instance_uid, []).extend([f"{one.pipeline} {one.reason}"] * is_lacking)
+    for uid, whys in lacks.items():
+        series = session.get_one(Series, uid)
+        if not whys and series.held != Held.LACKING:
+            continue
+        series.held = Held.LACKING if whys else ""
+        reason = _WAITS.join([series.reason.partition(_WAITS)[0], *whys])
+        if reason != series.reason and whys:
+            audit.record(
+                session, Act.SERIES_HELD, at=now, outcome=audit.MINOR, study=series.study_instance_uid, series=uid,
+                revision=series.revision, reason="; ".join(whys),
+            )  # fmt: skip
+        series.reason = reason

@@ -7,6 +7,7 @@ job of a pipeline twice.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
@@ -15,26 +16,30 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.db import changed, insert_once, lock
 from gateway.decisions.rules import PRIORITIES, Outcome, Rule
-from gateway.dicom.uids import digest
+from gateway.dicom.uids import by_role, digest
 from gateway.engine import PRIORS, RUN, Queues, model_lane, rank, ticket
 from gateway.pipeline import Pipeline, Priors
 from gateway.rows.searches import PriorSearch
-from gateway.rows.tables import Instance, Job, JobInstance, JobState, Series
+from gateway.rows.tables import Instance, Job, JobCompanion, JobInstance, JobState, Series
 from gateway.rows.workitems import Workitem
 from gateway.work import delivery, shadow
+from gateway.work.companions import inputs, of_job
 from gateway.work.revisions import superseded_by
 
 BEHIND = "background"
 """What nobody waits for goes last."""
 Urgency = Callable[[str], tuple[str, str]]
 """From the priority of the rules to the priority of the job, and what decided it."""
+Companions = Mapping[str, Sequence[Instance]]
+"""By role, the instances of another series of the study."""
 
 
 @dataclass(frozen=True)
 class Order:
     """What rules want of a pipeline. `partial`: what the series lacks. `beside`: in the shadow of which other, "" of none.
 
-    `of_study`: once, for the best series of the study; what runs in the shadow runs for every one.
+    `of_study`: once, for the best series of the study; what runs in the shadow runs for every one, unless it gets companions.
+    `role`: the series may be a companion of another one, and gets no job of its own by this.
     """
 
     pipeline: str
@@ -45,11 +50,12 @@ class Order:
     partial: str = ""
     beside: str | None = None
     of_study: bool = False
+    role: str = ""
 
     @property
     def columns(self) -> dict[str, object]:
         """Of the row of a candidate."""
-        return {name: value for name, value in vars(self).items() if name not in {"beside", "of_study"}}
+        return {name: value for name, value in vars(self).items() if name != "of_study"}
 
 
 def orders(
@@ -60,20 +66,31 @@ def orders(
     *,
     partial: str = "",
 ) -> list[Order]:
-    """One for every pipeline that a matching rule names."""
+    """One for every pipeline that a matching rule names, and for every role that the series may have for one."""
     matched = [outcome.rule for outcome in outcomes if outcome.matched]
     found = []
     for name, chosen, beside in _wanted(matched, series_instance_uid):
         priority, decided_by = (BEHIND, "shadow") if beside is not None else urgency(_first_priority(chosen))
         send_to = list(dict.fromkeys(peer for rule in chosen for peer in rule.send_to))
-        is_one = pipelines[name].needs.one_of_study or all(rule.level == "study" for rule in chosen)
+        needs = pipelines[name].needs
+        is_one = needs.one_of_study or all(rule.level == "study" for rule in chosen)
         found.append(
             Order(
                 name, [rule.name for rule in chosen], send_to, priority, decided_by, partial,
-                beside=beside, of_study=is_one and beside is None,
+                beside=beside, of_study=bool(needs.companions) or (is_one and beside is None),
             )
         )  # fmt: skip
-    return found
+    return [*found, *_companions(outcomes, pipelines, partial)]
+
+
+def _companions(outcomes: Sequence[Outcome], pipelines: Mapping[str, Pipeline], partial: str) -> Iterator[Order]:
+    rules: dict[tuple[str, str], list[str]] = {}
+    for rule, role in ((outcome.rule, role) for outcome in outcomes for role in outcome.roles):
+        for name in dict.fromkeys((rule.pipeline, rule.canary.pipeline if rule.canary else rule.pipeline)):
+            if role in pipelines[name].roles:
+                rules.setdefault((name, role), []).append(rule.name)
+    for (name, role), names in rules.items():
+        yield Order(name, names, [], "", "", partial, of_study=True, role=role)
 
 
 def make(
@@ -84,18 +101,21 @@ def make(
     pipeline: Pipeline,
     now: datetime,
     queues: Queues,
+    companions: Companions = MappingProxyType({}),
 ) -> None:
     """The job of an order, once for these instances; where it is there already, its results go to the order's peers as well."""
-    earlier = _supersede(session, series, order.pipeline, now)
-    key = input_key(order.pipeline, pipeline, instances)
+    key = input_key(order.pipeline, pipeline, instances, companions)
+    earlier = _earlier(session, series, order.pipeline, companions)
     made = insert_once(
         session, Job, input_key=key, series_instance_uid=series.series_instance_uid, revision=series.revision,
-        supersedes=earlier, rules=list(order.rules), pipeline=order.pipeline, model=pipeline.model, send_to=list(order.send_to),
-        priority=order.priority, partial=order.partial, created_at=now, due_at=now,
+        supersedes=earlier.id if earlier else None, rules=list(order.rules), pipeline=order.pipeline, model=pipeline.model,
+        send_to=list(order.send_to), priority=order.priority, partial=order.partial, created_at=now, due_at=now,
     )  # fmt: skip
     job = session.scalars(select(Job).where(Job.input_key == key)).one()
     if made:
-        _write(session, job, order, series, instances, now)
+        if earlier:
+            withdraw(session, earlier, now, superseded_by(job, earlier))
+        _write(session, job, order, series, instances, companions, now)
         if pipeline.needs.priors is not None:
             _seek_first(session, job, pipeline.needs.priors, now, queues)
         else:
@@ -147,25 +167,31 @@ def _first_priority(rules: Sequence[Rule]) -> str:
     return min((rule.priority for rule in rules), key=PRIORITIES.index)
 
 
-def input_key(name: str, pipeline: Pipeline, instances: Sequence[Instance]) -> str:
+def input_key(name: str, pipeline: Pipeline, instances: Sequence[Instance], companions: Companions = MappingProxyType({})) -> str:
     """What makes two jobs the same one: the pipeline, its version, and the bytes."""
-    return digest(name, pipeline.version, _inputs(instances))
+    return digest(name, pipeline.version, inputs(instances), *by_role(_inputs(companions)))
 
 
-def _inputs(instances: Sequence[Instance]) -> list[tuple[str, str]]:
-    return sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)
+def _inputs(companions: Companions) -> dict[str, list[tuple[str, str]]]:
+    return {role: inputs(instances) for role, instances in companions.items()}
 
 
-def _write(session: Session, job: Job, order: Order, series: Series, instances: Sequence[Instance], now: datetime) -> None:
+def _write(
+    session: Session, job: Job, order: Order, series: Series, instances: Sequence[Instance], companions: Companions, now: datetime
+) -> None:
     """What goes with the row of a new job."""
-    inputs = [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in _inputs(instances)]
-    session.execute(insert(JobInstance), inputs)
+    everything = inputs([*instances, *(one for others in companions.values() for one in others)])
+    session.execute(
+        insert(JobInstance), [{"job": job.id, "sop_instance_uid": uid, "sha256": sha256} for uid, sha256 in everything]
+    )
+    beside = {role: others[0].series_instance_uid for role, others in companions.items()}
+    session.add_all(JobCompanion(job=job.id, role=role, series_instance_uid=uid) for role, uid in beside.items())
     if order.beside is not None:
         shadow.enter(session, job, order.beside)
     audit.record(
         session, Act.JOB_CREATED, at=now, study=series.study_instance_uid, series=series.series_instance_uid, job=job.id,
         pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes, priority=job.priority, priority_by=order.priority_by,
-        missing=job.partial or None, shadow=order.beside is not None,
+        missing=job.partial or None, shadow=order.beside is not None, companions=beside or None,
     )  # fmt: skip
 
 
@@ -184,18 +210,18 @@ def withdraw(session: Session, earlier: Job, now: datetime, reason: str, *, stat
         audit.record(session, Act.JOB_CANCELLED, at=now, series=earlier.series_instance_uid, job=earlier.id, reason=reason)
 
 
-def latest(session: Session, series_instance_uid: str, pipeline: str, before: int | None = None) -> Job | None:
-    """The last job of a pipeline on a series, of a revision before that one."""
+def is_made(session: Session, key: str) -> bool:
+    """Whether a job has that input."""
+    return session.scalar(select(Job.id).where(Job.input_key == key)) is not None
+
+
+def of_series(session: Session, series_instance_uid: str, pipeline: str) -> Sequence[Job]:
+    """The jobs of a pipeline on a series, the last first."""
     mine = select(Job).where(Job.series_instance_uid == series_instance_uid, Job.pipeline == pipeline)
-    if before is not None:
-        mine = mine.where(Job.revision < before)
-    return session.scalars(mine.order_by(Job.revision.desc())).first()
+    return session.scalars(mine.order_by(Job.revision.desc(), Job.id.desc())).all()
 
 
-def _supersede(session: Session, series: Series, pipeline: str, now: datetime) -> int | None:
-    """The job of the revision before."""
-    earlier = latest(session, series.series_instance_uid, pipeline, series.revision)
-    if earlier is None:
-        return None
-    withdraw(session, earlier, now, superseded_by(series.revision))
-    return earlier.id
+def _earlier(session: Session, series: Series, pipeline: str, companions: Companions) -> Job | None:
+    """The job whose place a new one takes: of the revision before, or with other companions."""
+    mine = of_series(session, series.series_instance_uid, pipeline)
+    return next((job for job in mine if job.revision < series.revision or of_job(session, job) != _inputs(companions)), None)

@@ -20,7 +20,7 @@ from gateway.dicom.pixels import LAYOUT, layout, pixels
 from gateway.dicom.values import each, texts
 from gateway.errors import Unsuitable
 from gateway.imaging.volume import Stack, stacked, volume
-from gateway.pipeline import Needs, Prior, Priors, Study
+from gateway.pipeline import Companion, Needs, Prior, Priors, Study
 from gateway.store import Store
 
 _DEFERRED_BYTES = 64 * 1024
@@ -77,12 +77,46 @@ def beside(study: Study, earlier: Sequence[Earlier], needs: Needs, store: Store)
     return replace(study, priors=tuple(found)), notes
 
 
+def accompanied(study: Study, given: Mapping[str, Inputs], needs: Needs, store: Store) -> tuple[Study, list[str]]:
+    """The study with the volumes of its companions; one that is not required, and not what its role needs, is left out."""
+    found, notes = {}, list[str]()
+    for role in needs.companions:
+        try:
+            if role.name in given:
+                other, own = load(given[role.name], needs.of(role), store)
+                _check_beside(other.source[0], study.source[0])
+                found[role.name] = Companion(other.volume, other.source)
+                notes += [f"companion {role.name}: {note}" for note in own]
+            elif role.required:
+                raise Unsuitable("COMPANION", "the pipeline has come to need it since the job was made: order it again")
+        except Unsuitable as error:
+            if role.required:
+                raise Unsuitable(error.code, f"companion {role.name}: {error}") from error
+            notes.append(f"companion {role.name} left out: {error}")
+    return replace(study, companions=found), notes
+
+
+def _check_beside(companion: Dataset, header: Dataset) -> None:
+    if companion.StudyInstanceUID != header.StudyInstanceUID or any(
+        one != other for one, other in _of_patient(companion, header)
+    ):
+        raise Unsuitable("IDENTITY", "expected a series of the same study and patient (Patient ID, issuer, birth date)")
+    frames = [texts(one, "FrameOfReferenceUID") for one in (companion, header)]
+    if not frames[0] or frames[0] != frames[1]:
+        raise Unsuitable("GEOMETRY", "expected a series in the frame of reference of the other one")
+
+
 def _check_patient(prior: Dataset, header: Dataset) -> None:
     """What both say of the patient is the same, and both say an ID."""
-    told = [(texts(prior, keyword), texts(header, keyword)) for keyword in ("PatientID", *_OF_PATIENT)]
-    said = [pair for pair in told if all("".join(value) for value in pair)]
-    if told[0] not in said or any(one != other for one, other in said):
+    said = _of_patient(prior, header)
+    if not all("".join(texts(one, "PatientID")) for one in (prior, header)) or any(one != other for one, other in said):
         raise Unsuitable("IDENTITY", "expected a prior of the same patient (Patient ID, issuer, birth date)")
+
+
+def _of_patient(one: Dataset, other: Dataset) -> list[tuple[object, object]]:
+    """What both say of whose they are."""
+    told = [(texts(one, keyword), texts(other, keyword)) for keyword in ("PatientID", *_OF_PATIENT)]
+    return [pair for pair in told if all("".join(value) for value in pair)]
 
 
 def _encoded(header: Dataset, files: Mapping[str, Path]) -> bytes:

@@ -1,9 +1,9 @@
-"""Nominate: a series that a rule wants, for a pipeline that gets one series of the study, waits until the study is complete."""
+"""Nominate: a series that a rule wants for a pipeline that chooses among those of the study waits until the study is complete."""
 
 from dataclasses import asdict
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from gateway.db import insert_once
@@ -23,11 +23,19 @@ def nominate(
     quiet: timedelta,
     **order: object,
 ) -> None:
-    """Once for this revision; its study is looked at when it has been quiet for so long. `order`: of the job that it would be."""
-    insert_once(
-        session, Candidate, series_instance_uid=series.series_instance_uid, revision=series.revision,
-        study_instance_uid=series.study_instance_uid, traits=asdict(weighed), made_at=now, due_at=now + quiet, **order,
+    """Once for this revision; its study is looked at when it has been quiet for so long. `order`: of the job that it would be.
+
+    One that was passed waits again, as the rules want it now: a person lets its series be looked at again.
+    """
+    key = {"series_instance_uid": series.series_instance_uid, "revision": series.revision}
+    key |= {name: order.pop(name) for name in ("pipeline", "role")}
+    made = insert_once(
+        session, Candidate, **key, study_instance_uid=series.study_instance_uid, traits=asdict(weighed), made_at=now,
+        due_at=now + quiet, **order,
     )  # fmt: skip
+    if not made:
+        passed = update(Candidate).filter_by(**key, state=CandidateState.PASSED)
+        session.execute(passed.values(state=CandidateState.WAITING, reason="", due_at=now + quiet, **order))
     look_again(session, series.study_instance_uid, now + quiet, now, queues)
 
 

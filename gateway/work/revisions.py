@@ -1,4 +1,4 @@
-"""Revisions: a job on a series that has grown gives way to the one on the whole of it.
+"""Revisions: a job on a series that has grown gives way to the one on the whole of it, or with other companions of it.
 
 Its results say nothing of those that come later, and a PACS would show the one that came last as the newer.
 """
@@ -11,17 +11,20 @@ from gateway.rows.tables import Job, JobState
 
 
 def successor(session: Session, job: Job) -> Job | None:
-    """The job of a later revision that has its place: one that waits, runs, or is done."""
-    mine = (Job.series_instance_uid == job.series_instance_uid) & (Job.pipeline == job.pipeline) & (Job.revision > job.revision)
+    """The job that has its place, of a later revision or with other companions: one that waits, runs, or is done."""
+    later = (Job.revision > job.revision) | (Job.supersedes >= job.id)  # a chain of them on one revision has rising numbers
+    mine = (Job.series_instance_uid == job.series_instance_uid) & (Job.pipeline == job.pipeline) & later
     stands = Job.state.not_in((JobState.FAILED, JobState.CANCELLED))
-    return session.scalars(select(Job).where(mine, stands).order_by(Job.revision.desc())).first()
+    return session.scalars(select(Job).where(mine, stands).order_by(Job.revision.desc(), Job.id.desc())).first()
 
 
-def superseded_by(revision: int) -> str:
-    return f"superseded by revision {revision} of the series"
+def superseded_by(later: Job, job: Job) -> str:
+    if later.revision == job.revision:
+        return "superseded by one with other companions"
+    return f"superseded by revision {later.revision} of the series"
 
 
 def check_stands(session: Session, job: Job) -> None:
     """Raises ConfigError where nothing may come of it any more."""
     if later := successor(session, job):
-        raise ConfigError([f"job {job.id} is {superseded_by(later.revision)}, which is job {later.id}"])
+        raise ConfigError([f"job {job.id} is {superseded_by(later, job)}, which is job {later.id}"])

@@ -1,0 +1,94 @@
+"""Companions: which other series of its study a job gets beside its own, a series for each role of its pipeline.
+
+Of the series that rules say may have a role it gets the best (rank.py) in the frame of reference of its own; none has two roles.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from gateway.decisions.rank import Traits, ranked
+from gateway.pipeline import Needs
+from gateway.rows.tables import Instance, Job, JobCompanion, JobInstance
+
+LACKS = "it lacks "
+
+Pairs = Sequence[tuple[str, str]]
+"""SOP Instance UIDs, and the SHA-256 (hex) of their files."""
+
+
+@dataclass(frozen=True)
+class Cast:
+    """`taken` by role; `passed`, with why, by role and Series Instance UID; `lacking`: the required roles that nothing has."""
+
+    taken: Mapping[str, Traits]
+    passed: Mapping[tuple[str, str], str]
+    lacking: str
+
+
+def cast(main: Traits, needs: Needs, candidates: Mapping[str, Sequence[Traits]], *, of: int) -> Cast:
+    """For the series `main`, from `candidates` by role; `of` so many series in its study.
+
+    The role with the fewest candidates is served first, so that no other one takes its only series.
+    """
+    taken: dict[str, Traits] = {}
+    passed: dict[tuple[str, str], str] = {}
+    lacking: list[str] = []
+    fit = {role.name: [one for one in candidates.get(role.name, ()) if _is_beside(one, main)] for role in needs.companions}
+    for role in sorted(needs.companions, key=lambda role: len(fit[role.name])):
+        found = candidates.get(role.name, ())
+        whys = {one.series_instance_uid: _why_not(one, main, taken) for one in found}
+        order = ranked([one for one in found if not whys[one.series_instance_uid]], kernel=needs.of(role).kernel)
+        if order:
+            taken[role.name] = order[0][0]
+            best = order[0][0].series_instance_uid
+            whys |= {one.series_instance_uid: f"{best} was taken: {why}" for one, why in order[1:]}
+        elif role.required:
+            lacking.append(f"{role.name} ({_count(len(found), of)})")
+        passed |= {(role.name, uid): why for uid, why in whys.items() if why}
+    return Cast(taken, passed, f"{LACKS}{', '.join(lacking)}" if lacking else "")
+
+
+def _is_beside(one: Traits, main: Traits) -> bool:
+    return one.series_instance_uid != main.series_instance_uid and "" != one.frame_of_reference_uid == main.frame_of_reference_uid
+
+
+def _why_not(one: Traits, main: Traits, taken: Mapping[str, Traits]) -> str:
+    if one.series_instance_uid == main.series_instance_uid:
+        return "it is the series that the pipeline gets, and none is beside itself"
+    if not _is_beside(one, main):
+        return f"it is not in the frame of reference of {main.series_instance_uid}"
+    role = next((role for role, other in taken.items() if other.series_instance_uid == one.series_instance_uid), "")
+    return f"it is {role} already" if role else ""
+
+
+def _count(fitting: int, of: int) -> str:
+    if fitting:
+        return f"rules know {fitting} of the {of} series of its study as that, none in its frame of reference and free"
+    return f"rules know none of the {of} series of its study as that"
+
+
+def given(session: Session, job: Job) -> dict[str, list[tuple[str, str]]]:
+    """The exact inputs of a job by role, those of its own series under the empty one."""
+    mine = select(JobCompanion.role, JobCompanion.series_instance_uid).where(JobCompanion.job == job.id)
+    roles = {series: role for role, series in session.execute(mine)}
+    if not roles:
+        own = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
+        return {"": [(uid, sha256) for uid, sha256 in session.execute(own)]}
+    inputs = select(JobInstance.sop_instance_uid, JobInstance.sha256, Instance.series_instance_uid)
+    inputs = inputs.join(Instance, Instance.sop_instance_uid == JobInstance.sop_instance_uid)
+    found: dict[str, list[tuple[str, str]]] = {role: [] for role in ("", *roles.values())}
+    for uid, sha256, series in session.execute(inputs.where(JobInstance.job == job.id).order_by(JobInstance.sop_instance_uid)):
+        found[roles.get(series, "")].append((uid, sha256))
+    return found
+
+
+def of_job(session: Session, job: Job) -> dict[str, list[tuple[str, str]]]:
+    """The same of its companions alone."""
+    return {role: inputs for role, inputs in given(session, job).items() if role}
+
+
+def inputs(instances: Sequence[Instance]) -> list[tuple[str, str]]:
+    return sorted((instance.sop_instance_uid, instance.sha256) for instance in instances)

@@ -1,0 +1,383 @@
+"""Pipelines that get several series of one study: which ones, and what is said where one is missing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from io import BytesIO
+from pathlib import Path
+
+import highdicom as hd
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from scipy.ndimage import map_coordinates
+from sqlalchemy import select
+
+from gateway.decisions.completeness import Policy
+from gateway.decisions.rank import SOFT, Traits
+from gateway.decisions.rules import load as load_rules
+from gateway.dicom.uids import job_key
+from gateway.imaging.regrid import regrid
+from gateway.outputs import Equipment
+from gateway.pipeline import Needs, Pipeline, Role, load_pipelines
+from gateway.rows.candidates import Candidate
+from gateway.rows.tables import Job, JobCompanion, JobInstance, OutputInstance, Series
+from gateway.rows.trail import AuditEvent
+from gateway.run import run
+from gateway.settle import settle
+from gateway.views import lists
+from gateway.views.wanted import Wanted
+from gateway.work.companions import Cast, cast
+from gateway.work.elect import elect
+from tests.companion_fixture import RULES, adc, dwi, mr_series, t2
+from tests.door_fixture import Place, come
+
+EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
+PIPELINES = {"prostate": load_pipelines([Path(__file__).parent / "pipelines"])["prostate"]}
+RULES_TO_PACS = RULES.replace("PEERS", "pacs")
+QUIET = timedelta(seconds=60)
+STUDY = t2()[0].StudyInstanceUID
+
+
+# --- Which series has which role ---
+
+
+def of(number: int, frame: str = "1", slices: int = 20, **more: object) -> Traits:
+    return Traits(f"1.2.{number}", slices, 3.0, **{"is_original": True, "kernel": SOFT} | more, series_number=number,
+                  frame_of_reference_uid=frame)  # fmt: skip
+
+
+NEEDS = Needs("MR", companions=(Role("adc"), Role("dwi"), Role("dce", required=False)))
+
+
+def chosen(found: Cast) -> dict[str, int]:
+    return {role: one.series_number for role, one in found.taken.items()}
+
+
+def test_for_each_role_the_best_is_taken_and_each_other_is_told_why_not():
+    found = cast(of(1), NEEDS, {"adc": [of(2), of(3, is_original=False)], "dwi": [of(4), of(5, frame="2")]}, of=6)
+
+    assert (chosen(found), found.lacking) == ({"adc": 2, "dwi": 4}, "")
+    assert found.passed == {
+        ("adc", "1.2.3"): "1.2.2 was taken: it is derived from other images",
+        ("dwi", "1.2.5"): "it is not in the frame of reference of 1.2.1",
+    }
+
+
+def test_what_is_lacking_is_told_with_how_much_was_looked_at():
+    found = cast(of(1), NEEDS, {"adc": [of(2, frame="2"), of(1)]}, of=6)
+
+    assert found.lacking == (
+        "it lacks adc (rules know 2 of the 6 series of its study as that, none in its frame of reference and free), "
+        "dwi (rules know none of the 6 series of its study as that)"
+    )
+    assert found.passed["adc", "1.2.1"] == "it is the series that the pipeline gets, and none is beside itself"
+
+
+def test_no_series_has_two_roles_and_the_role_with_the_fewest_is_served_first():
+    both = cast(of(1), NEEDS, {"adc": [of(2), of(3)], "dwi": [of(2)]}, of=3)
+    one = cast(of(1), NEEDS, {"adc": [of(2)], "dwi": [of(2)]}, of=2)
+
+    assert (chosen(both), both.passed["adc", "1.2.2"]) == ({"dwi": 2, "adc": 3}, "it is dwi already")
+    assert (chosen(one), one.lacking.startswith("it lacks dwi")) == ({"adc": 2}, True)
+
+
+def test_a_series_that_says_no_frame_of_reference_has_no_companions():
+    assert cast(of(1, frame=""), NEEDS, {"adc": [of(2, frame="")], "dwi": [of(3, frame="")]}, of=3).taken == {}
+
+
+def test_which_bytes_have_which_role_is_a_part_of_what_results_are_of():
+    key = {"pipeline": "p", "version": "1", "model": "m", "model_version": "1", "weights": "w", "inputs": [("1", "a")]}
+    one, other = {"adc": [("2", "b")], "dwi": [("3", "c")]}, {"adc": [("3", "c")], "dwi": [("2", "b")]}
+
+    assert job_key(**key).startswith("55a5012d6dc6b486")  # of jobs without companions it stays as it was
+    assert len({job_key(**key), job_key(**key, companions=one), job_key(**key, companions=other)}) == 3
+
+
+# --- Rows ---
+
+
+def look(
+    place: Place, *study: Sequence[Dataset], rules: str = RULES_TO_PACS, pipelines: Mapping[str, Pipeline] = PIPELINES
+) -> None:
+    """Each series comes, and is settled."""
+    for series in study:
+        come(place, series)
+    settled(place, *study, rules=rules, pipelines=pipelines)
+
+
+def settled(place: Place, *study: Sequence[Dataset], rules: str = RULES_TO_PACS, pipelines: Mapping = PIPELINES) -> None:
+    place.now += timedelta(seconds=30)
+    for series in study:
+        settle(
+            series[0].SeriesInstanceUID, place.now, policy=Policy(10, 600), pipelines=pipelines, equipment=EQUIPMENT,
+            store=place.store, rules=load_rules(rules, pipelines=pipelines, peers=("pacs",)), db=place.db, queues=place.queues,
+            study_quiet=QUIET,
+        )  # fmt: skip
+
+
+def decide(place: Place, pipelines: Mapping[str, Pipeline] = PIPELINES) -> None:
+    place.now += timedelta(seconds=61)
+    elect(STUDY, place.now, pipelines=pipelines, quiet=QUIET, db=place.db, queues=place.queues)
+
+
+def jobs(place: Place) -> list[Job]:
+    return [row.job for row in lists.jobs(place.db, Wanted()).rows][::-1]
+
+
+def beside(place: Place, job: Job) -> dict[str, str]:
+    with place.db() as session:
+        rows = session.scalars(select(JobCompanion).where(JobCompanion.job == job.id)).all()
+    return {row.role: row.series_instance_uid for row in rows}
+
+
+def states(place: Place) -> dict[tuple[str, str, int], str]:
+    with place.db() as session:
+        return {(one.series_instance_uid, one.role, one.revision): one.state for one in session.scalars(select(Candidate))}
+
+
+def told(place: Place, *acts: str) -> list[str]:
+    with place.db() as session:
+        return [event.act for event in session.scalars(select(AuditEvent).order_by(AuditEvent.id)) if event.act in acts]
+
+
+def series(place: Place, number: int) -> Series:
+    with place.db() as session:
+        return session.get_one(Series, f"1.2.3.{number}")
+
+
+class Models:
+    """Triton as run wants it."""
+
+    version, weights = "1", "ab" * 32
+
+    def identity(self, _model: str) -> "Models":
+        return self
+
+    def infer(self, _model: str) -> Callable:
+        return lambda arrays: {"labels": ((arrays["t2"] > 200) & (arrays["adc"] < 1200)).astype(np.uint8)}
+
+
+def work(place: Place, job: Job) -> Job:
+    run(
+        job.id, clock=lambda: place.now, pipelines=PIPELINES, models=Models(), equipment=EQUIPMENT, store=place.store,
+        db=place.db, queues=place.queues, begun={},
+    )  # fmt: skip
+    return next(one for one in jobs(place) if one.id == job.id)
+
+
+def results(place: Place, job: Job) -> dict[str, Dataset]:
+    with place.db() as session:
+        found = session.scalars(select(OutputInstance).where(OutputInstance.job == job.id)).all()
+    return {one.modality: dcmread(BytesIO(place.store.path(one.sha256).read_bytes())) for one in found}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_a_job_gets_the_series_of_each_role_in_whatever_order_they_come(place: Place, order: tuple[int, ...]) -> None:
+    study = [t2(), adc(), dwi()]
+    look(place, *(study[n] for n in order), mr_series(9, "localizer", slices=3))
+
+    decide(place)
+
+    (job,) = jobs(place)
+    assert (job.series_instance_uid, job.send_to, job.state) == ("1.2.3.2", ["pacs"], "queued")
+    assert beside(place, job) == {"adc": "1.2.3.5", "dwi": "1.2.3.6"}
+    assert place.count(JobInstance, job=job.id) == 20
+    assert states(place) == {("1.2.3.2", "", 1): "taken", ("1.2.3.5", "adc", 1): "taken", ("1.2.3.6", "dwi", 1): "taken"}
+    assert [(series(place, n).held, series(place, n).reason.partition("; ")[2]) for n in (2, 5, 9)] == [
+        ("", "matched prostate"), ("", "may be the adc of prostate"), ("unmatched", "no rule matched"),
+    ]  # fmt: skip
+
+
+def test_a_job_finds_the_lesion_that_both_series_show_and_its_report_names_all_that_it_saw(place: Place) -> None:
+    study = [t2(), adc()]
+    look(place, *study)
+    decide(place)
+
+    job = work(place, jobs(place)[0])
+
+    assert (job.state, job.reason) == ("done", "")
+    made = results(place, job)
+    assert int(made["SEG"].pixel_array.sum()) == 8 * 12 * 4  # pixels of 1 mm, slices of 3 mm
+    (study_item,) = made["SR"].CurrentRequestedProcedureEvidenceSequence
+    evidence = {str(one.SeriesInstanceUID): len(one.ReferencedSOPSequence) for one in study_item.ReferencedSeriesSequence}
+    assert evidence == {"1.2.3.2": 10, "1.2.3.5": 5, str(made["SEG"].SeriesInstanceUID): 1}
+    assert [str(one.SeriesInstanceUID) for one in made["SEG"].ReferencedSeriesSequence] == ["1.2.3.2"]
+
+
+def test_a_series_that_lacks_a_companion_waits_for_a_person_and_has_its_job_when_that_comes(place: Place) -> None:
+    look(place, t2(), dwi())
+    decide(place)
+
+    lacks = "prostate it lacks adc (rules know none of the 2 series of its study as that)"
+    assert (jobs(place), series(place, 2).held) == ([], "lacking")
+    assert series(place, 2).reason.endswith(f"matched prostate; waits: {lacks}")
+    assert [one.series_instance_uid for one in lists.held_series(place.db)] == ["1.2.3.2"]
+    assert told(place, "series.held") == ["series.held"]
+
+    look(place, adc())
+    decide(place)
+
+    (job,) = jobs(place)
+    assert beside(place, job) == {"adc": "1.2.3.5", "dwi": "1.2.3.6"}
+    assert (series(place, 2).held, series(place, 2).reason.partition("; ")[2]) == ("", "matched prostate")
+
+
+def test_a_companion_in_another_frame_of_reference_is_none(place: Place) -> None:
+    look(place, t2(), adc(FrameOfReferenceUID="1.2.3.4.5"))
+    decide(place)
+
+    assert jobs(place) == []
+    assert series(place, 2).reason.endswith(
+        "rules know 1 of the 2 series of its study as that, none in its frame of reference and free)"
+    )
+
+
+def test_of_two_candidates_for_a_role_the_original_is_taken(place: Place) -> None:
+    look(place, t2(), adc(5), adc(7, ImageType=["ORIGINAL", "PRIMARY", "ADC"]))
+    decide(place)
+
+    assert beside(place, jobs(place)[0]) == {"adc": "1.2.3.7"}
+
+
+def test_a_series_that_has_its_companions_is_taken_before_a_better_one_that_lacks_them(place: Place) -> None:
+    look(place, t2(2), t2(3, slices=15, FrameOfReferenceUID="1.2.3.4.5"), adc())
+    decide(place)
+
+    assert [job.series_instance_uid for job in jobs(place)] == ["1.2.3.2"]
+    assert series(place, 3).held == ""
+
+
+def test_a_series_that_is_sent_again_changes_nothing(place: Place) -> None:
+    look(place, t2(), adc())
+    decide(place)
+    before = [(job.id, job.state) for job in jobs(place)], states(place), place.count(AuditEvent, act="series.taken")
+
+    look(place, adc(), t2())
+    decide(place)
+
+    assert ([(job.id, job.state) for job in jobs(place)], states(place), place.count(AuditEvent, act="series.taken")) == before
+
+
+def test_a_companion_that_grows_gives_a_job_that_takes_the_place_of_one_that_has_not_begun(place: Place) -> None:
+    whole = adc()
+    look(place, t2(), whole[:3])
+    decide(place)
+    look(place, whole)
+    decide(place)
+
+    first, second = jobs(place)
+    assert (first.state, first.reason) == ("cancelled", "superseded by one with other companions")
+    assert (second.state, second.supersedes, place.count(JobInstance, job=second.id)) == ("queued", first.id, 15)
+
+
+def test_a_better_companion_that_comes_after_the_results_gives_others_that_name_those(place: Place) -> None:
+    look(place, t2(), adc())
+    decide(place)
+    first = work(place, jobs(place)[0])
+    look(place, adc(7, ImageType=["ORIGINAL", "PRIMARY", "ADC"]))
+    decide(place)
+
+    second = work(place, jobs(place)[1])
+
+    assert (second.state, beside(place, second)) == ("done", {"adc": "1.2.3.7"})
+    before, after = results(place, first), results(place, second)
+    assert after["SR"].SeriesDescription.startswith("OTHER COMPANIONS - Not for diagnosis")
+    (predecessor,) = after["SR"].PredecessorDocumentsSequence
+    assert (
+        predecessor.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID == before["SR"].SOPInstanceUID
+    )
+
+
+def test_results_of_the_companions_before_are_not_sent_behind_those_of_the_ones_after(place: Place) -> None:
+    look(place, t2(), adc())
+    decide(place)
+    look(place, adc(7, ImageType=["ORIGINAL", "PRIMARY", "ADC"]))
+    decide(place)
+    first, second = jobs(place)
+
+    assert (first.state, second.state) == ("cancelled", "queued")
+    work(place, second)
+    assert work(place, first).state == "cancelled"
+
+
+def test_a_companion_that_is_no_volume_fails_the_job_with_its_role_where_it_is_required(place: Place) -> None:
+    look(place, t2(), mixed(adc()))
+    decide(place)
+
+    job = work(place, jobs(place)[0])
+
+    assert (job.state, job.code) == ("failed", "VOLUMES")
+    assert job.reason.startswith("companion adc: expected one volume in the series")
+
+
+def test_a_companion_that_is_no_volume_is_left_out_with_a_note_where_it_is_not_required(place: Place) -> None:
+    look(place, t2(), adc(), mixed(dwi()))
+    decide(place)
+
+    job = work(place, jobs(place)[0])
+
+    assert (job.state, beside(place, job)["dwi"]) == ("done", "1.2.3.6")
+    assert any(note.startswith("companion dwi left out: expected") for note in job.notes)
+    assert results(place, job)["SR"].SeriesDescription.endswith("Lesions, beside adc of 5 slices")
+
+
+def mixed(series: list[Dataset]) -> list[Dataset]:
+    """Half of it is of another b-value."""
+    for ds in series:
+        ds.DiffusionBValue = 50.0 if ds.InstanceNumber < 3 else 1400.0
+    return series
+
+
+def test_the_shadow_gets_companions_too_and_one_job_of_the_study(place: Place) -> None:
+    rules = RULES_TO_PACS + "    shadow: true\n"
+    look(place, t2(2), t2(3, slices=15), adc(), rules=rules)
+    decide(place)
+
+    (job,) = jobs(place)
+    assert (job.series_instance_uid, job.priority, beside(place, job)) == ("1.2.3.3", "background", {"adc": "1.2.3.5"})
+    assert job.reason.startswith("in the shadow")
+
+
+def test_only_what_a_rule_knows_is_beside_the_series_that_it_matches(place: Place) -> None:
+    other = RULES_TO_PACS.removeprefix("rules:\n").replace("name: prostate", "name: other").replace("t2.*tra", "t2.*cor")
+    rules = RULES_TO_PACS.replace("contains: ADC", "contains: NONE") + other
+    look(place, t2(), adc(), rules=rules)
+    decide(place)
+
+    assert (jobs(place), states(place)["1.2.3.5", "adc", 1]) == ([], "passed")
+
+
+# --- On one grid ---
+
+
+def test_a_volume_on_the_grid_of_another_is_what_lies_there():
+    chance = np.random.default_rng(1)
+    turn = np.array([[np.cos(0.1), -np.sin(0.1), 0], [np.sin(0.1), np.cos(0.1), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = turn @ [[0, 0, 1.9], [0, 2.0, 0], [3.0, 0, 0]], (-20, -15, 5)
+    source = hd.Volume(chance.normal(size=(9, 20, 24)), affine, "PATIENT", frame_of_reference_uid="1.2")
+    onto = hd.Volume(np.zeros((12, 30, 31)), np.array([[0, 0, 1.2, -16], [0, 1.2, 0, -14], [2, 0, 0, 6], [0, 0, 0, 1.0]]),
+                     "PATIENT", frame_of_reference_uid="1.2")  # fmt: skip
+    at = np.linalg.inv(affine) @ onto.affine @ np.stack([*np.indices(onto.spatial_shape).reshape(3, -1), np.ones(12 * 30 * 31)])
+    expected = map_coordinates(source.array, at[:3], order=1, mode="nearest").reshape(onto.spatial_shape)
+    inside = ((at[:3] >= -0.5) & (at[:3] <= np.array([[8.5], [19.5], [23.5]]))).all(axis=0).reshape(onto.spatial_shape)
+
+    found = regrid(source, onto, outside=-7)
+
+    assert 0.3 < inside.mean() < 1
+    np.testing.assert_allclose(found.array, np.where(inside, expected, -7), atol=1e-5)
+    assert found.geometry_equal(onto)
+    assert found.array.dtype == np.float32
+
+
+def test_a_volume_on_its_own_grid_is_itself_also_where_it_is_one_slice():
+    source = hd.Volume(np.arange(12.0).reshape(1, 3, 4), np.diag([3.0, 1, 1, 1]), "PATIENT")
+
+    assert (regrid(source, source).array == source.array).all()
+
+
+def test_volumes_of_two_frames_of_reference_lie_on_no_common_grid():
+    one, other = (hd.Volume(np.zeros((2, 2, 2)), np.eye(4), "PATIENT", frame_of_reference_uid=uid) for uid in ("1.2", "1.3"))
+
+    with pytest.raises(ValueError, match="frame of reference"):
+        regrid(one, other)

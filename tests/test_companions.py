@@ -2,32 +2,43 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import highdicom as hd
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from rich.console import Console
 from scipy.ndimage import map_coordinates
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from gateway.acts import admin
+from gateway.acts.order import Ordered, order
+from gateway.acts.release import release_held
+from gateway.commands.screen import Screen
+from gateway.configuration.sections import RetentionSection
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rank import SOFT, Traits
 from gateway.decisions.rules import load as load_rules
 from gateway.dicom.uids import job_key
+from gateway.errors import ConfigError
 from gateway.imaging.regrid import regrid
 from gateway.outputs import Equipment
 from gateway.pipeline import Needs, Pipeline, Role, load_pipelines
 from gateway.rows.candidates import Candidate
-from gateway.rows.tables import Job, JobCompanion, JobInstance, OutputInstance, Series
+from gateway.rows.tables import Delivery, Instance, Job, JobCompanion, JobInstance, OutputInstance, Series
 from gateway.rows.trail import AuditEvent
 from gateway.run import run
 from gateway.settle import settle
-from gateway.views import lists
+from gateway.views import lists, stories
+from gateway.views.pictures import inputs_of_job
+from gateway.views.provenance import provenance
 from gateway.views.wanted import Wanted
 from gateway.work.companions import Cast, cast
 from gateway.work.elect import elect
+from gateway.work.progress import state_of
+from gateway.work.retention import retain
 from tests.companion_fixture import RULES, adc, dwi, mr_series, t2
 from tests.door_fixture import Place, come
 
@@ -345,6 +356,153 @@ def test_only_what_a_rule_knows_is_beside_the_series_that_it_matches(place: Plac
     decide(place)
 
     assert (jobs(place), states(place)["1.2.3.5", "adc", 1]) == ([], "passed")
+
+
+# --- What a person asks and does ---
+
+
+def ask(place: Place, number: int = 2) -> Ordered:
+    return order(
+        place.db, place.queues, f"1.2.3.{number}", pipeline="prostate", pipelines=PIPELINES, send_to=["pacs"], peers=["pacs"],
+        actor="ann", now=place.now,
+    )  # fmt: skip
+
+
+def test_what_was_made_of_several_series_is_told_of_each_and_shown_on_the_one_that_it_is_about(place: Place) -> None:
+    look(place, t2(), adc())
+    decide(place)
+    job = work(place, jobs(place)[0])
+    segmentation = results(place, job)["SEG"]
+
+    console = Console(file=StringIO(), width=200)
+    screen = Screen(console)
+    screen.series_story(stories.show_series(place.db, "1.2.3.5"))
+    screen.job_story(stories.show_job(place.db, job.id))
+    screen.provenance(provenance(place.db, segmentation.SOPInstanceUID))
+    screen.provenance(provenance(place.db, adc()[0].SOPInstanceUID))
+
+    text = console.file.getvalue()
+    assert "candidate for adc of prostate, revision 1: taken: beside 1.2.3.2" in text
+    assert "companion adc holds" in text
+    assert text.count("  adc: series 1.2.3.5") == 2
+    assert "made of 15 instances:" in text
+    assert f"job {job.id} prostate: done, read it for prostate" in text
+    assert len(inputs_of_job(place.db, job.id)) == 10
+
+
+def test_an_order_gets_what_rules_know_and_is_the_job_that_was_made_of_it(place: Place) -> None:
+    look(place, t2(), adc())
+    with pytest.raises(ConfigError, match=r"series 1\.2\.3\.2 waits until its study is complete"):
+        ask(place)
+    decide(place)
+
+    ordered = ask(place)
+
+    assert (ordered.job, ordered.is_new, len(jobs(place))) == (jobs(place)[0].id, False, 1)
+
+
+def test_an_order_on_the_other_one_of_two_series_gets_the_same_companions(place: Place) -> None:
+    look(place, t2(2), t2(3, slices=15), adc())
+    decide(place)
+
+    ordered = ask(place, 2)
+
+    assert (ordered.is_new, beside(place, jobs(place)[1])) == (True, {"adc": "1.2.3.5"})
+    assert work(place, jobs(place)[1]).state == "done"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(2, "it lacks adc"), (6, "gets others of its study beside it; expected one that a rule wants for it")],
+)
+def test_an_order_that_lacks_companions_is_refused_with_what_was_expected(place: Place, number: int, said: str) -> None:
+    look(place, t2(), dwi())
+    decide(place)
+
+    with pytest.raises(ConfigError, match=said):
+        ask(place, number)
+    assert jobs(place) == []
+
+
+def test_a_rule_that_is_put_right_takes_effect_when_the_series_are_released(place: Place) -> None:
+    look(place, t2(), adc(), rules=RULES_TO_PACS.replace("contains: ADC", "contains: OTHER"))
+    decide(place)
+    assert jobs(place) == []
+
+    said = release_held(place.db, place.queues, actor="ann", now=place.now)
+    settled(place, t2(), adc())
+    decide(place)
+
+    assert len(said) == 2
+    assert [beside(place, job) for job in jobs(place)] == [{"adc": "1.2.3.5"}]
+    assert lists.held_series(place.db) == []
+
+
+def test_a_series_that_still_lacks_companions_is_held_again_when_it_was_released(place: Place) -> None:
+    look(place, t2())
+    decide(place)
+
+    release_held(place.db, place.queues, actor="ann", now=place.now)
+    settled(place, t2())
+    decide(place)
+
+    assert series(place, 2).held == "lacking"
+
+
+def test_a_job_that_failed_is_tried_again_with_the_same_companions_unless_their_files_are_gone(place: Place) -> None:
+    look(place, t2(), mixed(adc()))
+    decide(place)
+    job = work(place, jobs(place)[0])
+
+    assert "queued again" in admin.retry_job(place.db, place.queues, job.id, actor="ann", now=place.now)
+    assert place.count(JobInstance, job=job.id) == 15
+
+    work(place, job)
+    with place.db.begin() as session:
+        session.execute(update(Instance).where(Instance.series_instance_uid == "1.2.3.5").values(gone_at=place.now))
+    with pytest.raises(ConfigError, match="retention took 5 of its instances"):
+        admin.retry_job(place.db, place.queues, job.id, actor="ann", now=place.now)
+
+
+def test_companions_are_kept_as_long_as_the_job_that_gets_them(place: Place) -> None:
+    look(place, t2(), adc(), mr_series(9, "localizer", slices=3))
+    decide(place)
+    (job,) = jobs(place)
+
+    for days in (10, 20):
+        place.now += timedelta(days=days)
+        retain(place.now, settings=RetentionSection(sources_days=5), unproving=("pacs",), store=place.store, db=place.db)
+        assert place.count(Instance, gone_at=None) == 15
+    work(place, job)
+    with place.db.begin() as session:
+        session.execute(update(Delivery).values(state="proved", proved_at=place.now))
+    place.now += timedelta(days=6)
+    retain(place.now, settings=RetentionSection(sources_days=5), unproving=("pacs",), store=place.store, db=place.db)
+
+    assert place.count(Instance, gone_at=None) == 0
+
+
+def test_a_better_companion_whose_job_cannot_be_made_leaves_the_one_before_as_it_is(place: Place) -> None:
+    look(place, t2(), adc())
+    decide(place)
+    work(place, jobs(place)[0])
+    with place.db.begin() as session:
+        session.execute(update(Instance).where(Instance.series_instance_uid == "1.2.3.2").values(gone_at=place.now))
+    look(place, adc(7, ImageType=["ORIGINAL", "PRIMARY", "ADC"]))
+    decide(place)
+
+    assert [job.state for job in jobs(place)] == ["done"]
+    (main,) = stories.show_series(place.db, "1.2.3.2").candidates
+    assert (main.state, main.reason) == ("taken", "retention took 10 of the instances that a new job would get: send them again")
+
+
+def test_where_the_work_on_a_companion_stands_is_told_to_who_asks_for_it(place: Place) -> None:
+    look(place, t2(), adc())
+    with place.db() as session:
+        assert [state_of(session, f"1.2.3.{n}") for n in (2, 5)] == ["waiting", "waiting"]
+    decide(place)
+    with place.db() as session:
+        assert [state_of(session, f"1.2.3.{n}") for n in (2, 5)] == ["working", "working"]
 
 
 # --- On one grid ---

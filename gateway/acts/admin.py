@@ -18,6 +18,7 @@ from gateway.rows.tables import (
     Delivery,
     DeliveryState,
     Job,
+    JobCompanion,
     JobState,
     OutputInstance,
     Series,
@@ -52,8 +53,8 @@ def retry_job(db: Database, queues: Queues, job_id: int, *, actor: str, now: dat
 
 def _hold_inputs(session: Session, job: Job) -> None:
     """Against retention, which holds a series while it looks at its jobs; before the job's row, as everybody does."""
-    priors = select(Prior.series_instance_uid).where(Prior.job == job.id)
-    mine = or_(Series.series_instance_uid == job.series_instance_uid, Series.series_instance_uid.in_(priors))
+    others = [select(one.series_instance_uid).where(one.job == job.id) for one in (Prior, JobCompanion)]
+    mine = or_(Series.series_instance_uid == job.series_instance_uid, *map(Series.series_instance_uid.in_, others))
     for uid in sorted(session.scalars(select(Series.series_instance_uid).where(mine))):
         lock(session, Series, uid)
 

@@ -22,6 +22,7 @@ from gateway.rows.tables import Instance, Job, JobState, OutputInstance, Series,
 from gateway.rows.verdicts import SeriesVerdict
 from gateway.views.stories import known
 from gateway.work import delivery, jobs
+from gateway.work.companions import ordered
 
 _FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
 
@@ -91,14 +92,13 @@ def place(
     series = _orderable(session, series_instance_uid)
     mine = select(Instance).where(Instance.series_instance_uid == series_instance_uid)
     instances = session.scalars(mine.order_by(Instance.received_at, Instance.sop_instance_uid)).all()
-    key = jobs.input_key(pipeline, pipelines[pipeline], instances)
+    found = session.get(SeriesVerdict, (series_instance_uid, series.revision))
+    companions, partial = ordered(session, series, pipeline, pipelines[pipeline].needs, found.missing if found else "")
+    key = jobs.input_key(pipeline, pipelines[pipeline], instances, companions)
     earlier = _job(session, key)
     before = None if earlier is None else [*earlier.send_to]
-    found = session.get(SeriesVerdict, (series_instance_uid, series.revision))
-    wanted = jobs.Order(
-        pipeline, [f"ordered by {actor}"], list(dict.fromkeys(send_to)), priority, "order", found.missing if found else ""
-    )
-    jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues)
+    wanted = jobs.Order(pipeline, [f"ordered by {actor}"], list(dict.fromkeys(send_to)), priority, "order", partial)
+    jobs.make(session, series, instances, wanted, pipelines[pipeline], now, queues, companions)
     job = _job(session, key)
     assert job is not None
     if before is not None and job.state == JobState.DONE and not delivery.standing(session, job.id):

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from gateway.auditing.chain import Finding
 from gateway.auditing.seal import Heads
-from gateway.rows.tables import Delivery, DeliveryState, Job, Series
+from gateway.rows.tables import Delivery, DeliveryState, Job, JobCompanion, Series
 from gateway.rows.trail import AuditEvent
 from gateway.views.lists import INCOMPLETE, SeriesRow
 from gateway.views.provenance import Came, Made, Provenance, Result
@@ -77,9 +77,8 @@ class Screen:
         for outcome in story.outcomes:
             self.outcome(outcome.rule, outcome.explanation, matched=outcome.matched)
         for one in story.candidates:
-            self.line(
-                escape(f"candidate for {one.pipeline}, revision {one.revision}: {one.state}{one.reason and f': {one.reason}'}")
-            )
+            what = f"{one.role} of {one.pipeline}" if one.role else one.pipeline
+            self.line(escape(f"candidate for {what}, revision {one.revision}: {one.state}{_why(one.reason)}"))
         for job in story.jobs:
             self.job_story(job)
 
@@ -207,6 +206,8 @@ class Screen:
         links |= {"supersedes": made.supersedes, "is superseded by": made.superseded_by}
         for what, uid in ((what, uid) for what, uids in links.items() for uid in uids if uid):
             self.line(f"{what} {uid}", depth=1)
+        for text in map(_companion, made.companions):
+            self.line(text, depth=1)
         self.line(f"made of {len(made.inputs)} instances:", depth=1)
         for one in made.inputs:
             self.line(f"{one.sop_instance_uid} SHA-256 {one.sha256}", depth=2)
@@ -255,7 +256,12 @@ def _why(reason: str) -> str:
     return f": {reason}" if reason else ""
 
 
+def _companion(one: JobCompanion) -> str:
+    return f"{one.role}: series {one.series_instance_uid}"
+
+
 def _links(story: JobStory) -> Iterator[str]:
+    yield from map(_companion, story.companions)
     if story.job.supersedes:
         yield f"revision {story.job.revision}, supersedes job {story.job.supersedes}"
     if story.superseded_by:

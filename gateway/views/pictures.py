@@ -19,8 +19,8 @@ from gateway.decisions.measured import Measured, measured
 from gateway.dicom.values import numbers, whole
 from gateway.errors import Unsuitable
 from gateway.imaging import plane
-from gateway.rows.tables import JobInstance
 from gateway.store import Store
+from gateway.work.companions import given
 
 MOST_PLANES = 4000
 _AT_ONCE, _PATIENCE_SECONDS = 2, 15.0
@@ -137,10 +137,9 @@ class Pictures:
 
 
 def inputs_of_job(db: Database, job: int) -> list[Input]:
-    """The exact instances that it works on; they never change."""
+    """The exact instances of its series that it works on; they never change."""
     with db() as session:
-        query = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job)
-        return [(uid, sha256) for uid, sha256 in session.execute(query)]
+        return given(session, job)[""]
 
 
 def _position(header: Dataset) -> float | None:

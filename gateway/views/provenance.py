@@ -9,8 +9,20 @@ from sqlalchemy.orm import Session
 
 from gateway.db import Database
 from gateway.errors import ConfigError
-from gateway.rows.tables import Association, Delivery, Instance, Job, JobInstance, OutputInstance, RuleOutcome, Series, Version
+from gateway.rows.tables import (
+    Association,
+    Delivery,
+    Instance,
+    Job,
+    JobCompanion,
+    JobInstance,
+    OutputInstance,
+    RuleOutcome,
+    Series,
+    Version,
+)
 from gateway.rows.trail import AuditEvent
+from gateway.views.stories import companions_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,7 @@ class Made:
     job: Job
     rules: Sequence[RuleOutcome]
     inputs: Sequence[JobInstance]
+    companions: Sequence[JobCompanion]
     supersedes: Sequence[str]
     superseded_by: Sequence[str]
     retracted_by: Sequence[str]
@@ -91,6 +104,7 @@ def _made(session: Session, output: OutputInstance) -> Made:
         job=job,
         rules=session.scalars(mine.order_by(RuleOutcome.rule)).all(),
         inputs=session.scalars(inputs).all(),
+        companions=companions_of(session, job),
         supersedes=_outputs_of(session, [job.supersedes] if job.supersedes else []),
         superseded_by=_outputs_of(session, session.scalars(select(Job.id).where(Job.supersedes == job.id)).all()),
         retracted_by=session.scalars(

@@ -16,6 +16,7 @@ from gateway.rows.tables import (
     Delivery,
     Instance,
     Job,
+    JobCompanion,
     JobInstance,
     OutputInstance,
     RuleOutcome,
@@ -60,6 +61,8 @@ class JobStory:
     search: PriorSearch | None = None
     priors: Sequence[Prior] = ()
     """The earlier series that sources have: those that it gets first, the others with why not."""
+    companions: Sequence[JobCompanion] = ()
+    """The other series of the study that it gets, by role; their instances are inputs too."""
 
     @property
     def retracted(self) -> frozenset[str]:
@@ -102,7 +105,9 @@ def show_series(db: Database, series_instance_uid: str) -> SeriesStory:
             jobs=[_story(session, job) for job in jobs],
             verdict=session.get(SeriesVerdict, (series_instance_uid, series.revision)),
             candidates=session.scalars(
-                select(Candidate).where(Candidate.series_instance_uid == series_instance_uid).order_by(Candidate.revision)
+                select(Candidate)
+                .where(Candidate.series_instance_uid == series_instance_uid)
+                .order_by(Candidate.revision, Candidate.pipeline, Candidate.role)
             ).all(),
         )
 
@@ -163,5 +168,9 @@ def _story(session: Session, job: Job) -> JobStory:
     priors = session.scalars(select(Prior).where(Prior.job == job.id).order_by(Prior.id)).all()
     return JobStory(
         job, inputs, gone(session, job), outputs, deliveries, session.scalars(later.order_by(Job.id)).all(),
-        session.get(PriorSearch, job.id), priors,
+        session.get(PriorSearch, job.id), priors, companions_of(session, job),
     )  # fmt: skip
+
+
+def companions_of(session: Session, job: Job) -> Sequence[JobCompanion]:
+    return session.scalars(select(JobCompanion).where(JobCompanion.job == job.id).order_by(JobCompanion.role)).all()

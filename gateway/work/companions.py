@@ -6,12 +6,14 @@ Of the series that rules say may have a role it gets the best (rank.py) in the f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
 from gateway.decisions.rank import Traits, ranked
+from gateway.errors import ConfigError
 from gateway.pipeline import Needs
-from gateway.rows.tables import Instance, Job, JobCompanion, JobInstance
+from gateway.rows.candidates import Candidate, CandidateState
+from gateway.rows.tables import Instance, Job, JobCompanion, JobInstance, Series
 
 LACKS = "it lacks "
 
@@ -26,6 +28,9 @@ class Cast:
     taken: Mapping[str, Traits]
     passed: Mapping[tuple[str, str], str]
     lacking: str
+
+    def has(self, role: str, series_instance_uid: str) -> bool:
+        return role in self.taken and self.taken[role].series_instance_uid == series_instance_uid
 
 
 def cast(main: Traits, needs: Needs, candidates: Mapping[str, Sequence[Traits]], *, of: int) -> Cast:
@@ -70,24 +75,79 @@ def _count(fitting: int, of: int) -> str:
     return f"rules know none of the {of} series of its study as that"
 
 
-def given(session: Session, job: Job) -> dict[str, list[tuple[str, str]]]:
+def cast_beside(session: Session, main: Candidate, needs: Needs, candidates: Sequence[Candidate]) -> Cast:
+    """From those that the rules know which want the series."""
+    of = session.scalar(select(func.count()).where(Series.study_instance_uid == main.study_instance_uid)) or 0
+    fitting: dict[str, list[Traits]] = {}
+    for one in candidates:
+        if one.role and set(one.rules) & set(main.rules):
+            fitting.setdefault(one.role, []).append(traits_of(one))
+    return cast(traits_of(main), needs, fitting, of=of)
+
+
+def traits_of(one: Candidate) -> Traits:
+    return Traits(**one.traits)
+
+
+def lacks(partial: str, mine: Cast, candidates: Sequence[Candidate]) -> str:
+    """What a series and its companions lack that a job works on all the same."""
+    others = [f"{one.role}: {one.partial}" for one in candidates if one.partial and mine.has(one.role, one.series_instance_uid)]
+    return "; ".join([partial] * bool(partial) + others)
+
+
+def instances(session: Session, series_instance_uid: str) -> Sequence[Instance]:
+    return session.scalars(select(Instance).where(Instance.series_instance_uid == series_instance_uid)).all()
+
+
+def is_undecided(session: Session, series_instance_uid: str, pipeline: str) -> bool:
+    """Whether it waits for its study to be complete, to be taken for the pipeline or not."""
+    mine = (Candidate.series_instance_uid == series_instance_uid) & (Candidate.pipeline == pipeline) & (Candidate.role == "")
+    return session.scalar(select(exists().where(mine, Candidate.state == CandidateState.WAITING))) or False
+
+
+def ordered(
+    session: Session, series: Series, pipeline: str, needs: Needs, partial: str
+) -> tuple[dict[str, Sequence[Instance]], str]:  # fmt: skip
+    """The companions that an order gets, by role, as rules know them, and what is lacking of all. Raises ConfigError."""
+    if not needs.companions:
+        return {}, partial
+    uid, now = series.series_instance_uid, Series.series_instance_uid == Candidate.series_instance_uid
+    gone = exists().where(Instance.series_instance_uid == Candidate.series_instance_uid, Instance.gone_at.is_not(None))
+    mine = select(Candidate).join(Series, now & (Series.revision == Candidate.revision)).where(
+        Candidate.study_instance_uid == series.study_instance_uid, Candidate.pipeline == pipeline, ~gone
+    )  # fmt: skip
+    candidates = session.scalars(mine).all()
+    main = next((one for one in candidates if one.series_instance_uid == uid and not one.role), None)
+    if main is None:
+        expected = "expected one that a rule wants for it: rules say which series are which"
+        raise ConfigError([f"series {uid}: pipeline {pipeline} gets others of its study beside it; {expected}"])
+    if main.state == CandidateState.WAITING:
+        raise ConfigError([f"series {uid} waits until its study is complete, for those that {pipeline} gets beside it"])
+    found = cast_beside(session, main, needs, candidates)
+    if found.lacking:
+        raise ConfigError([f"series {uid}: {found.lacking}"])
+    companions = {role: instances(session, one.series_instance_uid) for role, one in found.taken.items()}
+    return companions, lacks(partial, found, candidates)
+
+
+def given(session: Session, job: int) -> dict[str, list[tuple[str, str]]]:
     """The exact inputs of a job by role, those of its own series under the empty one."""
-    mine = select(JobCompanion.role, JobCompanion.series_instance_uid).where(JobCompanion.job == job.id)
+    mine = select(JobCompanion.role, JobCompanion.series_instance_uid).where(JobCompanion.job == job)
     roles = {series: role for role, series in session.execute(mine)}
     if not roles:
-        own = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job.id)
+        own = select(JobInstance.sop_instance_uid, JobInstance.sha256).where(JobInstance.job == job)
         return {"": [(uid, sha256) for uid, sha256 in session.execute(own)]}
     inputs = select(JobInstance.sop_instance_uid, JobInstance.sha256, Instance.series_instance_uid)
     inputs = inputs.join(Instance, Instance.sop_instance_uid == JobInstance.sop_instance_uid)
     found: dict[str, list[tuple[str, str]]] = {role: [] for role in ("", *roles.values())}
-    for uid, sha256, series in session.execute(inputs.where(JobInstance.job == job.id).order_by(JobInstance.sop_instance_uid)):
+    for uid, sha256, series in session.execute(inputs.where(JobInstance.job == job).order_by(JobInstance.sop_instance_uid)):
         found[roles.get(series, "")].append((uid, sha256))
     return found
 
 
 def of_job(session: Session, job: Job) -> dict[str, list[tuple[str, str]]]:
     """The same of its companions alone."""
-    return {role: inputs for role, inputs in given(session, job).items() if role}
+    return {role: inputs for role, inputs in given(session, job.id).items() if role}
 
 
 def inputs(instances: Sequence[Instance]) -> list[tuple[str, str]]:

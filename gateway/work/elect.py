@@ -14,14 +14,14 @@ from gateway.auditing import audit
 from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, lock
-from gateway.decisions.rank import Traits, ranked
+from gateway.decisions.rank import ranked
 from gateway.engine import Queues
 from gateway.pipeline import Pipeline
 from gateway.rows.candidates import Candidate, CandidateState
 from gateway.rows.tables import Instance, Series, SeriesState, Study
 from gateway.rows.verdicts import Held
 from gateway.work import jobs
-from gateway.work.companions import LACKS, Cast, cast
+from gateway.work.companions import LACKS, Cast, cast_beside, instances, lacks, traits_of
 from gateway.work.jobs import Order
 from gateway.work.nominate import look_again
 
@@ -99,9 +99,8 @@ def _why_not(session: Session, one: Candidate, pipelines: Mapping[str, Pipeline]
 def _take(session: Session, pipeline: Pipeline, candidates: Sequence[Candidate], now: datetime, queues: Queues) -> None:
     """The best series that has all the companions that the pipeline needs; each other one is told why it is not that."""
     mains = {one.series_instance_uid: one for one in candidates if not one.role}
-    of = select(func.count()).where(Series.study_instance_uid == candidates[0].study_instance_uid)
-    casts = {uid: _cast(one, pipeline, candidates, session.scalar(of) or 0) for uid, one in mains.items()}
-    order = ranked([_traits(mains[uid]) for uid, found in casts.items() if not found.lacking], kernel=pipeline.needs.kernel)
+    casts = {uid: cast_beside(session, one, pipeline.needs, candidates) for uid, one in mains.items()}
+    order = ranked([traits_of(mains[uid]) for uid, found in casts.items() if not found.lacking], kernel=pipeline.needs.kernel)
     before = next((one for one in mains.values() if one.state == CandidateState.TAKEN), None)
     if not order:
         why = "no series of the study is wanted for the pipeline itself, with all the others that it needs"
@@ -123,19 +122,6 @@ def _take(session: Session, pipeline: Pipeline, candidates: Sequence[Candidate],
     _end(session, best, CandidateState.TAKEN, why, now)
 
 
-def _cast(main: Candidate, pipeline: Pipeline, candidates: Sequence[Candidate], of: int) -> Cast:
-    """From those that the rules know which want the series."""
-    fitting: dict[str, list[Traits]] = {}
-    for one in candidates:
-        if one.role and set(one.rules) & set(main.rules):
-            fitting.setdefault(one.role, []).append(_traits(one))
-    return cast(_traits(main), pipeline.needs, fitting, of=of)
-
-
-def _traits(one: Candidate) -> Traits:
-    return Traits(**one.traits)
-
-
 def _make(
     session: Session, best: Candidate, mine: Cast, pipeline: Pipeline, candidates: Sequence[Candidate], now: datetime,
     queues: Queues, before: Candidate | None,
@@ -144,8 +130,8 @@ def _make(
     series = session.get_one(Series, best.series_instance_uid)
     if before is best and (not pipeline.needs.companions or series.revision != best.revision):
         return True
-    own = _instances(session, best.series_instance_uid)
-    companions = {role: _instances(session, one.series_instance_uid) for role, one in mine.taken.items()}
+    own = instances(session, best.series_instance_uid)
+    companions = {role: instances(session, one.series_instance_uid) for role, one in mine.taken.items()}
     gone = sum(one.gone_at is not None for one in itertools.chain(own, *companions.values()))
     if gone and not jobs.is_made(session, jobs.input_key(best.pipeline, pipeline, own, companions)):
         state = CandidateState.TAKEN if best is before else CandidateState.PASSED
@@ -153,24 +139,14 @@ def _make(
         return False
     if before and before is not best and (earlier := jobs.of_series(session, before.series_instance_uid, before.pipeline)):
         jobs.withdraw(session, earlier[0], now, f"series {best.series_instance_uid} came later and is better")
-    taken = [one for one in candidates if one.role and _is_taken(one, mine)]
-    partial = "; ".join([best.partial] * bool(best.partial) + [f"{one.role}: {one.partial}" for one in taken if one.partial])
+    partial = lacks(best.partial, mine, candidates)
     order = Order(best.pipeline, best.rules, best.send_to, best.priority, best.priority_by, partial, beside=best.beside)
     jobs.make(session, series, own, order, pipeline, now, queues, companions)
     return True
 
 
-def _instances(session: Session, series_instance_uid: str) -> Sequence[Instance]:
-    return session.scalars(select(Instance).where(Instance.series_instance_uid == series_instance_uid)).all()
-
-
-def _is_taken(one: Candidate, mine: Cast) -> bool:
-    taken = mine.taken.get(one.role)
-    return taken is not None and taken.series_instance_uid == one.series_instance_uid
-
-
 def _end_companion(session: Session, one: Candidate, best: Candidate, mine: Cast, now: datetime) -> None:
-    if _is_taken(one, mine):
+    if mine.has(one.role, one.series_instance_uid):
         _end(session, one, CandidateState.TAKEN, f"beside {best.series_instance_uid}", now)
         return
     why = mine.passed.get((one.role, one.series_instance_uid), f"no rule that wants {best.series_instance_uid} knows it as that")

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
 from gateway.db import Database
+from gateway.rows.candidates import Candidate, CandidateState
 from gateway.rows.retrieval import Retrieval, RetrievalState
-from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, Series, SeriesState
+from gateway.rows.tables import Delivery, DeliveryState, Job, JobCompanion, JobState, Series, SeriesState
+from gateway.rows.verdicts import Held
 
 WAITING, UNWANTED, HELD, WORKING, FAILED, DELIVERING, DELIVERED = (
     "waiting", "no rule wants it", "held", "working", "failed", "delivering", "delivered",
@@ -39,10 +41,14 @@ def state_of(session: Session, series_instance_uid: str) -> str:
     series = session.get(Series, series_instance_uid)
     if series is None or series.state == SeriesState.RECEIVING:
         return WAITING
-    mine = select(Job.id, Job.state).where(Job.series_instance_uid == series_instance_uid, Job.revision == series.revision)
-    made = session.execute(mine).all()
+    own = (Job.series_instance_uid == series_instance_uid) & (Job.revision == series.revision)
+    beside = select(JobCompanion.job).where(JobCompanion.series_instance_uid == series_instance_uid)
+    made = session.execute(select(Job.id, Job.state).where(own | Job.id.in_(beside))).all()
     if not made:
-        return UNWANTED if series.state == SeriesState.COMPLETE else HELD
+        mine = (Candidate.series_instance_uid == series_instance_uid) & (Candidate.state == CandidateState.WAITING)
+        if session.scalar(select(exists().where(mine))):
+            return WAITING
+        return HELD if series.state != SeriesState.COMPLETE or series.held == Held.LACKING else UNWANTED
     found = {state for _, state in made}
     if found & {JobState.QUEUED, JobState.RUNNING}:
         return WORKING

@@ -29,7 +29,18 @@ from gateway.db import Database, lock
 from gateway.rows.candidates import Candidate, CandidateState
 from gateway.rows.ruleset import Shadow
 from gateway.rows.searches import Prior
-from gateway.rows.tables import Delivery, DeliveryState, Instance, Job, JobState, OutputInstance, Series, SeriesState, Version
+from gateway.rows.tables import (
+    Delivery,
+    DeliveryState,
+    Instance,
+    Job,
+    JobCompanion,
+    JobState,
+    OutputInstance,
+    Series,
+    SeriesState,
+    Version,
+)
 from gateway.store import Store
 from gateway.work.kept import Keep
 from gateway.work.returned import hold_files
@@ -38,8 +49,9 @@ _SERIES, _OUTPUTS, _TOGETHER = 50, 500, 200
 _FRESH = timedelta(minutes=10)
 """What happened so lately is left alone, however full the disk is: somebody may be at work on it."""
 _OF_JOB = Job.series_instance_uid == Series.series_instance_uid
+_BESIDE = (JobCompanion.series_instance_uid == Series.series_instance_uid) & (JobCompanion.job == Job.id)
 _OF_PRIOR = (Prior.series_instance_uid == Series.series_instance_uid) & (Prior.job == Job.id)
-"""The job works on the series; it gets it as a prior."""
+"""The job works on the series; it gets it beside that, of the same study; it gets it as a prior."""
 _OF_OUTPUT = Delivery.sop_instance_uid == OutputInstance.sop_instance_uid
 _SETTLED = (DeliveryState.PROVED, DeliveryState.CANCELLED, DeliveryState.UNWANTED)
 
@@ -75,14 +87,13 @@ def take(series_instance_uid: str, now: datetime, *, why: str, unproving: Collec
 
 
 def _relieve(now: datetime, wanted: int, unproving: Collection[str], store: Store, db: Database) -> None:
-    """The oldest first until there is room, before their days; what failed, and its priors, wait for theirs.
+    """The oldest first until there is room, before their days; what failed, its companions and priors, wait for theirs.
 
     A person may want it again.
     """
     why = "the disk is nearly full"
-    failed = exists().where(_OF_JOB, Job.state == JobState.FAILED)
-    lent = exists().where(_OF_PRIOR, Job.state == JobState.FAILED)
-    may_go = _series_that_may_go(now - _FRESH, unproving).where(~failed, ~lent)
+    failed = or_(*(exists().where(mine, Job.state == JobState.FAILED) for mine in (_OF_JOB, _BESIDE, _OF_PRIOR)))
+    may_go = _series_that_may_go(now - _FRESH, unproving).where(~failed)
     for uid in _first(db, may_go.limit(_SERIES)):
         if store.free_bytes() >= wanted:
             return
@@ -98,18 +109,18 @@ def _relieve(now: datetime, wanted: int, unproving: Collection[str], store: Stor
 
 def _series_that_may_go(before: datetime, unproving: Collection[str]) -> Select[str]:
     at_work = or_(Job.state.in_((JobState.QUEUED, JobState.RUNNING)), Job.ended_at >= before)
-    busy, lent = exists().where(_OF_JOB, at_work), exists().where(_OF_PRIOR, at_work)
+    busy = or_(*(exists().where(mine, at_work) for mine in (_OF_JOB, _BESIDE, _OF_PRIOR)))
     weighed = exists().where(
         Candidate.series_instance_uid == Series.series_instance_uid, Candidate.state == CandidateState.WAITING
     )
     has_files = exists().where(Instance.series_instance_uid == Series.series_instance_uid, Instance.gone_at.is_(None))
     ended = or_(Delivery.state.in_(_SETTLED), (Delivery.state == DeliveryState.SENT) & Delivery.peer.in_(list(unproving)))
     late = or_(Delivery.proved_at >= before, Delivery.sent_at >= before)
-    owed = exists().where(_OF_JOB, Delivery.job == Job.id, or_(~ended, late))
+    owed = or_(*(exists().where(mine, Delivery.job == Job.id, or_(~ended, late)) for mine in (_OF_JOB, _BESIDE)))
     return (
         select(Series.series_instance_uid)
         .where(Series.gone_at.is_(None), Series.state.in_((SeriesState.COMPLETE, SeriesState.FAILED)))
-        .where(~busy, ~weighed, ~lent, ~owed)
+        .where(~busy, ~weighed, ~owed)
         .where(Series.held.not_in(("refused", "failed")))  # a rule, or nobody yet, has looked at those
         .where(Series.last_received_at < before, or_(Series.complete_at.is_(None), Series.complete_at < before))
         .order_by(~has_files, Series.last_received_at)  # what the disk did not let go of holds up no other

@@ -30,6 +30,7 @@ from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, OutputIn
 from gateway.rows.workitems import Workitem, WorkitemState
 from gateway.store import Store
 from gateway.work import delivery
+from gateway.work.companions import is_undecided
 from gateway.workitems import ups
 from gateway.workitems.subscriptions import PROGRESSED, report
 
@@ -86,7 +87,7 @@ def _begin(session: Session, row: Workitem, workitem: Dataset, now: datetime, he
         return False
     try:
         series, send_to = _series(requested), _send_to(requested, here.peers)
-        if not requested.is_ready or not _is_settled(session, series):
+        if not requested.is_ready or not _is_settled(session, series, requested.pipeline, here):
             _fetch(session, requested, series, now, here)
             return True
         ordered = place(
@@ -172,9 +173,11 @@ def _titles(peers: Mapping[str, Peer]) -> list[tuple[str, str]]:
     return [(name, title) for name, peer in peers.items() for title in (name, getattr(peer, "ae_title", name))]
 
 
-def _is_settled(session: Session, series_instance_uid: str) -> bool:
+def _is_settled(session: Session, series_instance_uid: str, pipeline: str, here: Place) -> bool:
+    """And its study is complete, where the pipeline gets others of it beside the series."""
     series = session.get(Series, series_instance_uid)
-    return series is not None and series.state != SeriesState.RECEIVING
+    waits = here.pipelines[pipeline].needs.companions and is_undecided(session, series_instance_uid, pipeline)
+    return series is not None and series.state != SeriesState.RECEIVING and not waits
 
 
 def _result(output: OutputInstance, deliveries: Sequence[Delivery], here: Place) -> Result:

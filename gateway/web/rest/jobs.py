@@ -34,10 +34,17 @@ class JobLine(Shape):
     """Counted by state."""
 
 
+class CompanionShape(Shape):
+    role: str
+    series_instance_uid: str
+
+
 class JobStory(Shape):
     job: JobShape
     inputs: list[str]
     """SHA-256 of the exact instances that it works on."""
+    companions: list[CompanionShape]
+    """The other series of the study that it gets; their instances are among the inputs."""
     gone: int
     """How many of them retention took."""
     outputs: list[OutputShape]

@@ -247,7 +247,8 @@ def _came_behind(session: Session, job: Job) -> str:
     later = successor(session, job)
     if later is None or later.state != JobState.DONE:
         return ""
-    return f"job {later.id} of a later revision was done before: its results are kept, and nothing is sent"
+    what = "of a later revision" if later.revision > job.revision else "with other companions"
+    return f"job {later.id} {what} was done before: its results are kept, and nothing is sent"
 
 
 def _write_output(session: Session, job: Job, dataset: Dataset, sha256: str, size: int, now: datetime, queues: Queues) -> None:

@@ -1,6 +1,7 @@
 """Pipelines that get several series of one study: which ones, and what is said where one is missing."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -16,8 +17,10 @@ from sqlalchemy import select, update
 from gateway.acts import admin
 from gateway.acts.order import Ordered, order
 from gateway.acts.release import release_held
+from gateway.acts.replay import replay
 from gateway.commands.screen import Screen
 from gateway.configuration.sections import RetentionSection
+from gateway.decisions import facts
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rank import SOFT, Traits
 from gateway.decisions.rules import load as load_rules
@@ -37,6 +40,7 @@ from gateway.views.provenance import provenance
 from gateway.views.wanted import Wanted
 from gateway.work.companions import Cast, cast
 from gateway.work.elect import elect
+from gateway.work.kept import Keep
 from gateway.work.progress import state_of
 from gateway.work.retention import retain
 from tests.companion_fixture import RULES, adc, dwi, mr_series, t2
@@ -45,6 +49,7 @@ from tests.door_fixture import Place, come
 EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
 PIPELINES = {"prostate": load_pipelines([Path(__file__).parent / "pipelines"])["prostate"]}
 RULES_TO_PACS = RULES.replace("PEERS", "pacs")
+WITHOUT_ADC = RULES_TO_PACS.replace("contains: ADC", "contains: OTHER")
 QUIET = timedelta(seconds=60)
 STUDY = t2()[0].StudyInstanceUID
 
@@ -425,7 +430,7 @@ def test_an_order_that_lacks_companions_is_refused_with_what_was_expected(place:
 
 
 def test_a_rule_that_is_put_right_takes_effect_when_the_series_are_released(place: Place) -> None:
-    look(place, t2(), adc(), rules=RULES_TO_PACS.replace("contains: ADC", "contains: OTHER"))
+    look(place, t2(), adc(), rules=WITHOUT_ADC)
     decide(place)
     assert jobs(place) == []
 
@@ -503,6 +508,47 @@ def test_where_the_work_on_a_companion_stands_is_told_to_who_asks_for_it(place: 
     decide(place)
     with place.db() as session:
         assert [state_of(session, f"1.2.3.{n}") for n in (2, 5)] == ["working", "working"]
+
+
+def test_a_replay_tells_of_a_companion_that_other_rules_would_know(place: Place) -> None:
+    look(place, t2(), adc())
+    keep = Keep(place.store.headers)
+    for series in (t2(), adc()):
+        known = facts.facts(series, equipment=EQUIPMENT, calling_ae_title="CT1", called_ae_title="AIGATEWAY", ingest="dimse")
+        keep.put(series[0].SeriesInstanceUID, 1, series, known)
+    before, after = (load_rules(rules, pipelines=PIPELINES, peers=("pacs",)) for rules in (WITHOUT_ADC, RULES_TO_PACS))
+
+    found = replay(place.db, keep, before=before, after=after, since=place.now - timedelta(hours=1))
+
+    assert (found.unmatched, found.would_be_unmatched) == (1, 0)
+    assert [(one.series_instance_uid, one.jobs) for one in found.changed] == [("1.2.3.5", ("may be the adc of prostate",))]
+
+
+def test_a_pipeline_that_leaves_the_shadow_has_its_results_sent_when_its_series_is_released(place: Place) -> None:
+    look(place, t2(), adc(), rules=RULES_TO_PACS + "    shadow: true\n")
+    decide(place)
+    job = work(place, jobs(place)[0])
+    assert (job.state, place.count(Delivery)) == ("done", 0)
+
+    release_held(place.db, place.queues, actor="ann", now=place.now)
+    settled(place, t2(), adc())
+    decide(place)
+
+    assert ([one.id for one in jobs(place)], place.count(Delivery, job=job.id)) == ([job.id], 2)
+
+
+def test_a_canary_gets_companions_of_the_same_rule(place: Place) -> None:
+    two = PIPELINES | {"prostate_v2": replace(PIPELINES["prostate"], version="2.0.0")}
+    look(place, t2(), adc(), rules=RULES_TO_PACS + "    canary: {pipeline: prostate_v2, share: 100}\n", pipelines=two)
+    decide(place, two)
+
+    assert {job.pipeline: beside(place, job) for job in jobs(place)} == {
+        "prostate": {"adc": "1.2.3.5"}, "prostate_v2": {"adc": "1.2.3.5"},
+    }  # fmt: skip
+    assert {job.pipeline: job.reason.startswith("in the shadow") for job in jobs(place)} == {
+        "prostate": False,
+        "prostate_v2": True,
+    }
 
 
 # --- On one grid ---

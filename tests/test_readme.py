@@ -11,6 +11,7 @@ from gateway.configuration import config
 from gateway.decisions.rules import load
 from gateway.inference.tritonserver import TritonServer
 from gateway.peers import load_protocols, make_peer
+from gateway.pipeline import load_pipelines
 from tests.command_fixture import Command
 from tests.conftest import ROOT
 from tests.synthetic import ct_series
@@ -59,9 +60,14 @@ def test_its_configuration_has_only_keys_that_exist() -> None:
 
 
 def test_its_rules_are_good_rules() -> None:
-    (text,) = blocks("yaml")
+    text, prostate = blocks("yaml")
+    tests = Path(__file__).parent
+    pipelines = load_pipelines([tests.parent / "pipelines", tests / "pipelines"])
 
-    assert load(text, pipelines={"ct_lung"}, peers={"pacs", "archive", "research"}).rules[0].name == "chest CT, lungs"
+    rules = load(text + prostate, pipelines=pipelines, peers={"pacs", "archive", "research"}).rules
+
+    assert [rule.name for rule in rules] == ["chest CT, lungs", "prostate"]
+    assert rules[1].companions.keys() == {"adc", "dwi"}
 
 
 def test_its_commands_exist(gateway: Command) -> None:

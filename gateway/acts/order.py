@@ -22,7 +22,7 @@ from gateway.rows.tables import Instance, Job, JobState, OutputInstance, Series,
 from gateway.rows.verdicts import SeriesVerdict
 from gateway.views.stories import known
 from gateway.work import delivery, jobs
-from gateway.work.companions import ordered
+from gateway.work.companions import hold, ordered
 
 _FINISHED = (SeriesState.COMPLETE, SeriesState.HELD, SeriesState.FAILED)
 
@@ -89,6 +89,8 @@ def place(
     problems += [f"expected a priority: {', '.join(PRIORITIES)}"] * (priority not in PRIORITIES)
     if problems:
         raise ConfigError(problems)
+    if pipelines[pipeline].needs.companions:
+        hold(session, series_instance_uid, pipeline)
     series = _orderable(session, series_instance_uid)
     mine = select(Instance).where(Instance.series_instance_uid == series_instance_uid)
     instances = session.scalars(mine.order_by(Instance.received_at, Instance.sop_instance_uid)).all()

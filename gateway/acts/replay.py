@@ -1,6 +1,6 @@
 """Replay: what a draft of the rules would have made of past series, beside what the rules in force make of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from gateway.db import Database
-from gateway.decisions.rules import Rule, RuleSet, matched
+from gateway.decisions.rules import Rule, RuleSet, matched, roles
 from gateway.rows.tables import Series, SeriesState
 from gateway.work.kept import Keep, Kept
 
@@ -90,6 +90,11 @@ def wishes(rules: Iterable[Rule]) -> dict[str, Wish]:
     return found
 
 
+def _companions(now: Sequence[str], then: Sequence[str]) -> Iterable[str]:
+    yield from (f"may be the {role}" for role in then if role not in now)
+    yield from (f"is not the {role} any more" for role in now if role not in then)
+
+
 class _Tally:
     def __init__(self, before: RuleSet, after: RuleSet) -> None:
         self.before, self.after = before, after
@@ -104,11 +109,12 @@ class _Tally:
         attributes = kept.attributes(self.keywords)
         now, then = (matched(rules, attributes, kept.facts) for rules in (self.before, self.after))
         self.seen += 1
-        self.unmatched += not now
-        self.would_be_unmatched += not then
+        was, is_then = (roles(rules, attributes, kept.facts) for rules in (self.before, self.after))
+        self.unmatched += not (now or was)
+        self.would_be_unmatched += not (then or is_then)
         now_names, then_names = [rule.name for rule in now], [rule.name for rule in then]
         self._count(uid, set(now_names), set(then_names))
-        jobs = tuple(self._jobs(wishes(now), wishes(then)))
+        jobs = (*self._jobs(wishes(now), wishes(then)), *_companions(was, is_then))
         if jobs or now_names != then_names:
             self.changed.append(SeriesChange(uid, tuple(now_names), tuple(then_names), jobs))
 

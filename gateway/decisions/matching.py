@@ -155,6 +155,16 @@ def matched(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[
     return [rule for rule in first if not rule.problem]
 
 
+def roles(rule_set: RuleSet, attributes: Mapping[str, object], facts: Mapping[str, object]) -> list[str]:
+    """What the series may be beside another one, as `match` has it: the role and its rule."""
+    if is_result(facts):
+        return []
+    followed = [rule for rule in rule_set.rules if rule.enabled and not rule.problem]
+    return [
+        f"{role} of {rule.name}" for rule in followed for role, group in rule.companions.items() if group.holds(attributes, facts)
+    ]
+
+
 def is_result(facts: Mapping[str, object]) -> bool:
     """What the loop guard keeps from starting a job."""
     return bool(facts.get("ours") or facts.get("results"))

@@ -40,13 +40,26 @@ from gateway.decisions.matching import (
     is_result,
     match,
     matched,
+    roles,
 )
 from gateway.decisions.vocabulary import attribute, did_you_mean, fact
 from gateway.decisions.window import window
 from gateway.dicom.uids import digest
 from gateway.errors import ConfigError
 
-__all__ = ["MAX_RULES", "PRIORITIES", "Outcome", "Rule", "RuleSet", "is_result", "load", "load_taken", "match", "matched"]
+__all__ = [
+    "MAX_RULES",
+    "PRIORITIES",
+    "Outcome",
+    "Rule",
+    "RuleSet",
+    "is_result",
+    "load",
+    "load_taken",
+    "match",
+    "matched",
+    "roles",
+]
 
 LEVELS = ("series", "study")
 MAX_RULES = 500

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from gateway.db import Database
 from gateway.errors import ConfigError
+from gateway.rows.candidates import Candidate
 from gateway.rows.columns import fold
 from gateway.rows.tables import (
     Delivery,
@@ -52,7 +53,8 @@ class Wanted:
 
 def unmatched() -> ColumnElement[bool]:
     """A complete series that no rule wanted. Said without "=", or SQLite would look through all that are complete."""
-    return Series.state.not_in(UNFINISHED) & ~exists().where(_of_it(), RuleOutcome.matched)
+    beside = exists().where(Candidate.series_instance_uid == Series.series_instance_uid, Candidate.role != "")
+    return Series.state.not_in(UNFINISHED) & ~exists().where(_of_it(), RuleOutcome.matched) & ~beside
 
 
 def _of_it() -> ColumnElement[bool]:
@@ -66,7 +68,7 @@ def _failed() -> ColumnElement[bool]:
 
 
 def undecided() -> ColumnElement[bool]:
-    """A complete series that waits for a person: a rule that cannot be followed wanted it, or nobody could look (Held)."""
+    """A complete series that waits for a person: a rule that cannot be followed wanted it, others beside it lack (Held)."""
     return Series.held.in_(("refused", "failed", "gone", "lacking"))
 
 

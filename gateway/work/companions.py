@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session
 
+from gateway.db import lock
 from gateway.decisions.rank import Traits, ranked
 from gateway.errors import ConfigError
 from gateway.pipeline import Needs
@@ -103,6 +104,15 @@ def is_undecided(session: Session, series_instance_uid: str, pipeline: str) -> b
     """Whether it waits for its study to be complete, to be taken for the pipeline or not."""
     mine = (Candidate.series_instance_uid == series_instance_uid) & (Candidate.pipeline == pipeline) & (Candidate.role == "")
     return session.scalar(select(exists().where(mine, Candidate.state == CandidateState.WAITING))) or False
+
+
+def hold(session: Session, series_instance_uid: str, pipeline: str) -> None:
+    """The series, and those that it may get beside it, against retention; in the order in which everybody holds them."""
+    of = select(Series.study_instance_uid).where(Series.series_instance_uid == series_instance_uid).scalar_subquery()
+    mine = select(Candidate.series_instance_uid).where(Candidate.study_instance_uid == of, Candidate.pipeline == pipeline)
+    for uid in sorted({series_instance_uid, *session.scalars(mine)}):
+        if session.get(Series, uid) is not None:
+            lock(session, Series, uid)
 
 
 def ordered(

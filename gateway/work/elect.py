@@ -6,6 +6,7 @@ A study is complete when none of its series is being received or held, and none 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -159,9 +160,10 @@ def _end(session: Session, one: Candidate, state: CandidateState, reason: str, n
         return
     one.state, one.reason = state, reason
     act = Act.SERIES_TAKEN if state == CandidateState.TAKEN else Act.SERIES_PASSED
+    told: dict[str, Any] = {"role": one.role} if one.role else {}
     audit.record(
         session, act, at=now, study=one.study_instance_uid, series=one.series_instance_uid, revision=one.revision,
-        pipeline=one.pipeline, role=one.role or None, reason=reason,
+        pipeline=one.pipeline, reason=reason, **told,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
@@ -188,10 +189,11 @@ def _write(
     session.add_all(JobCompanion(job=job.id, role=role, series_instance_uid=uid) for role, uid in beside.items())
     if order.beside is not None:
         shadow.enter(session, job, order.beside)
+    told: dict[str, Any] = {"companions": beside} if beside else {}
     audit.record(
         session, Act.JOB_CREATED, at=now, study=series.study_instance_uid, series=series.series_instance_uid, job=job.id,
         pipeline=job.pipeline, rules=job.rules, supersedes=job.supersedes, priority=job.priority, priority_by=order.priority_by,
-        missing=job.partial or None, shadow=order.beside is not None, companions=beside or None,
+        missing=job.partial or None, shadow=order.beside is not None, **told,
     )  # fmt: skip
 
 

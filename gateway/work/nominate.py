@@ -25,7 +25,7 @@ def nominate(
 ) -> None:
     """Once for this revision; its study is looked at when it has been quiet for so long. `order`: of the job that it would be.
 
-    One that was passed waits again, as the rules want it now: a person lets its series be looked at again.
+    One that was passed, or was in the shadow, waits again, as the rules want it now: a person lets its series be looked at again.
     """
     key = {"series_instance_uid": series.series_instance_uid, "revision": series.revision}
     key |= {name: order.pop(name) for name in ("pipeline", "role")}
@@ -34,8 +34,13 @@ def nominate(
         due_at=now + quiet, **order,
     )  # fmt: skip
     if not made:
-        passed = update(Candidate).filter_by(**key, state=CandidateState.PASSED)
-        session.execute(passed.values(state=CandidateState.WAITING, reason="", due_at=now + quiet, **order))
+        is_other = (Candidate.state == CandidateState.PASSED) | Candidate.beside.is_distinct_from(order["beside"])
+        session.execute(
+            update(Candidate)
+            .filter_by(**key)
+            .where(is_other)
+            .values(state=CandidateState.WAITING, reason="", due_at=now + quiet, **order)
+        )
     look_again(session, series.study_instance_uid, now + quiet, now, queues)
 
 

@@ -1,5 +1,6 @@
 """Pipelines that get several series of one study: which ones, and what is said where one is missing."""
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -7,6 +8,7 @@ from io import BytesIO, StringIO
 from pathlib import Path
 
 import highdicom as hd
+import httpx2
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
@@ -24,8 +26,9 @@ from gateway.decisions import facts
 from gateway.decisions.completeness import Policy
 from gateway.decisions.rank import SOFT, Traits
 from gateway.decisions.rules import load as load_rules
+from gateway.dicom.procedure import parse
 from gateway.dicom.uids import job_key
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, Unsuitable
 from gateway.imaging.regrid import regrid
 from gateway.outputs import Equipment
 from gateway.pipeline import Needs, Pipeline, Role, load_pipelines
@@ -34,6 +37,7 @@ from gateway.rows.tables import Delivery, Instance, Job, JobCompanion, JobInstan
 from gateway.rows.trail import AuditEvent
 from gateway.run import run
 from gateway.settle import settle
+from gateway.store import Store
 from gateway.views import lists, stories
 from gateway.views.pictures import inputs_of_job
 from gateway.views.provenance import provenance
@@ -41,10 +45,15 @@ from gateway.views.wanted import Wanted
 from gateway.work.companions import Cast, cast
 from gateway.work.elect import elect
 from gateway.work.kept import Keep
+from gateway.work.load import accompanied, load
 from gateway.work.progress import state_of
 from gateway.work.retention import retain
+from gateway.workitems import perform as workitems
+from gateway.workitems import ups
+from tests import workitem_fixture
 from tests.companion_fixture import RULES, adc, dwi, mr_series, t2
 from tests.door_fixture import Place, come
+from tests.synthetic import part10
 
 EQUIPMENT = Equipment("Clinical AI gateway", "Gateway", "0.1.0", "gateway-1")
 PIPELINES = {"prostate": load_pipelines([Path(__file__).parent / "pipelines"])["prostate"]}
@@ -202,6 +211,8 @@ def test_a_job_gets_the_series_of_each_role_in_whatever_order_they_come(place: P
     assert [(series(place, n).held, series(place, n).reason.partition("; ")[2]) for n in (2, 5, 9)] == [
         ("", "matched prostate"), ("", "may be the adc of prostate"), ("unmatched", "no rule matched"),
     ]  # fmt: skip
+    unwanted = lists.series(place.db, Wanted(state="no rule matched")).rows
+    assert [row.series.series_instance_uid for row in unwanted] == ["1.2.3.9"]
 
 
 def test_a_job_finds_the_lesion_that_both_series_show_and_its_report_names_all_that_it_saw(place: Place) -> None:
@@ -499,6 +510,7 @@ def test_a_better_companion_whose_job_cannot_be_made_leaves_the_one_before_as_it
     assert [job.state for job in jobs(place)] == ["done"]
     (main,) = stories.show_series(place.db, "1.2.3.2").candidates
     assert (main.state, main.reason) == ("taken", "retention took 10 of the instances that a new job would get: send them again")
+    assert "waiting" not in states(place).values()
 
 
 def test_where_the_work_on_a_companion_stands_is_told_to_who_asks_for_it(place: Place) -> None:
@@ -549,6 +561,93 @@ def test_a_canary_gets_companions_of_the_same_rule(place: Place) -> None:
         "prostate": False,
         "prostate_v2": True,
     }
+
+
+class Pacs:
+    ae_title = "PACS"
+
+
+def workitem(place: Place, *, looks: bool = False) -> Dataset:
+    """On the T2; with `looks` it is looked at, a minute later."""
+    uid = "2.25.77"
+    if not looks:
+        asked = httpx2.Request("POST", "http://x", json=workitem_fixture.order("prostate", "1.2.3.2", STUDY)).read()
+        ups.create(place.db, place.store, place.queues, parse(asked), uid, actor="ann", now=place.now)
+    place.now += timedelta(minutes=1)
+    here = workitems.Place(
+        db=place.db, store=place.store, queues=place.queues, pipelines=PIPELINES, peers={"pacs": Pacs()},
+        ae_title="AIGATEWAY", url="https://ai",
+    )  # fmt: skip
+    workitems.perform(uid, place.now, here=here)
+    return ups.retrieve(place.db, place.store, uid)
+
+
+def test_a_workitem_waits_for_the_study_and_is_the_job_of_its_series_together(place: Place) -> None:
+    look(place, t2(), adc())
+    assert workitem(place).ProcedureStepState == "SCHEDULED"
+    decide(place)
+
+    place.now += timedelta(minutes=1)
+    assert workitem(place, looks=True).ProcedureStepState == "IN PROGRESS"
+    assert len(jobs(place)) == 1
+
+
+def test_a_workitem_on_a_series_that_lacks_its_companion_is_canceled_with_what_it_lacks(place: Place) -> None:
+    look(place, t2())
+    decide(place)
+
+    ended = workitem(place)
+
+    assert ended.ProcedureStepState == "CANCELED"
+    (step,) = ended.ProcedureStepProgressInformationSequence
+    assert "it lacks adc" in str(step.ReasonForCancellation)
+
+
+# --- What is loaded ---
+
+
+def test_a_real_enhanced_object_gets_another_one_of_its_study_beside_it(real_data: Path, tmp_path: Path) -> None:
+    needs, store = Needs("MR", companions=(Role("again"),)), Store(tmp_path)
+    (path,) = (real_data / "mr_t1_enhanced_siemens_xa30_96frames").iterdir()
+    other = dcmread(path)
+    other.SeriesInstanceUID, other.SOPInstanceUID = "1.2.3.4", "1.2.3.4.5"
+    study, _ = load([(dcmread(path).SOPInstanceUID, store.put([path.read_bytes()]).sha256)], needs, store)
+
+    study, _ = accompanied(study, {"again": [("1.2.3.4.5", store.put([part10(other)]).sha256)]}, needs, store)
+
+    beside = study.companions["again"]
+    assert (len(study.source), len(beside.source), {one.SOPInstanceUID for one in beside.source}) == (96, 96, {"1.2.3.4.5"})
+    np.testing.assert_allclose(regrid(beside.volume, study.volume).array, study.volume.array, rtol=1e-4, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"PatientID": "ANOTHER"}, "IDENTITY"),
+        ({"StudyInstanceUID": "1.2.9"}, "IDENTITY"),
+        ({"FrameOfReferenceUID": "1.2.9"}, "GEOMETRY"),
+        ({"Modality": "CT"}, "IMAGE"),
+    ],
+)
+def test_what_is_of_another_patient_study_or_place_is_not_beside_a_series(tmp_path: Path, changes: dict, code: str) -> None:
+    store, needs, other = Store(tmp_path), PIPELINES["prostate"].needs, adc()
+    for ds, (keyword, value) in itertools.product(other, changes.items()):
+        setattr(ds, keyword, value)
+    main, beside = ([(ds.SOPInstanceUID, store.put([part10(ds)]).sha256) for ds in series] for series in (t2(), other))
+    study, _ = load(main, needs, store)
+
+    with pytest.raises(Unsuitable, match=r"^companion adc: expected") as error:
+        accompanied(study, {"adc": beside}, needs, store)
+
+    assert error.value.code == code
+
+
+def test_a_job_that_was_made_before_its_pipeline_needed_a_companion_says_what_to_do(tmp_path: Path) -> None:
+    store, needs = Store(tmp_path), PIPELINES["prostate"].needs
+    study, _ = load([(ds.SOPInstanceUID, store.put([part10(ds)]).sha256) for ds in t2()], needs, store)
+
+    with pytest.raises(Unsuitable, match=r"companion adc: .* order it again"):
+        accompanied(study, {}, needs, store)
 
 
 # --- On one grid ---

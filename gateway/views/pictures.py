@@ -20,7 +20,7 @@ from gateway.dicom.values import numbers, whole
 from gateway.errors import Unsuitable
 from gateway.imaging import plane
 from gateway.store import Store
-from gateway.work.companions import given
+from gateway.work.companions import inputs_of
 
 MOST_PLANES = 4000
 _AT_ONCE, _PATIENCE_SECONDS = 2, 15.0
@@ -139,7 +139,7 @@ class Pictures:
 def inputs_of_job(db: Database, job: int) -> list[Input]:
     """The exact instances of its series that it works on; they never change."""
     with db() as session:
-        return given(session, job)[""]
+        return inputs_of(session, job)[""]
 
 
 def _position(header: Dataset) -> float | None:

@@ -18,9 +18,6 @@ from gateway.rows.tables import Instance, Job, JobCompanion, JobInstance, Series
 
 LACKS = "it lacks "
 
-Pairs = Sequence[tuple[str, str]]
-"""SOP Instance UIDs, and the SHA-256 (hex) of their files."""
-
 
 @dataclass(frozen=True)
 class Cast:
@@ -58,7 +55,8 @@ def cast(main: Traits, needs: Needs, candidates: Mapping[str, Sequence[Traits]],
 
 
 def _is_beside(one: Traits, main: Traits) -> bool:
-    return one.series_instance_uid != main.series_instance_uid and "" != one.frame_of_reference_uid == main.frame_of_reference_uid
+    is_same = one.series_instance_uid == main.series_instance_uid
+    return not is_same and one.frame_of_reference_uid == main.frame_of_reference_uid != ""
 
 
 def _why_not(one: Traits, main: Traits, taken: Mapping[str, Traits]) -> str:
@@ -140,8 +138,8 @@ def ordered(
     return companions, lacks(partial, found, candidates)
 
 
-def given(session: Session, job: int) -> dict[str, list[tuple[str, str]]]:
-    """The exact inputs of a job by role, those of its own series under the empty one."""
+def inputs_of(session: Session, job: int) -> dict[str, list[tuple[str, str]]]:
+    """The exact inputs of a job (SOP Instance UIDs and SHA-256) by role, those of its own series under the empty one."""
     mine = select(JobCompanion.role, JobCompanion.series_instance_uid).where(JobCompanion.job == job)
     roles = {series: role for role, series in session.execute(mine)}
     if not roles:
@@ -157,7 +155,7 @@ def given(session: Session, job: int) -> dict[str, list[tuple[str, str]]]:
 
 def of_job(session: Session, job: Job) -> dict[str, list[tuple[str, str]]]:
     """The same of its companions alone."""
-    return {role: inputs for role, inputs in given(session, job.id).items() if role}
+    return {role: inputs for role, inputs in inputs_of(session, job.id).items() if role}
 
 
 def inputs(instances: Sequence[Instance]) -> list[tuple[str, str]]:

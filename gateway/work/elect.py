@@ -79,9 +79,11 @@ def _is_able(session: Session, one: Candidate, pipelines: Mapping[str, Pipeline]
 
     A companion whose series has grown is none any more: as it is now it is another candidate.
     """
+    if one.state == CandidateState.TAKEN and not one.role:
+        return True
     why = _why_not(session, one, pipelines)
     if one.state == CandidateState.TAKEN:
-        return not why or not one.role or why.startswith(_GONE)
+        return not why or why.startswith(_GONE)
     if why and one.state == CandidateState.WAITING:
         _end(session, one, CandidateState.PASSED, why, now)
     return not why
@@ -135,8 +137,10 @@ def _make(
     companions = {role: instances(session, one.series_instance_uid) for role, one in mine.taken.items()}
     gone = sum(one.gone_at is not None for one in itertools.chain(own, *companions.values()))
     if gone and not jobs.is_made(session, jobs.input_key(best.pipeline, pipeline, own, companions)):
-        state = CandidateState.TAKEN if best is before else CandidateState.PASSED
-        _end(session, best, state, f"{_GONE}{gone} of the instances that a new job would get: send them again", now)
+        why = f"{_GONE}{gone} of the instances that a new job would get: send them again"
+        for one in candidates:
+            if one is best or one.state == CandidateState.WAITING:
+                _end(session, one, CandidateState.TAKEN if one is before else CandidateState.PASSED, why, now)
         return False
     if before and before is not best and (earlier := jobs.of_series(session, before.series_instance_uid, before.pipeline)):
         jobs.withdraw(session, earlier[0], now, f"series {best.series_instance_uid} came later and is better")

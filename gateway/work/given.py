@@ -26,7 +26,7 @@ class Given:
 
 
 def given(session: Session, job: Job) -> Given:
-    inputs = companions.given(session, job.id)
+    inputs = companions.inputs_of(session, job.id)
     priors = select(Prior).where(Prior.job == job.id, Prior.state == PriorState.HERE).order_by(Prior.days_before, Prior.id)
     earlier = [
         Earlier(one.series_instance_uid, one.peer, one.days_before or 0, _instances(session, one.id))

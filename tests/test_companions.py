@@ -17,6 +17,7 @@ from scipy.ndimage import map_coordinates
 from sqlalchemy import select, update
 
 from gateway.acts import admin
+from gateway.acts.forced import complete_series
 from gateway.acts.order import Ordered, order
 from gateway.acts.release import release_held
 from gateway.acts.replay import replay
@@ -353,6 +354,24 @@ def mixed(series: list[Dataset]) -> list[Dataset]:
     for ds in series:
         ds.DiffusionBValue = 50.0 if ds.InstanceNumber < 3 else 1400.0
     return series
+
+
+def test_a_companion_that_lacks_slices_is_held_and_what_it_lacks_is_told_of_the_job_where_a_person_wants_it_so(
+    place: Place,
+) -> None:
+    whole = adc()
+    gap = [one for one in whole if one.InstanceNumber != 3]
+    look(place, t2(), gap)
+    place.now += timedelta(seconds=700)
+    settled(place, gap)
+    decide(place)
+    assert (series(place, 5).state, jobs(place)) == ("held", [])
+
+    complete_series(place.db, place.queues, "1.2.3.5", actor="ann", now=place.now)
+    settled(place, gap)
+    decide(place)
+
+    assert jobs(place)[0].partial.startswith("adc: ")
 
 
 def test_the_shadow_gets_companions_too_and_one_job_of_the_study(place: Place) -> None:

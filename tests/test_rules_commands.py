@@ -116,11 +116,22 @@ def test_files_are_tried_without_a_word_of_the_patient(place: Place, gateway, tm
 
 
 def test_a_rule_is_suggested_without_a_pipeline_where_none_takes_such_images(place: Place, gateway, tmp_path: Path) -> None:
-    (tmp_path / "mr").mkdir()
-    (tmp_path / "mr" / "0.dcm").write_bytes(part10(ct_series(1, Modality="MR")[0]))
+    (tmp_path / "nm").mkdir()
+    (tmp_path / "nm" / "0.dcm").write_bytes(part10(ct_series(1, Modality="NM")[0]))
     gateway("rules", "apply")
 
-    assert "    pipeline: PIPELINE  # none of yours takes MR\n" in gateway("rules", "suggest", str(tmp_path / "mr"))[1]
+    assert "    pipeline: PIPELINE  # none of yours takes NM\n" in gateway("rules", "suggest", str(tmp_path / "nm"))[1]
+
+
+def test_a_rule_that_is_suggested_says_which_companions_its_pipeline_wants(place: Place, gateway, tmp_path: Path) -> None:
+    (tmp_path / "mr").mkdir()
+    for number, ds in enumerate(ct_series(2, Modality="MR")):
+        (tmp_path / "mr" / f"{number}.dcm").write_bytes(part10(ds))
+    gateway("rules", "apply")
+
+    told = gateway("rules", "suggest", str(tmp_path / "mr"))[1]
+
+    assert "    pipeline: prostate  # and companions: what adc, dwi are known by\n" in told
 
 
 @pytest.mark.parametrize("arguments", [("rules", "activate", "9"), ("rules", "rollback"), ("series", "release", "1.2"), ("jobs", "release", "9"), ("rules", "show")])  # fmt: skip

@@ -110,8 +110,10 @@ def suggestion(
     name = next(one for one in (name, *(f"{name} {number}" for number in range(2, len(taken) + 3))) if one not in taken)
     fitting = next(iter(enough or takers), "PIPELINE")
     lines = ["rules:", f"  - name: {json.dumps(name)}", "    when:", "      all:", *(f"        - {row}" for row in rows if row)]
-    none = "" if takers else f"  # none of yours takes {modality or 'what says no modality'}"
-    return "\n".join([*lines, f"    pipeline: {fitting}{none}", f"    send_to: [{peers[0] if peers else 'PEER'}]", ""])
+    note = "" if takers else f"  # none of yours takes {modality or 'what says no modality'}"
+    if takers and (roles := [role.name for role in pipelines[fitting].companions]):
+        note = f"  # and companions: what {', '.join(roles)} are known by"
+    return "\n".join([*lines, f"    pipeline: {fitting}{note}", f"    send_to: [{peers[0] if peers else 'PEER'}]", ""])
 
 
 def _row(about: str, name: str, operator: str, value: object) -> str:

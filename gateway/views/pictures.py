@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
-from sqlalchemy import select
 
 from gateway.db import Database
 from gateway.decisions.measured import Measured, measured

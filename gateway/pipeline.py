@@ -17,6 +17,7 @@ from gateway.decisions.choose import LARGEST, ONLY, Which
 from gateway.decisions.rank import SHARP, SOFT
 from gateway.machine.plugins import files, load_each, load_file
 from gateway.outputs import Output
+from gateway.outputs.derived import DerivedImages
 
 Arrays = Mapping[str, np.ndarray]
 Infer = Callable[[Arrays], Arrays]
@@ -149,7 +150,7 @@ class Pipeline:
     version: str
     model: str
     needs: Needs
-    run: Callable[[Study, Infer], Iterable[Output]]
+    run: Callable[[Study, Infer], Iterable[Output | DerivedImages]]
 
     def __post_init__(self) -> None:
         for name in ("version", "model"):

@@ -20,7 +20,7 @@ from gateway.auditing.audit import Act
 from gateway.crash import crash_point
 from gateway.db import Database, changed, insert_once, lock
 from gateway.dicom.header import Copies
-from gateway.dicom.part10 import part10
+from gateway.dicom.part10 import moved
 from gateway.dicom.uids import job_key
 from gateway.engine import Queues, backoff
 from gateway.errors import BadOutput, Crashed, JobError, ModelDied, NoPipeline, NoRoom, Outdated, OutOfResources
@@ -171,9 +171,9 @@ def _work(
         replaces=given.replaces, companions=[header for one in study.companions.values() for header in one.source],
     )  # fmt: skip
     del study, theirs, others
-    objects = [(dataset, part10(dataset)) for dataset in map(encoding.dataset, outputs)]
-    if problems := conformance.problems([dataset for dataset, _ in objects], encoding=encoding):
+    if problems := conformance.problems(made := [*map(encoding.dataset, outputs)], encoding=encoding):
         raise BadOutput("; ".join(problems))
+    objects = [(dataset, moved(dataset)) for dataset in made]
     lacking = [f"the series lacks something: {job.partial}"] if job.partial else []
     told += [*of_companions, *notes]
     return _Result(objects, encoding, [*lacking, *told], findings.stated(outputs), inferred_at, clock())

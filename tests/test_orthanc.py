@@ -13,7 +13,10 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from pydicom import dcmread
+from pydicom.pixels import apply_rescale
 from sqlalchemy import select
 
 from gateway.auditing import audit
@@ -34,11 +37,11 @@ from tests.orthanc_fixture import (
     wait_watching,
     world_beside,
 )
-from tests.peers_fixture import Orthanc, running_http, running_orthanc, running_tcp
+from tests.peers_fixture import Orthanc, data_set_sha256, running_http, running_orthanc, running_tcp
 from tests.ports import free_port
-from tests.synthetic import ct_series
+from tests.synthetic import ct_series, part10
 from tests.test_kill import FETCHING
-from tests.world import RULES, World, retention_took
+from tests.world import RULES, World, retention_took, send
 
 SLICES = 6
 
@@ -315,3 +318,30 @@ def test_another_orthanc_in_its_place_is_read_from_its_beginning(orthanc, tmp_pa
 
         assert [job.state for job in world.jobs()] == [JobState.DONE]
         assert len(world.logged("watch.log_is_new")) == 1
+
+
+def test_a_derived_series_is_back_in_orthanc_image_by_image_and_starts_nothing_when_it_is_sent_here_again(
+    orthanc, tmp_path, triton
+):
+    series = ct_series(SLICES)
+    with world_beside(orthanc, tmp_path, triton, rules=RULES.replace("bright", "smooth")) as world:
+        world.start()
+        wait_watching(world)
+        stored_in(orthanc, series)
+        world.wait_settled()
+
+        assert {(delivery.state, delivery.reason) for delivery in world.deliveries()} == {(DeliveryState.PROVED, "")}
+        assert modalities(orthanc) == ["CT", "CT"]
+        made = [dcmread(world.store.path(one.sha256)) for one in world.story(series).jobs[0].outputs]
+        smooth = {one.SourceImageSequence[0].ReferencedSOPInstanceUID: one for one in made}
+        for image in series:
+            hounsfield = apply_rescale(image.pixel_array, image)
+            one = smooth[image.SOPInstanceUID]
+            assert np.allclose(apply_rescale(one.pixel_array, one), (hounsfield + np.roll(hounsfield, -1, axis=1)) / 2, atol=0.05)
+            assert data_set_sha256(orthanc.file(one.SOPInstanceUID)) == data_set_sha256(part10(one))
+
+        assert set(send(made, world.port, calling="PACS")) == {0x0000}
+        world.wait_settled(2)
+        wait_read(world, orthanc)
+        assert len(world.jobs()) == 1
+        assert "made by this gateway, starts no job" in world.story(made).series.reason

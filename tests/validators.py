@@ -27,6 +27,8 @@ DCIODVFY_FALSE_POSITIVES = {
     "Missing attribute or value that would be needed to build DICOMDIR",
     # A private scheme, as PS3.16 8.2 lets it begin with 99; the report declares it.
     "Unrecognized defined term = <99CAIGW>",
+    # It is: the source tells neither the body part nor the side.
+    "</Laterality(0020,0060)> - is only permitted to be empty when actually unknown",
     # The source's name, which has no caret.
     "Value dubious for this VR [PN]",
 }

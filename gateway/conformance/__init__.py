@@ -6,9 +6,16 @@ Every sentence says what was expected, never what was found.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pydicom import Dataset
-from pydicom.uid import Comprehensive3DSRStorage, RTStructureSetStorage, SegmentationStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    CTImageStorage,
+    MRImageStorage,
+    RTStructureSetStorage,
+    SegmentationStorage,
+)
 
-from gateway.conformance.general import elements, general
+from gateway.conformance.derived import derived
+from gateway.conformance.general import elements, general, told
 from gateway.conformance.report import report
 from gateway.conformance.segmentation import segmentation
 from gateway.conformance.structures import structures
@@ -20,6 +27,8 @@ _CHECKS: Mapping[str, Check] = {
     SegmentationStorage: segmentation,
     Comprehensive3DSRStorage: report,
     RTStructureSetStorage: structures,
+    CTImageStorage: derived,
+    MRImageStorage: derived,
 }
 
 
@@ -28,14 +37,16 @@ def problems(objects: Sequence[Dataset], *, encoding: Encoding) -> list[str]:
     if len(objects) != len(encoding.outputs):
         return ["expected one object for each output"]
     together = {str(made.SOPInstanceUID): made for made in objects}
-    found = []
+    whose = told(encoding.source)
+    found: dict[tuple[str, str], str] = {}  # what is wrong with all of a series is told of the first of them
     for output, made in zip(encoding.outputs, objects, strict=True):
-        checks = [general(made, output, encoding), elements(made, set())]
+        checks = [general(made, output, encoding, whose), elements(made, set())]
         if made.SOPClassUID in _CHECKS:
             checks.append(_CHECKS[made.SOPClassUID](made, encoding, together))
         name = f"{type(output).__name__} {encoding.ordinal(output)}"
-        found += [f"{name}: {problem}" for check in checks for problem in _sentences(check)]
-    return found
+        for problem in (sentence for check in checks for sentence in _sentences(check)):
+            found.setdefault((encoding.uid(output, "series"), problem), f"{name}: {problem}")
+    return [*found.values()]
 
 
 def _sentences(check: Iterator[str]) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What holds for every object: whose it is, who made it, and that each value is legal (IHE AIR 6.5.3.1, PS3.5 6.2)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
@@ -21,14 +21,17 @@ TYPE_1 = ("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "Softwa
 _CHECKED = frozenset({"UI", *CHECKED})
 
 
-def general(made: Dataset, output: Output, encoding: Encoding) -> Iterator[str]:
+def told(sources: Sequence[Dataset]) -> dict[str, set[str]]:
+    """What the source instances say of whose they are."""
+    return {keyword: {text(source, keyword) for source in sources} for keyword in PATIENT}
+
+
+def general(made: Dataset, output: Output, encoding: Encoding, whose: Mapping[str, set[str]]) -> Iterator[str]:
+    """`whose` is `told` of all sources, asked once for all objects: a derived series has as many of these as of those."""
     first, meta = encoding.source[0], made.file_meta
     by_a_person = made.SOPClassUID == KeyObjectSelectionDocumentStorage
     yield from unmet(
-        *(
-            (all(text(made, k) == text(source, k) for source in encoding.source), f"{k} of every source instance")
-            for k in PATIENT
-        ),
+        *((values == {text(made, k)}, f"{k} of every source instance") for k, values in whose.items()),
         *((text(made, k) == text(first, k), f"{k} of the source") for k in STUDY),
         *((text(made, k) != "", f"a value of {k}") for k in TYPE_1),
         (made.SOPInstanceUID == encoding.uid(output, "instance"), "SOP Instance UID derived from the job key"),

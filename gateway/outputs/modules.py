@@ -13,6 +13,7 @@ import highdicom as hd
 from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
+from pydicom.uid import ExplicitVRLittleEndian
 
 from gateway.dicom.part10 import file_meta
 from gateway.errors import BadOutput
@@ -39,6 +40,20 @@ def make(
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise BadOutput(f"expected a {type(output).__name__} that highdicom accepts ({type(error).__name__})") from error
     return _finish(made, encoding)
+
+
+def bare(images: Sequence[Dataset], *, sop_class_uid: str, modality: str, **arguments: Any) -> Dataset:
+    """What highdicom gives every object, for `make`: where it has no class of its own for one."""
+    image = images[0]
+    made = hd.SOPClass(
+        study_instance_uid=image.StudyInstanceUID, sop_class_uid=sop_class_uid, modality=modality,
+        transfer_syntax_uid=ExplicitVRLittleEndian, specific_character_set=image.get("SpecificCharacterSet"), **arguments,
+    )  # fmt: skip
+    made.copy_patient_and_study_information(image)
+    made.ContributingEquipmentSequence = []
+    if image.get("Manufacturer"):
+        made.ContributingEquipmentSequence.append(hd.ContributingEquipment.for_image_acquisition(image))
+    return made
 
 
 def series_description(what: str) -> str:

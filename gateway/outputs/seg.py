@@ -18,10 +18,8 @@ from gateway.dicom.enhanced import frame_number
 from gateway.dicom.radiograph import is_radiograph, place
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, check_codes, modules
+from gateway.outputs.grid import check_grid
 from gateway.outputs.multiframe import fill
-
-_OFF_PIXELS = 0.1
-"""How far the far edge of a plane may lie from that of its source, in pixels: half of one is a mistake often made."""
 
 _CONTENT_LABEL = re.compile("[A-Z0-9 _]{1,16}")
 _SEGMENT_LABEL = re.compile(r"[^\\]{1,64}")
@@ -105,22 +103,14 @@ class Segmentation:
             raise BadOutput("expected labels of segments of 1 to 64 characters, no backslash")
 
     def _check_labels(self, encoding: Encoding) -> None:
-        labels, source = self.labels, encoding.source
+        labels = self.labels
         if labels.array.dtype != np.uint8:
             raise BadOutput("expected labels of type uint8")
         if labels.array.max() > len(self.segments):
             raise BadOutput("expected labels among the numbers of the segments")
         if not labels.array.any():
             raise BadOutput("expected at least one labelled voxel: where there is none, yield a report without segmentation")
-        if labels.spatial_shape != (len(source), source[0].Rows, source[0].Columns):
-            raise BadOutput("expected labels of the shape (source instances, Rows, Columns)")
-        origins = labels.affine[:3, 3] + np.arange(len(source))[:, None] * labels.affine[:3, 0]
-        positions = np.array([place(instance).position for instance in source])
-        if np.abs(origins - positions).max() > labels.spacing[0] / 2:
-            raise BadOutput("expected labels on the planes of the source instances, in their order")
-        plane = labels.affine[:3, [3, 1, 2]] * (1, *labels.spatial_shape[1:])
-        if np.abs(plane - _plane(source[0])).max() > _OFF_PIXELS * min(labels.spacing[1:]):
-            raise BadOutput("expected labels on the pixels of the source instances: rows, columns and spacing as there")
+        check_grid(labels, encoding, "labels")
 
     def _segment(self, number: int, encoding: Encoding) -> hd.seg.SegmentDescription:
         segment = self.segments[number - 1]
@@ -168,19 +158,6 @@ def frame_segments(made: Dataset) -> list[int]:
     frames = made.PerFrameFunctionalGroupsSequence
     groups = [shared] * len(frames) if "SegmentIdentificationSequence" in shared else frames
     return [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
-
-
-def _plane(source: Dataset) -> np.ndarray:
-    """(3, 3) float64, mm in LPS: in columns the first pixel, the way down all rows, and the way along all columns.
-
-    The plane of the first slice is that of all: later ones may be aside by as much as the geometry gate lets them.
-    """
-    position, orientation, (between_rows, between_columns), _ = place(source)
-    along, down = np.array(orientation).reshape(2, 3)
-    along = along / np.linalg.norm(along)
-    down = down - (along @ down) * along  # as volume.py has it: at right angles, however few digits there are
-    down = down / np.linalg.norm(down)
-    return np.column_stack((position, down * between_rows * source.Rows, along * between_columns * source.Columns))
 
 
 def _single(source: Dataset, spacing_mm: float) -> Dataset:

@@ -1,5 +1,6 @@
 """Foreign: the code of a pipeline. Whatever it does ends as outputs, or in words that its author can use."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from traceback import walk_tb
 
@@ -8,6 +9,7 @@ import structlog
 from gateway import log
 from gateway.errors import BadOutput, JobError
 from gateway.outputs import Output
+from gateway.outputs.derived import DerivedImages
 from gateway.outputs.sr import MeasurementReport
 from gateway.pipeline import Infer, Pipeline, Study
 
@@ -18,7 +20,7 @@ def outputs(pipeline: Pipeline, study: Study, infer: Infer) -> tuple[Output, ...
     """What it yields. Raises JobError: also where it asks the process to end (`sys.exit()`), which is not its own to end."""
     try:
         found = pipeline.run(study, infer)
-        made = None if found is None else tuple(found)
+        made = None if found is None else tuple(one for output in found for one in _each(output))
     except JobError:
         raise
     except BaseException as error:
@@ -35,6 +37,10 @@ def outputs(pipeline: Pipeline, study: Study, infer: Infer) -> tuple[Output, ...
         if isinstance(output, MeasurementReport) and output.segmentation not in (None, *made):
             raise BadOutput("expected the segmentation of a report to be yielded too")
     return made
+
+
+def _each(output: Output | DerivedImages) -> Sequence[Output]:
+    return output.instances() if isinstance(output, DerivedImages) else (output,)
 
 
 def _place(error: BaseException) -> str:

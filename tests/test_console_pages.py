@@ -2,15 +2,19 @@
 
 import shutil
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, expect
+from rich.console import Console as Terminal
 from sqlalchemy import select
 
 from gateway.auditing import audit, events
 from gateway.auditing.audit import Act
-from gateway.rows.tables import Delivery, Series, Study, Version
+from gateway.commands.screen import Screen
+from gateway.rows.tables import Delivery, OutputInstance, Series, Study, Version
+from gateway.views.stories import show_job
 from tests.console_fixture import ROLES, ConsolePlace, a_console, assert_accessible, assert_fits, shot
 from tests.pictured_fixture import HOSTILE, a_pictured_job
 from tests.rows_fixture import SERIES, STUDY, a_delivery, a_job, a_series
@@ -93,6 +97,36 @@ def test_long_names_fit_a_phone_and_a_number_stays_behind_a_name_from_right_to_l
             page.goto(place.url + "/jobs")
             name, number = (page.locator(f"#rows bdi.{one}").bounding_box() for one in ("patient", "hint"))
     assert name["x"] + name["width"] <= number["x"]
+
+
+def test_hundreds_of_results_of_which_the_same_became_are_told_as_one(tmp_path: Path, migrated_sqlite: Path) -> None:
+    shutil.copy(migrated_sqlite, tmp_path / "gateway.db")
+    with a_console(tmp_path, f"sqlite:///{tmp_path / 'gateway.db'}") as place:
+        place.add_people()
+        a_series(place.db)
+        job = a_job(place.db, state="done")
+        with place.db.begin() as session:
+            for n in range(300):
+                session.add(OutputInstance(sop_instance_uid=f"2.25.{n}", job=job, study_instance_uid=STUDY, series_instance_uid="2.25.9", sop_class_uid="1.2", modality="CT", sha256="8" * 64, size=500_000, created_at=NOW))  # fmt: skip
+        for n in range(300):
+            fate = (
+                {"state": "failed", "reason": "full"}
+                if n == 7
+                else {"state": "proved", "proof": "query", "sent_at": NOW, "proved_at": NOW}
+            )
+            a_delivery(place.db, job, sop_instance_uid=f"2.25.{n}", **fate)
+        pages = [place.client("viewer").get(path).text for path in (f"/jobs/{job}", f"/series/{SERIES}")]
+        told = StringIO()
+        Screen(Terminal(file=told, width=400)).job_story(show_job(place.db, job))
+
+    for page in pages:
+        assert "and 298 others like it" in page
+        assert page.count("<tr>") < 12
+    assert "pacs: 299 proved" in pages[0]
+    assert "pacs: failed" in pages[0]
+    assert "299 CT to pacs" in pages[1]
+    assert "CT 2.25.0 and 298 others like it, 149.50 MB" in told.getvalue()
+    assert len(told.getvalue().splitlines()) < 20
 
 
 def test_a_patient_is_found_without_a_name_in_any_address(world: ConsolePlace, chromium: Browser) -> None:

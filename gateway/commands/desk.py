@@ -67,7 +67,8 @@ class Desk:
         self._screen.job_story(stories.show_job(self._db, job))
 
     def deliveries_list(self, state: str | None, limit: int) -> None:
-        self._screen.deliveries(row.delivery for row in lists.deliveries(self._db, Wanted(state=state or ""), limit=limit).rows)
+        found = lists.deliveries(self._db, Wanted(state=state or ""), limit=limit)
+        self._screen.deliveries((row.delivery, 0) for row in found.rows)
 
     def deliveries_show(self, delivery: int) -> None:
         self._screen.delivery_story(stories.show_delivery(self._db, delivery))

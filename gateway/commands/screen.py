@@ -114,14 +114,15 @@ class Screen:
             self.line(escape(f"model {by['model']} version {by['model_version']}, weights {by['weights'][:12]}"), depth=1)
         steps = {"made": job.created_at, "started": job.started_at, "model ended": job.inferred_at, "ended": job.ended_at}
         self.line(", ".join(f"{what} {at(when)}" for what, when in steps.items() if when), depth=1)
-        for output in story.outputs:
+        for results in story.results:
+            output, others = results.outputs[0], _others(results.others)
             more = ", retracted" if output.sop_instance_uid in story.retracted else ""
             more += f", taken by retention {at(output.gone_at)}" if output.gone_at else ""
-            self.line(f"{output.modality} {output.sop_instance_uid}, {output.size / 1e6:.2f} MB{more}", depth=1)
+            self.line(f"{output.modality} {output.sop_instance_uid}{others}, {results.size / 1e6:.2f} MB{more}", depth=1)
             if output.retracts:
-                self.line(f"takes back {output.retracts}", depth=2)
+                self.line(f"takes back {output.retracts}{others}", depth=2)
         if story.deliveries:
-            self.deliveries(story.deliveries, depth=1)
+            self.deliveries([(first, len(more)) for one in story.results for first, *more in one.deliveries], depth=1)
 
     def _priors(self, story: JobStory) -> None:
         if story.search is not None:
@@ -130,12 +131,14 @@ class Screen:
             days = "" if prior.days_before is None else f", {prior.days_before} days before"
             self.line(escape(f"{prior.state} {prior.series_instance_uid} at {prior.peer}{days}{_why(prior.reason)}"), depth=2)
 
-    def deliveries(self, deliveries: Iterable[Delivery], *, depth: int = 0) -> None:
+    def deliveries(self, deliveries: Iterable[tuple[Delivery, int]], *, depth: int = 0) -> None:
+        """Each with how many others there are like it."""
         columns = ("delivery", "job", "peer", "state", "attempts", "status", "next or sent")
-        self.rows(columns, map(_delivery, deliveries), empty="no deliveries", depth=depth)
+        rows = [_delivery(delivery, others) for delivery, others in deliveries]
+        self.rows(columns, rows, empty="no deliveries", depth=depth)
 
     def delivery_story(self, story: DeliveryStory) -> None:
-        self.deliveries([story.delivery])
+        self.deliveries([(story.delivery, 0)])
         self.line(f"{story.output.modality}, {story.output.size / 1e6:.2f} MB, of job {story.delivery.job}")
         if story.delivery.state in _ADVICE:
             self.line(_ADVICE[story.delivery.state].format(story.delivery.id))
@@ -216,7 +219,7 @@ class Screen:
         output = result.output
         self.line(f"{escape(output.modality)} {output.sop_instance_uid} of {at(output.created_at)}", depth=depth)
         self.line(f"SHA-256 {output.sha256}, {output.size} bytes{_gone(output.gone_at)}", depth=depth)
-        self.deliveries(result.deliveries, depth=depth)
+        self.deliveries([(one, 0) for one in result.deliveries], depth=depth)
 
     def findings(self, findings: Iterable[tuple[bool, str]]) -> None:
         """What is in order and what is wrong, and how much of it."""
@@ -280,9 +283,13 @@ def _conditions(conditions: Iterable[dict[str, Any]], depth: int = 1) -> Iterato
         yield from _conditions(condition.get("conditions", ()), depth + 1)
 
 
-def _delivery(delivery: Delivery) -> Row:
+def _others(count: int) -> str:
+    return f" and {count} {'other' if count == 1 else 'others'} like it" if count else ""
+
+
+def _delivery(delivery: Delivery, others: int) -> Row:
     status = "" if delivery.status is None else f"0x{delivery.status:04X}"
     when = delivery.proved_at or delivery.sent_at or (delivery.due_at if delivery.state == DeliveryState.QUEUED else None)
     state = f"proved by {delivery.proof}" if delivery.state == DeliveryState.PROVED else delivery.state
     cells = (str(delivery.id), str(delivery.job), delivery.peer, state, str(delivery.attempts), status, at(when))
-    return cells, (delivery.sop_instance_uid, delivery.reason)
+    return cells, (f"{delivery.sop_instance_uid}{_others(others)}", delivery.reason)

@@ -46,6 +46,23 @@ class SeriesStory:
 
 
 @dataclass(frozen=True)
+class Results:
+    """Results of one series, or notes that take some back, of which the same became; `deliveries` are theirs, by peer."""
+
+    outputs: Sequence[OutputInstance]
+    deliveries: Sequence[Sequence[Delivery]]
+
+    @property
+    def others(self) -> int:
+        """How many there are besides the first, by which they are named."""
+        return len(self.outputs) - 1
+
+    @property
+    def size(self) -> int:
+        return sum(one.size for one in self.outputs)
+
+
+@dataclass(frozen=True)
 class JobStory:
     """`inputs` are the store's keys of the exact instances that the job works on, `gone` how many of them retention took.
 
@@ -72,7 +89,22 @@ class JobStory:
     @property
     def standing(self) -> Sequence[OutputInstance]:
         """The results that were not."""
-        return [one for one in self.outputs if not one.retracts and one.sop_instance_uid not in self.retracted]
+        retracted = self.retracted
+        return [one for one in self.outputs if not one.retracts and one.sop_instance_uid not in retracted]
+
+    @property
+    def results(self) -> Sequence[Results]:
+        """A derived series has hundreds: those of which the same became are told as one."""
+        mine: dict[str, list[Delivery]] = {one.sop_instance_uid: [] for one in self.outputs}
+        for delivery in self.deliveries:
+            mine[delivery.sop_instance_uid].append(delivery)
+        alike, retracted = dict[Any, list[OutputInstance]](), self.retracted
+        for one in self.outputs:
+            series = "" if one.retracts else one.series_instance_uid
+            fate = [(to.peer, to.state, to.reason, to.status, to.proof) for to in mine[one.sop_instance_uid]]
+            key = (one.modality, series, one.sop_instance_uid in retracted, one.gone_at is None, *fate)
+            alike.setdefault(key, []).append(one)
+        return [Results(found, [*zip(*(mine[one.sop_instance_uid] for one in found), strict=True)]) for found in alike.values()]
 
 
 @dataclass(frozen=True)

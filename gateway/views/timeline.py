@@ -1,12 +1,12 @@
 """The time line of a series, from its first image to the proof that its results arrived: what took how long, in words too."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.rows.searches import PriorSearch
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobState, SeriesState
-from gateway.views.stories import JobStory, SeriesStory
+from gateway.views.stories import SeriesStory
 
 WIDTH = 1000
 """Of a drawing; a bar's `x` and `width` are in these units."""
@@ -72,7 +72,7 @@ def time_line(story: SeriesStory, now: datetime) -> TimeLine:
     ]  # fmt: skip
     for one in latest:
         lanes.append(_job_lane(scale, one.job, one.search))
-        lanes += [_delivery_lane(scale, delivery, one) for delivery in one.deliveries]
+        lanes += [_delivery_lane(scale, results.outputs[0].modality, to) for results in one.results for to in results.deliveries]
     return TimeLine(begin, end, words(end - begin), lanes, is_over)
 
 
@@ -129,18 +129,25 @@ def _job_lane(scale: _Scale, job: Job, search: PriorSearch | None) -> Lane:
     return scale.lane(f"job {job.id}, {job.pipeline}", stretches, fate, tone, ended=tone != "busy")
 
 
-def _delivery_lane(scale: _Scale, delivery: Delivery, story: JobStory) -> Lane:
-    modality = next((one.modality for one in story.outputs if one.sop_instance_uid == delivery.sop_instance_uid), "result")
+def _delivery_lane(scale: _Scale, modality: str, alike: Sequence[Delivery]) -> Lane:
+    """Of deliveries to one peer of which the same became: from when the first was made until the last was there."""
+    delivery, count = alike[0], f"{len(alike)} " if len(alike) > 1 else ""
     tone = {
         DeliveryState.PROVED: "good", DeliveryState.FAILED: "bad", DeliveryState.HELD: "bad", DeliveryState.CANCELLED: "quiet",
         DeliveryState.UNWANTED: "quiet",
     }.get(DeliveryState(delivery.state), "busy")  # fmt: skip
     fate = f"proved by {delivery.proof}" if tone == "good" else ": ".join(filter(None, (delivery.state, delivery.reason)))
     stretches = (
-        ("is sent", "send", delivery.created_at, delivery.sent_at),
-        ("is proved", "wait", delivery.sent_at, delivery.proved_at),
+        ("is sent", "send", delivery.created_at, _last(one.sent_at for one in alike)),
+        ("is proved", "wait", _last(one.sent_at for one in alike), _last(one.proved_at for one in alike)),
     )
-    return scale.lane(f"{modality} to {delivery.peer}", stretches, fate, tone, ended=not _is_under_way(delivery))
+    return scale.lane(f"{count}{modality} to {delivery.peer}", stretches, fate, tone, ended=not _is_under_way(delivery))
+
+
+def _last(moments: Iterable[datetime | None]) -> datetime | None:
+    """None while one of them is to come."""
+    known = list(moments)
+    return None if None in known else max(one for one in known if one)
 
 
 def _is_under_way(delivery: Delivery) -> bool:

@@ -20,10 +20,10 @@ def past(study: str, made_on: date | None, *, series: str = "1", modality: str =
     return Past("pacs", study, f"{study}.{series}", made_on, modality, **more)
 
 
-def told(*found: Past, slices_at_least: int = 20, **wants: object) -> dict[str, str]:
+def told(*found: Past, slices_at_least: int = 20, ours: tuple[str, ...] = (), **wants: object) -> dict[str, str]:
     return {
         one.series_instance_uid: why
-        for one, why in chosen(found, TODAY, Priors(**wants), modalities=("CT",), slices_at_least=slices_at_least)
+        for one, why in chosen(found, TODAY, Priors(**wants), modalities=("CT",), slices_at_least=slices_at_least, ours=ours)
     }
 
 
@@ -54,6 +54,15 @@ def test_the_newest_study_is_taken_and_each_other_is_told_why_it_is_not():
         "5.1": "it is no earlier study",
         "7.1": "its source does not say when it was made",
     }
+
+
+def test_a_series_that_this_gateway_made_is_no_earlier_study():
+    acquired, derived = (
+        past("1", date(2025, 1, 2), series="1", instances=40),
+        past("1", date(2025, 1, 2), series="2", instances=200),
+    )
+
+    assert told(acquired, derived, ours=("1.2",)) == {"1.1": "", "1.2": "this gateway made it"}
 
 
 def test_of_several_that_are_wanted_each_is_of_another_study_and_a_series_of_two_sources_is_one():

@@ -21,7 +21,7 @@ from gateway.errors import OutOfResources, Unreachable
 from gateway.ingest.dimse import TRANSFER_SYNTAXES
 from gateway.peers import load_protocols, make_peer
 from gateway.rows.searches import Prior, PriorSearch, PriorState, SearchState
-from gateway.rows.tables import Association, Instance, JobState
+from gateway.rows.tables import Association, Instance, JobState, OutputInstance
 from gateway.rows.trail import AuditEvent
 from tests.peers_fixture import Orthanc, running_dcmqrscp, running_orthanc, running_scp
 from tests.ports import free_port
@@ -108,6 +108,23 @@ def assert_compared_once(world: World) -> None:
     assert len(rows) == 2  # what is too old, or of another patient, is not looked into
     assert len(came) == SLICES
     assert ingests == {"prior"}
+
+
+def test_a_derived_series_of_ours_is_no_prior(orthanc, tmp_path, triton):
+    with world_beside(dimse(orthanc.dicom_port, "ORTHANC"), tmp_path, triton) as world:
+        world.start()
+        with world.database() as db:
+            a_series(db)
+            job = a_job(db, state=JobState.DONE)
+            with db.begin() as session:
+                session.add(OutputInstance(sop_instance_uid="2.25.7", job=job, study_instance_uid="2.25.8", series_instance_uid=PRIOR[0].SeriesInstanceUID, sop_class_uid="1.2", modality="CT", sha256="8" * 64, size=1, created_at=NOW))  # fmt: skip
+        world.send(CURRENT)
+        world.wait_settled(3)
+
+        with world.database() as db, db() as session:
+            rows = {row.series_instance_uid: (row.state, row.reason) for row in session.scalars(select(Prior))}
+        assert rows[PRIOR[0].SeriesInstanceUID] == (PriorState.PASSED, "this gateway made it")
+        assert rows[OLDER[0].SeriesInstanceUID] == (PriorState.HERE, "")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from gateway.db import Database, insert_once, lock
 from gateway.engine import SETTLE, Queues, backoff, settle_attempt
 from gateway.errors import ConfigError
 from gateway.rows.retrieval import Retrieval, RetrievalState, WatchMark
-from gateway.rows.tables import Instance, OutputInstance, Series, SeriesState, Version
+from gateway.rows.tables import Instance, Series, SeriesState, Version
+from gateway.work.delivery import made_here
 
 _AT_ONCE = 20
 _GONE = "the peer does not have it"
@@ -43,7 +44,7 @@ def position(peer: str, *, db: Database) -> int | None:
 def move_on(peer: str, reached: int, offered: Sequence[Offered], now: datetime, *, db: Database) -> None:
     """The peer's log was read up to there. What we made ourselves is not wanted, whoever has it."""
     with db.begin() as session:
-        ours = _ours(session, {one.series_instance_uid for one in offered})
+        ours = made_here(session, {one.series_instance_uid for one in offered})
         for one in offered:
             if one.series_instance_uid not in ours:
                 want(session, peer, one, now, anew=True)
@@ -120,7 +121,7 @@ def failed(row: Retrieval, reason: str, now: datetime, *, after: timedelta | Non
 def ask(peer: str, study: str, series: str, pipeline: str, *, actor: str, now: datetime, db: Database) -> None:
     """The pipeline is wanted on a series of the peer, which is taken now if it is not here. Raises ConfigError."""
     with db.begin() as session:
-        if _ours(session, {series}):
+        if made_here(session, {series}):
             raise ConfigError(["expected a series that this gateway did not make"])
         want(session, peer, Offered(study, series, now), now, anew=True)
         key = session.scalars(select(Retrieval.id).filter_by(peer=peer, series_instance_uid=series)).one()
@@ -152,11 +153,6 @@ def fulfilled(row: Retrieval, reason: str, *, db: Database) -> None:
         here = lock(session, Retrieval, row.id)
         if here.wanted_at == row.wanted_at:
             here.orders, here.told, here.state, here.reason = [], "", RetrievalState.DONE, reason
-
-
-def _ours(session: Session, series: Collection[str]) -> set[str]:
-    query = select(OutputInstance.series_instance_uid).where(OutputInstance.series_instance_uid.in_(series))
-    return set(session.scalars(query.distinct()))
 
 
 def _look_again(session: Session, series_instance_uid: str, now: datetime, queues: Queues) -> None:

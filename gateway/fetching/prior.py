@@ -3,7 +3,7 @@
 The newest that fit are taken; of a study the series with the most instances. What a source does not say speaks against nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
@@ -47,11 +47,15 @@ def why_not_study(made_on: date | None, today: date, wants: Priors) -> str:
 
 
 def chosen(
-    found: Sequence[Past], today: date, wants: Priors, *, modalities: Sequence[str], slices_at_least: int
+    found: Sequence[Past], today: date, wants: Priors, *, modalities: Sequence[str], slices_at_least: int, ours: Collection[str]
 ) -> list[tuple[Past, str]]:
-    """All of `found`, those that are taken first and with an empty reason, the others with why they are not."""
+    """All of `found`, those that are taken first and with an empty reason, the others with why they are not.
+
+    `ours` are series that this gateway made: a derived CT looks like one that was acquired.
+    """
     known = {one.series_instance_uid: one for one in reversed(found)}  # of two sources the first
     reasons = {uid: _why_not(one, today, wants, modalities, slices_at_least) for uid, one in known.items()}
+    reasons |= dict.fromkeys(known.keys() & set(ours), "this gateway made it")
     fit = sorted((one for uid, one in known.items() if not reasons[uid]), key=_rank)
     reasons |= dict(_passed(fit, wants.at_most))
     return sorted(((known[uid], why) for uid, why in reasons.items()), key=lambda pair: (pair[1] != "", _rank(pair[0])))

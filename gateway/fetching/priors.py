@@ -31,6 +31,7 @@ from gateway.rows.tables import Job, JobInstance, JobState, Series, Study
 from gateway.store import Store
 from gateway.views.stories import here
 from gateway.work import jobs
+from gateway.work.delivery import made_here
 
 _AGAIN, _AGAIN_AT_MOST = timedelta(seconds=2), timedelta(minutes=1)
 _MOST_STUDIES = 20
@@ -173,12 +174,15 @@ def _count(series: Mapping[str, str]) -> int | None:
 def _choose(case: _Case, found: Sequence[Past], problems: Sequence[str], now: datetime, db: Database) -> None:
     """Write down which are taken, and why the others are not."""
     needs, wants = case.needs, case.wants
+    with db() as session:
+        ours = made_here(session, {past.series_instance_uid for past in found})
     ordered = chosen(
         found,
         case.today or date.min,
         wants,
         modalities=(wants.modality,) if wants.modality else needs.modalities,
         slices_at_least=needs.slices_at_least,
+        ours=ours,
     )
     with db.begin() as session:
         search = lock(session, PriorSearch, case.job.id)

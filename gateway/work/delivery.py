@@ -5,7 +5,7 @@ enqueues the next. Another study, and another peer, wait for nobody.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -102,6 +102,12 @@ def made_by(session: Session, *, job: int | None = None, sop_instance_uid: str |
     if not found:
         raise ConfigError(["expected the number of a job that has results, or the SOP Instance UID of a result of ours"])
     return list(found)
+
+
+def made_here(session: Session, series: Collection[str]) -> set[str]:
+    """Which of these series are results of ours."""
+    query = select(OutputInstance.series_instance_uid).where(OutputInstance.series_instance_uid.in_(series))
+    return set(session.scalars(query.distinct()))
 
 
 def anew(session: Session, delivery: Delivery, now: datetime, queues: Queues) -> None:

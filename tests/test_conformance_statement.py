@@ -3,7 +3,13 @@
 import re
 
 import pytest
-from pydicom.uid import UID, KeyObjectSelectionDocumentStorage, RTStructureSetStorage, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    UID,
+    KeyObjectSelectionDocumentStorage,
+    ParametricMapStorage,
+    RTStructureSetStorage,
+    SecondaryCaptureImageStorage,
+)
 
 from gateway.dicom.command import SUCCESS
 from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -60,7 +66,7 @@ def test_the_services_as_scp_are_those_that_are_accepted() -> None:
 def test_the_objects_are_those_that_are_made(made) -> None:
     told = {uid for uids, _ in table("| object | SOP Class UID |").values() for uid in uids.split(", ")}
 
-    others = {SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage, RTStructureSetStorage, *CLASSES.values()}
-    assert {made.SOPClassUID, *others} <= told
+    others = {SecondaryCaptureImageStorage, KeyObjectSelectionDocumentStorage, RTStructureSetStorage, ParametricMapStorage}
+    assert {made.SOPClassUID, *others, *CLASSES.values()} <= told
     assert UID(made.file_meta.TransferSyntaxUID).name == "Explicit VR Little Endian"
     assert f"Series Number is {FIRST_SERIES_NUMBER} or more" in TEXT

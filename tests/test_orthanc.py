@@ -320,7 +320,7 @@ def test_another_orthanc_in_its_place_is_read_from_its_beginning(orthanc, tmp_pa
         assert len(world.logged("watch.log_is_new")) == 1
 
 
-def test_a_derived_series_is_back_in_orthanc_image_by_image_and_starts_nothing_when_it_is_sent_here_again(
+def test_a_derived_series_and_a_map_are_back_in_orthanc_and_start_nothing_when_they_are_sent_here_again(
     orthanc, tmp_path, triton
 ):
     series = ct_series(SLICES)
@@ -331,17 +331,20 @@ def test_a_derived_series_is_back_in_orthanc_image_by_image_and_starts_nothing_w
         world.wait_settled()
 
         assert {(delivery.state, delivery.reason) for delivery in world.deliveries()} == {(DeliveryState.PROVED, "")}
-        assert modalities(orthanc) == ["CT", "CT"]
-        made = [dcmread(world.store.path(one.sha256)) for one in world.story(series).jobs[0].outputs]
+        assert modalities(orthanc) == ["CT", "CT", "OT"]
+        outputs = [dcmread(world.store.path(one.sha256)) for one in world.story(series).jobs[0].outputs]
+        (change,), made = ([one for one in outputs if (one.Modality == "OT") == is_map] for is_map in (True, False))
         smooth = {one.SourceImageSequence[0].ReferencedSOPInstanceUID: one for one in made}
         for image in series:
             hounsfield = apply_rescale(image.pixel_array, image)
             one = smooth[image.SOPInstanceUID]
             assert np.allclose(apply_rescale(one.pixel_array, one), (hounsfield + np.roll(hounsfield, -1, axis=1)) / 2, atol=0.05)
+        for one in outputs:
             assert data_set_sha256(orthanc.file(one.SOPInstanceUID)) == data_set_sha256(part10(one))
 
-        assert set(send(made, world.port, calling="PACS")) == {0x0000}
-        world.wait_settled(2)
+        assert set(send(outputs, world.port, calling="PACS")) == {0x0000}
+        world.wait_settled(3)
         wait_read(world, orthanc)
         assert len(world.jobs()) == 1
-        assert "made by this gateway, starts no job" in world.story(made).series.reason
+        for one in (made, [change]):
+            assert "made by this gateway, starts no job" in world.story(one).series.reason

@@ -497,3 +497,4 @@ def test_a_probe_says_what_helps_where_segmentations_or_reports_are_not_taken() 
     assert found["Key Object Selection Document Storage"].note == ""
     assert found["Secondary Capture Image Storage"].note == "Explicit VR"
     assert found["CT Image Storage"].note == ""
+    assert not found["Parametric Map Storage"].works

@@ -29,6 +29,8 @@ DCIODVFY_FALSE_POSITIVES = {
     "Unrecognized defined term = <99CAIGW>",
     # It is: the source tells neither the body part nor the side.
     "</Laterality(0020,0060)> - is only permitted to be empty when actually unknown",
+    # Of PS3.3 C.8.32.2 (Derived Pixel Contrast); dicom3tools does not know it yet.
+    "Unrecognized defined term = <QUANTITY>",
     # The source's name, which has no caret.
     "Value dubious for this VR [PN]",
 }
@@ -101,6 +103,16 @@ def dcmqi_seg(path: Path) -> dict[int, int]:
         return counts
 
 
+def dcmqi_map(path: Path) -> tuple[np.ndarray, dict] | None:
+    """The values of a parametric map as dcmqi reads them, (planes, rows, columns), and what it says of them; None: it does not."""
+    with TemporaryDirectory() as folder:
+        ran = _run(_dcmqi("paramap2itkimage"), "--inputDICOM", path, "--outputDirectory", folder, "-t", "nrrd")
+        file = Path(folder) / "pmap.nrrd"
+        if ran.returncode != 0 or not file.is_file():
+            return None
+        return _nrrd(file), json.loads((Path(folder) / "meta.json").read_text())
+
+
 def dcmqi_sr(path: Path) -> dict:
     """The TID 1500 report as dcmqi reads it: "Measurements", "observerContext", ...; {} where it read no report."""
     with TemporaryDirectory() as folder:
@@ -165,6 +177,7 @@ def _is_general_group(report: Dataset, finding: str) -> bool:
 
 def _nrrd(path: Path) -> np.ndarray:
     header, _, data = path.read_bytes().partition(b"\n\n")
-    types = {"short": "<i2", "unsigned short": "<u2", "unsigned char": "u1", "uchar": "u1", "int": "<i4"}
+    types = {"short": "<i2", "unsigned short": "<u2", "unsigned char": "u1", "uchar": "u1", "int": "<i4", "float": "<f4"}
     fields = dict(line.split(": ", 1) for line in header.decode().splitlines() if ": " in line)
-    return np.frombuffer(gzip.decompress(data) if fields["encoding"] == "gzip" else data, types[fields["type"]])
+    values = np.frombuffer(gzip.decompress(data) if fields["encoding"] == "gzip" else data, types[fields["type"]])
+    return values.reshape([*map(int, fields["sizes"].split())][::-1])

@@ -16,7 +16,7 @@ from gateway.configuration.sections import Config
 from gateway.configuration.webkeys import OidcSection
 from gateway.dicom.uids import secret_uid
 from gateway.errors import ConfigError, DeliveryError, GatewayError, Rejected
-from gateway.outputs.kinds import KINDS, unwanted
+from gateway.outputs.kinds import KINDS, USUAL, unwanted
 from gateway.peers import Peer
 from gateway.peers.dimse import Dimse
 from gateway.telling.notices import Addressee
@@ -78,7 +78,7 @@ def unsent(config: Config, name: str, peer: Peer) -> Sequence[str]:
     wrong *= "pictures" in (getattr(peer, "objects", None) or ()) and not config.delivery.pictures
     if not isinstance(peer, Dimse):
         return wrong
-    made = [uid for uid, kind in KINDS.items() if getattr(config.delivery, kind, True) and not unwanted(peer, uid)]
+    made = [uid for uid, kind in KINDS.items() if getattr(config.delivery, kind, kind in USUAL) and not unwanted(peer, uid)]
     with suppress(DeliveryError):
         refused = [one for one in peer.probe() if not one.works and one.what in {UID(uid).name for uid in made}]
         wrong += [f"peer {name}: does not accept {one.what}{f': {one.note}' if one.note else ''}" for one in refused]

@@ -10,12 +10,14 @@ from pydicom.uid import (
     Comprehensive3DSRStorage,
     CTImageStorage,
     MRImageStorage,
+    ParametricMapStorage,
     RTStructureSetStorage,
     SegmentationStorage,
 )
 
 from gateway.conformance.derived import derived
 from gateway.conformance.general import elements, general, told
+from gateway.conformance.parametric import parametric
 from gateway.conformance.report import report
 from gateway.conformance.segmentation import segmentation
 from gateway.conformance.structures import structures
@@ -29,6 +31,7 @@ _CHECKS: Mapping[str, Check] = {
     RTStructureSetStorage: structures,
     CTImageStorage: derived,
     MRImageStorage: derived,
+    ParametricMapStorage: parametric,
 }
 
 

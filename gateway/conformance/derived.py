@@ -6,15 +6,13 @@ from collections.abc import Iterator, Mapping
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
 
-from gateway.conformance.reading import code, text, unmet
+from gateway.conformance.reading import code, is_near, text, unmet
 from gateway.dicom.enhanced import frame_number
 from gateway.outputs import Encoding
 
 _PLACE = ("FrameOfReferenceUID", "Rows", "Columns")
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 _HOW = ("DerivationCodeSequence", "DerivationDescription")
-_NEAR = 1e-6
-"""mm, of decimal strings that were too long."""
 _INT16 = (-(2**15), 2**15 - 1)
 
 
@@ -29,7 +27,7 @@ def derived(made: Dataset, encoding: Encoding, _: Mapping[str, Dataset]) -> Iter
     purpose, pixels = codes.DCM.SourceImageForImageProcessingOperation, ("BitsAllocated", "BitsStored", "PixelRepresentation")
     yield from unmet(
         *((made.get(keyword) == source.get(keyword), f"{keyword} of the source") for keyword in _PLACE),
-        *((_is_near(made, source, keyword), f"{keyword} of the source") for keyword in _GEOMETRY),
+        *((is_near(made, source, keyword), f"{keyword} of the source") for keyword in _GEOMETRY),
         (list(made.ImageType[:2]) == ["DERIVED", "SECONDARY"], "Image Type DERIVED, SECONDARY"),
         (code(image, "PurposeOfReferenceCodeSequence") == purpose.value, "the purpose of the Source Image: image processing"),
         (all(map(made.get, _HOW)), "how it was derived, as code and text"),
@@ -46,11 +44,6 @@ def _is(source: Dataset, image: Dataset) -> bool:
     return bool(
         source.SOPInstanceUID == image.ReferencedSOPInstanceUID and frame_number(source) == image.get("ReferencedFrameNumber")
     )
-
-
-def _is_near(made: Dataset, source: Dataset, keyword: str) -> bool:
-    pairs = zip(made[keyword].value, source[keyword].value, strict=True)
-    return all(abs(float(one) - float(other)) < _NEAR for one, other in pairs)
 
 
 def _is_hounsfield(made: Dataset, slope: float, intercept: float) -> bool:

@@ -6,6 +6,8 @@ from pydicom import Dataset
 
 from gateway.outputs import Encoding
 
+_SHORTENED = 1e-6
+
 
 def unmet(*expectations: tuple[bool, str]) -> Iterator[str]:
     return (f"expected {sentence}" for is_met, sentence in expectations if not is_met)
@@ -26,3 +28,9 @@ def code(data_set: Dataset, keyword: str) -> str:
     """Of more than 16 characters, or a URN, it has another attribute (PS3.3 8.8)."""
     item = data_set[keyword][0]
     return str(item.get("CodeValue") or item.get("LongCodeValue") or item.URNCodeValue)
+
+
+def is_near(made: Dataset, source: Dataset, keyword: str) -> bool:
+    """The same numbers, but for decimal strings that were too long."""
+    pairs = zip(made[keyword].value, source[keyword].value, strict=True)
+    return all(abs(float(one) - float(other)) < _SHORTENED for one, other in pairs)

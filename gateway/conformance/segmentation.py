@@ -21,7 +21,7 @@ def segmentation(made: Dataset, encoding: Encoding, _: Mapping[str, Dataset]) ->
     frame_of_reference = None if is_radiograph(first) else first.get("FrameOfReferenceUID")
     sources = {str(source.SOPInstanceUID) for source in encoding.source}
     slices = {(str(source.SOPInstanceUID), frame_number(source)) for source in encoding.source}
-    images = [{_referred(image) for image in _source_images(frame)} for frame in frames]
+    images = [{referred(image) for image in source_images(frame)} for frame in frames]
     numbers = [int(item.SegmentNumber) for item in made.SegmentSequence]
     size = -(-made.NumberOfFrames * made.Rows * made.Columns // 8)
     lossy = any(source.get("LossyImageCompression") == "01" for source in encoding.source)
@@ -36,23 +36,23 @@ def segmentation(made: Dataset, encoding: Encoding, _: Mapping[str, Dataset]) ->
         (set(frame_segments(made)) <= set(numbers), "each frame in a described segment"),
         (all(image and image <= slices for image in images), "source instances, and their frames, for each frame"),
         (
-            _referenced_series(made) == {str(first.SeriesInstanceUID): sources},
+            referenced_series(made) == {str(first.SeriesInstanceUID): sources},
             "exactly the source instances in Referenced Series",
         ),
     )
 
 
-def _referenced_series(made: Dataset) -> dict[str, set[str]]:
+def referenced_series(made: Dataset) -> dict[str, set[str]]:
     return {
         str(series.SeriesInstanceUID): {str(image.ReferencedSOPInstanceUID) for image in series.ReferencedInstanceSequence}
         for series in made.get("ReferencedSeriesSequence", [])
     }
 
 
-def _source_images(frame: Dataset) -> list[Dataset]:
+def source_images(frame: Dataset) -> list[Dataset]:
     return [image for derivation in frame.get("DerivationImageSequence", []) for image in derivation.SourceImageSequence]
 
 
-def _referred(image: Dataset) -> tuple[str, int | None]:
+def referred(image: Dataset) -> tuple[str, int | None]:
     number = image.get("ReferencedFrameNumber")
     return str(image.ReferencedSOPInstanceUID), None if number is None else int(number)

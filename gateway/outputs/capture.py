@@ -12,7 +12,6 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from gateway.dicom.enhanced import frame_number
 from gateway.outputs import Encoding, modules
 
 _STUDY = ("StudyDescription", "PatientAge")
@@ -50,7 +49,7 @@ class Capture:
             if source[0].get(keyword):
                 made[keyword] = source[0][keyword]
         if self.of is not None:
-            made.SourceImageSequence = [_reference(source[self.of])]
+            made.SourceImageSequence = [modules.referred(source[self.of])]
         return made
 
 
@@ -59,10 +58,3 @@ def _image(images: Sequence[Dataset], *, picture: np.ndarray, **arguments: Any) 
         images[0], picture, "RGB", 8, "PATIENT", patient_orientation=("L", "P"), transfer_syntax_uid=ExplicitVRLittleEndian,
         **arguments,
     )  # fmt: skip
-
-
-def _reference(image: Dataset) -> Dataset:
-    item = modules.reference(image.SOPClassUID, image.SOPInstanceUID)
-    if (frame := frame_number(image)) is not None:
-        item.ReferencedFrameNumber = frame
-    return item

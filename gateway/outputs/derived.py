@@ -18,7 +18,6 @@ from pydicom.sr.coding import Code
 from pydicom.uid import UID, CTImageStorage, MRImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from gateway.dicom.enhanced import frame_number
 from gateway.dicom.values import whole
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, check_codes, modules
@@ -111,9 +110,7 @@ class DerivedImage:
         return made
 
     def _describe_origin(self, made: Dataset, source: Dataset, encoding: Encoding) -> None:
-        algorithm, image = encoding.algorithm, modules.reference(source.SOPClassUID, source.SOPInstanceUID)
-        if (frame := frame_number(source)) is not None:
-            image.ReferencedFrameNumber = frame
+        algorithm, image = encoding.algorithm, modules.referred(source)
         purpose = codes.DCM.SourceImageForImageProcessingOperation
         image.PurposeOfReferenceCodeSequence = [hd.sr.CodedConcept.from_code(purpose)]
         image.SpatialLocationsPreserved = "YES"

@@ -7,21 +7,35 @@ every peer: so does a note that takes a result back (IHE IOCM), for who has the 
 import json
 from collections.abc import Iterable, Sequence
 
-from pydicom.uid import Comprehensive3DSRStorage, RTStructureSetStorage, SecondaryCaptureImageStorage, SegmentationStorage
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    CTImageStorage,
+    MRImageStorage,
+    ParametricMapStorage,
+    RTStructureSetStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 KINDS: dict[str, str] = {
     SegmentationStorage: "segmentations",
     Comprehensive3DSRStorage: "reports",
     SecondaryCaptureImageStorage: "pictures",
     RTStructureSetStorage: "structures",
+    CTImageStorage: "images",
+    MRImageStorage: "images",
+    ParametricMapStorage: "maps",
 }
+_NAMES = tuple(dict.fromkeys(KINDS.values()))
+USUAL = ("segmentations", "reports")
+"""Of most pipelines; of the others the configuration decides, or the author of one."""
 
 
 def _are_kinds(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) > 0 and all(one in KINDS.values() for one in value)
+    return isinstance(value, list | tuple) and len(value) > 0 and all(one in _NAMES for one in value)
 
 
-OBJECTS = (f"a list of some of {json.dumps([*KINDS.values()])}", _are_kinds, None)
+OBJECTS = (f"a list of some of {json.dumps(_NAMES)}", _are_kinds, None)
 """The arguments of `setting` for that key."""
 
 
@@ -35,7 +49,7 @@ def unwanted(peer: object, sop_class_uid: str) -> str:
 
 def without(peer: object, sop_class_uid: str) -> str:
     """What the table of a peer may say that takes none of that SOP class; empty where nothing would be left."""
-    kind, known = KINDS.get(sop_class_uid), _objects(peer) or KINDS.values()
+    kind, known = KINDS.get(sop_class_uid), _objects(peer) or _NAMES
     rest = [one for one in known if one != kind]
     return f"where it never takes {kind}: {line(rest)} in its table" if rest and kind in known else ""
 

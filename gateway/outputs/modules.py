@@ -15,9 +15,10 @@ from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
+from gateway.dicom.enhanced import frame_number
 from gateway.dicom.part10 import file_meta
 from gateway.errors import BadOutput
-from gateway.outputs import NOT_FOR_DIAGNOSIS, PRIVATE_SCHEME, Encoding, Equipment, Output
+from gateway.outputs import NOT_FOR_DIAGNOSIS, PRIVATE_SCHEME, Algorithm, Encoding, Equipment, Output
 
 # Viewers open the series of the lowest number first, and that has to stay the scanner's.
 FIRST_SERIES_NUMBER = 9000
@@ -75,6 +76,20 @@ def reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class_uid, sop_instance_uid
     return item
+
+
+def referred(image: Dataset) -> Dataset:
+    """An item that refers to an image, or to a frame of one."""
+    item = reference(image.SOPClassUID, image.SOPInstanceUID)
+    if (frame := frame_number(image)) is not None:
+        item.ReferencedFrameNumber = frame
+    return item
+
+
+def creator(algorithm: Algorithm) -> str:
+    """Content Creator's Name is a person name, and the creator is a program."""
+    parts = (algorithm.manufacturer, algorithm.name)
+    return "^".join(part.translate(dict.fromkeys(map(ord, "^=\\"), " "))[:31] for part in parts)
 
 
 def copy_lossy(made: Dataset, encoding: Encoding) -> None:

@@ -3,23 +3,20 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import highdicom as hd
 import numpy as np
-from pydicom import DataElement, Dataset
+from pydicom import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
-from pydicom.uid import CTImageStorage
 from pydicom.valuerep import format_number_as_ds
 
-from gateway.dicom.enhanced import frame_number
 from gateway.dicom.radiograph import is_radiograph, place
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, check_codes, modules
 from gateway.outputs.grid import check_grid
-from gateway.outputs.multiframe import fill
+from gateway.outputs.multiframe import fill, organize, refer, single
 
 _CONTENT_LABEL = re.compile("[A-Z0-9 _]{1,16}")
 _SEGMENT_LABEL = re.compile(r"[^\\]{1,64}")
@@ -68,20 +65,18 @@ class Segmentation:
             hd.seg.Segmentation,
             encoding=encoding,
             output=self,
-            images=[_single(encoding.source[0], self.labels.spacing[0])],
+            images=[single(encoding.source[0], self.labels.spacing[0])],
             pixel_array=one_voxel,  # the frames are ours
             segmentation_type="BINARY",
             segment_descriptions=[self._segment(number, encoding) for number in range(1, len(self.segments) + 1)],
             content_label=self.label,
             content_description=f"{NOT_FOR_DIAGNOSIS}. {self.description}"[:64].rstrip(),
-            content_creator_name=_person_name(encoding.algorithm.manufacturer, encoding.algorithm.name),
+            content_creator_name=modules.creator(encoding.algorithm),
             series_description=modules.series_description(self.description),
         )
-        dimensions = encoding.uid(self, "dimension organization")
-        for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
-            item.DimensionOrganizationUID = dimensions
+        organize(made, encoding.uid(self, "dimension organization"))
         fill(made, self.labels, encoding.source)
-        _refer(made, encoding.source)
+        refer(made, encoding.source)
         if is_radiograph(encoding.source[0]):
             _lay_flat(made, encoding.source[0])
         modules.copy_lossy(made, encoding)
@@ -160,23 +155,6 @@ def frame_segments(made: Dataset) -> list[int]:
     return [int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber) for group in groups]
 
 
-def _single(source: Dataset, spacing_mm: float) -> Dataset:
-    """As a classic instance, also where it is one frame of many; where it tells no thickness, as thick as slices are apart.
-
-    A radiograph has no frame of reference, whatever it says: it has no place in one.
-    """
-    single = Dataset()
-    single.update(source)
-    if is_radiograph(source):
-        single.pop("FrameOfReferenceUID", None)
-        return single
-    if not single.get("SliceThickness"):
-        single["SliceThickness"] = DataElement("SliceThickness", "DS", format_number_as_ds(spacing_mm))
-    if frame_number(source) is not None:
-        single["SOPClassUID"] = DataElement("SOPClassUID", "UI", CTImageStorage)
-    return single
-
-
 def _lay_flat(made: Dataset, image: Dataset) -> None:
     """Without a frame of reference a plane says nothing of the patient; viewers show nothing that has none (OHIF)."""
     made.PatientOrientation = image.get("PatientOrientation") or ""
@@ -188,13 +166,6 @@ def _lay_flat(made: Dataset, image: Dataset) -> None:
     shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [plane], [measures]
 
 
-def _refer(made: Dataset, sources: Sequence[Dataset]) -> None:
-    """To every instance, whether a frame comes from it or not (PS3.3 C.7.6.1.1.4, C.12.2)."""
-    instances = {str(source.SOPInstanceUID): str(source.SOPClassUID) for source in sources}
-    references = [modules.reference(sop_class, uid) for uid, sop_class in instances.items()]
-    made.SourceImageSequence = made.ReferencedSeriesSequence[0].ReferencedInstanceSequence = references
-
-
 def _algorithm(encoding: Encoding) -> hd.AlgorithmIdentificationSequence:
     algorithm = encoding.algorithm
     return hd.AlgorithmIdentificationSequence(
@@ -204,8 +175,3 @@ def _algorithm(encoding: Encoding) -> hd.AlgorithmIdentificationSequence:
         source=algorithm.manufacturer,
         parameters={"model": algorithm.model, "model version": algorithm.model_version},
     )
-
-
-def _person_name(family: str, given: str) -> str:
-    """Content Creator's Name is a person name, and the creator is a program."""
-    return "^".join(part.translate(dict.fromkeys(map(ord, "^=\\"), " "))[:31] for part in (family, given))

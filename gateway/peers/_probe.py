@@ -22,9 +22,8 @@ _SERVICES: dict[Context, str] = {
 }
 _OURS = (*KINDS, uid.KeyObjectSelectionDocumentStorage)
 _OTHERS = (
-    uid.ParametricMapStorage, uid.GrayscaleSoftcopyPresentationStateStorage,
-    uid.EncapsulatedPDFStorage, uid.EnhancedSRStorage, uid.CTImageStorage, uid.EnhancedCTImageStorage,
-    uid.MRImageStorage, uid.EnhancedMRImageStorage, uid.PositronEmissionTomographyImageStorage,
+    uid.GrayscaleSoftcopyPresentationStateStorage,
+    uid.EncapsulatedPDFStorage, uid.EnhancedSRStorage, uid.EnhancedCTImageStorage, uid.EnhancedMRImageStorage, uid.PositronEmissionTomographyImageStorage,
     uid.ComputedRadiographyImageStorage, uid.DigitalXRayImageStorageForPresentation,
     uid.DigitalMammographyXRayImageStorageForPresentation, uid.BreastTomosynthesisImageStorage, uid.UltrasoundImageStorage,
     uid.XRayAngiographicImageStorage, uid.NuclearMedicineImageStorage,
@@ -53,7 +52,7 @@ def capabilities(accepted: Collection[Context]) -> list[Capability]:
 def _instead(sop_class: str, accepted: Collection[Context]) -> str:
     """What helps where it is not taken."""
     taken = {one for one, _ in accepted}
-    kinds = [kind for other, kind in KINDS.items() if other in taken]
+    kinds = list(dict.fromkeys(kind for other, kind in KINDS.items() if other in taken))
     if sop_class not in KINDS or not kinds:
         return ""
     pictures = "; [delivery] pictures = true makes pictures" if "pictures" in kinds else ""

@@ -17,8 +17,9 @@ from pydicom.valuerep import AMBIGUOUS_VR
 from gateway.dicom.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 _META_GROUP = 0x0002  # and commands have group 0000
-_EXPLICIT_SEQUENCE, _IMPLICIT = struct.Struct("<HH2sHL"), struct.Struct("<HHL")
+_EXPLICIT, _IMPLICIT = struct.Struct("<HH2sHL"), struct.Struct("<HHL")
 _IS_IMPLICIT = {ImplicitVRLittleEndian: True, ExplicitVRLittleEndian: False}
+_OF_BYTES = frozenset(("OB", "OW", "OF"))
 
 
 def file_meta(sop_class_uid: str, sop_instance_uid: str, transfer_syntax_uid: str = ExplicitVRLittleEndian) -> FileMetaDataset:
@@ -66,6 +67,10 @@ class _Encoder:
         for element in sorted(around.values(), key=attrgetter("tag")):  # which makes no objects of raw ones
             if element.tag.element == 0:  # Group Length is retired (PS3.5 7.2), and would not be that of these bytes
                 continue
+            if element.VR in _OF_BYTES and len(value := element.value or b"") % 2 == 0:  # pixels: copied once, when all is joined
+                yield self._head(element, len(value))
+                yield value
+                continue
             key = (id(element), str(charset))
             if key not in self._known:
                 self._known[key] = self._encoded(element, around, charset)
@@ -83,9 +88,11 @@ class _Encoder:
 
     def _sequence(self, element: DataElement, charset: str | None) -> bytes:
         items = b"".join(_item(b"".join(self.elements(item, charset))) for item in element.value)
+        return self._head(element, len(items)) + items
+
+    def _head(self, element: DataElement | RawDataElement, length: int) -> bytes:
         tag = (element.tag.group, element.tag.element)
-        head = _IMPLICIT.pack(*tag, len(items)) if self._is_implicit else _EXPLICIT_SEQUENCE.pack(*tag, b"SQ", 0, len(items))
-        return head + items
+        return _IMPLICIT.pack(*tag, length) if self._is_implicit else _EXPLICIT.pack(*tag, str(element.VR).encode(), 0, length)
 
 
 def _item(content: bytes) -> bytes:

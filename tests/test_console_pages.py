@@ -109,16 +109,17 @@ def test_hundreds_of_results_of_which_the_same_became_are_told_as_one(tmp_path: 
             for n in range(300):
                 session.add(OutputInstance(sop_instance_uid=f"2.25.{n}", job=job, study_instance_uid=STUDY, series_instance_uid="2.25.9", sop_class_uid="1.2", modality="CT", sha256="8" * 64, size=500_000, created_at=NOW))  # fmt: skip
         for n in range(300):
-            fate = (
-                {"state": "failed", "reason": "full"}
-                if n == 7
-                else {"state": "proved", "proof": "query", "sent_at": NOW, "proved_at": NOW}
-            )
+            fate = {"state": "failed", "reason": "full"} if n == 7 else {"state": "proved", "proof": "query", "sent_at": NOW}
             a_delivery(place.db, job, sop_instance_uid=f"2.25.{n}", **fate)
+        with place.db.begin() as session:
+            audit.record(session, Act.JOB_DONE, at=NOW, job=job, outputs=[f"2.25.{n}" for n in range(300)])
         pages = [place.client("viewer").get(path).text for path in (f"/jobs/{job}", f"/series/{SERIES}")]
+        trail = place.client("viewer").get(f"/audit?job={job}&act=job.done").text
         told = StringIO()
         Screen(Terminal(file=told, width=400)).job_story(show_job(place.db, job))
 
+    assert "and 288 more" in trail
+    assert "2.25.299" not in trail
     for page in pages:
         assert "and 298 others like it" in page
         assert page.count("<tr>") < 12

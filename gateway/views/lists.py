@@ -30,7 +30,7 @@ from gateway.views.wanted import CONSEQUENCES, Wanted, in_state, of_series, soug
 
 T = TypeVar("T")
 _PARTED = "~"
-_MOST_APART = 200
+_MOST_APART, _NAMED = 200, 12
 INCOMPLETE = "incomplete"
 """Series that lacked something at their deadline, or that a person held."""
 
@@ -241,3 +241,8 @@ def held_series(db: Database, *, why: str = "", limit: int = 50) -> list[Series]
     query = select(Series).where(waiting, Series.state != SeriesState.RECEIVING)
     with db() as session:
         return list(session.scalars(query.order_by(Series.last_received_at.desc()).limit(limit)))
+
+
+def brief(value: object) -> object:
+    """Of a long list in an event's detail the first ones, and how many more there are: a job may have hundreds of results."""
+    return [*value[:_NAMED], f"and {len(value) - _NAMED} more"] if isinstance(value, list) and len(value) > _NAMED else value

@@ -16,6 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import gateway
 from gateway.access.signin import Person
+from gateway.views.lists import brief
 from gateway.web.found import Part
 from gateway.web.shared import CSRF, asks, is_live
 from gateway.web.who import cookie, csrf_of, give, take
@@ -73,7 +74,7 @@ def _environment() -> Environment:
         loader=PackageLoader("gateway.web"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     made.globals |= {"asset": asset, "gateway_version": gateway.__version__}
-    made.filters |= {"when": when, "size": size}
+    made.filters |= {"when": when, "size": size, "brief": brief}
     return made
 
 

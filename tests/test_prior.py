@@ -12,6 +12,7 @@ from gateway.store import Store
 from gateway.work import load
 from gateway.work.load import Earlier
 from tests.synthetic import ct_series, part10
+from tests.test_run import EQUIPMENT
 
 TODAY = date(2026, 1, 2)
 
@@ -112,13 +113,22 @@ def inputs(store: Store, series: list[Dataset]) -> list[tuple[str, str]]:
             {"ImagePositionPatient": [0, 0, 0]},
             "prior 1.2 left out: expected one image at each slice position; at 0.00 mm there are more",
         ),
+        (
+            {
+                "Manufacturer": EQUIPMENT.manufacturer,
+                "ManufacturerModelName": EQUIPMENT.model_name,
+                "DeviceSerialNumber": "another",
+            },
+            "prior 1.2 left out: expected images that no gateway made",
+        ),
     ],
 )
 def test_a_prior_is_a_volume_of_the_same_patient_or_is_left_out_with_its_reason(store, other, note):
     needs = Needs("CT", priors=Priors())
     study, _ = load.load(inputs(store, ct_series(3)), needs, store)
 
-    found, notes = load.beside(study, [Earlier("1.2", "pacs", 400, inputs(store, ct_series(4, seed=1, **other)))], needs, store)
+    earlier = [Earlier("1.2", "pacs", 400, inputs(store, ct_series(4, seed=1, **other)))]
+    found, notes = load.beside(study, earlier, needs, store, EQUIPMENT)
 
     assert notes[0] == note
     assert [(prior.volume.spatial_shape, prior.days_before) for prior in found.priors] == [((4, 64, 64), 400)] * (

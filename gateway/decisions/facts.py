@@ -58,7 +58,7 @@ def facts(
             each(
                 headers,
                 ("Manufacturer", "ManufacturerModelName", "ContributingEquipmentSequence"),
-                partial(_made_by, equipment=equipment),
+                partial(made_by, equipment=equipment),
             )
         ),
         "results": any(each(headers, ("Modality", "SOPClassUID"), _is_result)),
@@ -112,7 +112,7 @@ def _is_result(header: Dataset) -> bool:
     return not _RESULT_MODALITIES.isdisjoint(texts(header, "Modality")) or sop_class_uid.startswith(_RESULT_CLASSES)
 
 
-def _made_by(header: Dataset, equipment: Equipment) -> bool:
+def made_by(header: Dataset, equipment: Equipment) -> bool:
     """General Equipment or a Contributing Equipment item (PS3.3 C.7.5.1, C.12.1); versions and serial numbers may differ."""
     items = [header, *(item for item in values(header, "ContributingEquipmentSequence") if isinstance(item, Dataset))]
     ours = ((equipment.manufacturer,), (equipment.model_name,))

@@ -13,6 +13,7 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from gateway.decisions.choose import choose
+from gateway.decisions.facts import made_by
 from gateway.dicom.enhanced import frame_number
 from gateway.dicom.frames import Frame, frames
 from gateway.dicom.header import clean_series
@@ -20,6 +21,7 @@ from gateway.dicom.pixels import LAYOUT, layout, pixels
 from gateway.dicom.values import each, texts
 from gateway.errors import Unsuitable
 from gateway.imaging.volume import Stack, stacked, volume
+from gateway.outputs import Equipment
 from gateway.pipeline import Companion, Needs, Prior, Priors, Study
 from gateway.store import Store
 
@@ -61,14 +63,20 @@ def load(inputs: Inputs, needs: Needs, store: Store) -> tuple[Study, list[str]]:
     return Study(filled, source), [*chosen.notes, *stack.notes, *notes]
 
 
-def beside(study: Study, earlier: Sequence[Earlier], needs: Needs, store: Store) -> tuple[Study, list[str]]:
-    """The study with the volumes of its priors; one that is not of its patient, or not what the pipeline needs, is left out."""
+def beside(study: Study, earlier: Sequence[Earlier], needs: Needs, store: Store, equipment: Equipment) -> tuple[Study, list[str]]:
+    """The study with the volumes of its priors.
+
+    One that is not of its patient, or not what the pipeline needs, is left out, and one that this gateway (`equipment`), or
+    another one of its make, derived.
+    """
     wants, found, notes = needs.priors or Priors(), [], []
     mine = replace(needs, modality=wants.modality or needs.modality)
     for one in earlier:
         try:
             prior, own = load(one.inputs, mine, store)
             _check_patient(prior.source[0], study.source[0])
+            if made_by(prior.source[0], equipment):
+                raise Unsuitable("DERIVED", "expected images that no gateway made")
         except Unsuitable as error:
             notes.append(f"prior {one.series_instance_uid} left out: {error}")
             continue

@@ -53,9 +53,9 @@ class Pace:
 def make(session: Session, output: OutputInstance, peer: str, now: datetime, *, job: Job, queues: Queues) -> None:
     """A delivery of `output` to `peer`, once; it goes after those of its study that are on their way to that peer."""
     uid, study = output.sop_instance_uid, output.study_instance_uid
-    ahead = session.scalars(_open(peer, study).with_for_update()).all()
-    values = {"job": job.id, "study_instance_uid": study, "created_at": now, "due_at": now, "ticket": "" if ahead else "0"}
-    if insert_once(session, Delivery, sop_instance_uid=uid, peer=peer, **values) and not ahead:
+    waits = _waits(session, peer, study)
+    values = {"job": job.id, "study_instance_uid": study, "created_at": now, "due_at": now, "ticket": "" if waits else "0"}
+    if insert_once(session, Delivery, sop_instance_uid=uid, peer=peer, **values) and not waits:
         mine = select(Delivery).where(Delivery.sop_instance_uid == uid, Delivery.peer == peer)
         enqueue(session, session.scalars(mine).one(), queues)
 
@@ -112,11 +112,11 @@ def made_here(session: Session, series: Collection[str]) -> set[str]:
 
 def anew(session: Session, delivery: Delivery, now: datetime, queues: Queues) -> None:
     """Queued as if never sent, but for its attempts and what the peer may have; after those of its study on their way."""
-    ahead = session.scalars(_open(delivery.peer, delivery.study_instance_uid).with_for_update()).all()
-    delivery.state, delivery.due_at, delivery.ticket = DeliveryState.QUEUED, now, "" if ahead else ticket(delivery.attempts, now)
+    waits = _waits(session, delivery.peer, delivery.study_instance_uid)
+    delivery.state, delivery.due_at, delivery.ticket = DeliveryState.QUEUED, now, "" if waits else ticket(delivery.attempts, now)
     delivery.refusals, delivery.looks, delivery.reason = 0, 0, ""
     delivery.transaction_uid, delivery.asked_at, delivery.proved_at, delivery.proof = "", None, None, ""
-    if not ahead:
+    if not waits:
         enqueue(session, delivery, queues)
 
 
@@ -214,6 +214,14 @@ def tell(
 def tell_late(session: Session, delivery: Delivery, now: datetime, since: datetime, **detail: Any) -> None:
     hours = round((now - since).total_seconds() / 3600, 1)
     tell(session, Act.DELIVERY_LATE, delivery, now, outcome=audit.MINOR, hours=hours, **detail)
+
+
+def _waits(session: Session, peer: str, study_instance_uid: str) -> bool:
+    """Whether one goes first: it is held, so that it ends, and lets the next have its turn, after this transaction.
+
+    One is enough, for whichever ends looks for all that wait; a derived series has hundreds.
+    """
+    return session.scalars(_open(peer, study_instance_uid).limit(1).with_for_update()).first() is not None
 
 
 def _open(peer: str, study_instance_uid: str) -> Any:

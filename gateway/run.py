@@ -152,7 +152,7 @@ def _work(
         job.pipeline, pipeline.version, equipment.manufacturer, pipeline.model, identity.version, identity.weights
     )
     study, notes = load(given.inputs, pipeline.needs, store)
-    study, told = beside(study, given.earlier, pipeline.needs, store)
+    study, told = beside(study, given.earlier, pipeline.needs, store, equipment)
     study, of_companions = accompanied(study, given.companions, pipeline.needs, store)
     started_at = clock().astimezone(zone)
     others = {role: replace(one, source=Copies(one.source)) for role, one in study.companions.items()}

@@ -298,7 +298,7 @@ def test_what_failed_before_its_peer_was_not_to_get_it_is_unwanted_when_it_is_re
     lane.run()
     assert lane.row(delivery).state == DeliveryState.FAILED
     assert lane.row(delivery).reason.endswith(
-        '; where it never takes segmentations: objects = ["reports", "pictures", "structures"] in its table'
+        '; where it never takes segmentations: objects = ["reports", "pictures", "structures", "images", "maps"] in its table'
     )
 
     lane.peer.objects = ["reports", "pictures"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.sr.codedict import codes
-from pydicom.uid import CTImageStorage, MRImageStorage
+from pydicom.uid import CTImageStorage, MRImageStorage, ParametricMapStorage
 
 from gateway.conformance import problems
 from gateway.decisions.facts import facts
@@ -21,6 +21,8 @@ from gateway.imaging.volume import arrange, volume
 from gateway.inference.triton import Triton
 from gateway.outputs import Encoding, Output
 from gateway.outputs.derived import DerivedImage, DerivedImages
+from gateway.outputs.kinds import unwanted
+from gateway.peers import load_protocols, make_peer
 from gateway.pipeline import Infer, Study
 from gateway.work.extras import Extras
 from tests.door_fixture import Place
@@ -353,6 +355,15 @@ def test_what_comes_back_starts_no_job_whoever_made_it(job: Encoding, version: s
     (outcome,) = match(rules, {"Modality": "CT"}, facts(made, equipment=EQUIPMENT, **sent))
 
     assert not outcome.matched
+
+
+def test_a_peer_that_takes_reports_only_gets_neither_images_nor_maps(tmp_path: Path) -> None:
+    table = {"name": "ris", "protocol": "folder", "path": str(tmp_path)}
+    reports, images = (make_peer({**table, "objects": [kind]}, protocols=load_protocols()) for kind in ("reports", "images"))
+
+    for sop_class in (CTImageStorage, MRImageStorage, ParametricMapStorage):
+        assert unwanted(reports, sop_class) == 'its peer takes reports only (objects = ["reports"])'
+    assert [unwanted(images, one) == "" for one in (CTImageStorage, MRImageStorage, ParametricMapStorage)] == [True, True, False]
 
 
 def test_each_image_names_the_output_it_is(job: Encoding) -> None:

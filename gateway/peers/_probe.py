@@ -23,7 +23,8 @@ _SERVICES: dict[Context, str] = {
 _OURS = (*KINDS, uid.KeyObjectSelectionDocumentStorage)
 _OTHERS = (
     uid.GrayscaleSoftcopyPresentationStateStorage,
-    uid.EncapsulatedPDFStorage, uid.EnhancedSRStorage, uid.EnhancedCTImageStorage, uid.EnhancedMRImageStorage, uid.PositronEmissionTomographyImageStorage,
+    uid.EncapsulatedPDFStorage, uid.EnhancedSRStorage, uid.EnhancedCTImageStorage, uid.EnhancedMRImageStorage,
+    uid.PositronEmissionTomographyImageStorage,
     uid.ComputedRadiographyImageStorage, uid.DigitalXRayImageStorageForPresentation,
     uid.DigitalMammographyXRayImageStorageForPresentation, uid.BreastTomosynthesisImageStorage, uid.UltrasoundImageStorage,
     uid.XRayAngiographicImageStorage, uid.NuclearMedicineImageStorage,

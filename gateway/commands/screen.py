@@ -11,7 +11,7 @@ from gateway.auditing.chain import Finding
 from gateway.auditing.seal import Heads
 from gateway.rows.tables import Delivery, DeliveryState, Job, JobCompanion, Series
 from gateway.rows.trail import AuditEvent
-from gateway.views.lists import INCOMPLETE, SeriesRow, brief
+from gateway.views.lists import INCOMPLETE, SeriesRow, in_words
 from gateway.views.provenance import Came, Made, Provenance, Result
 from gateway.views.stories import DeliveryStory, JobStory, SeriesStory
 
@@ -150,10 +150,7 @@ class Screen:
         rows: list[Row] = [
             (
                 (str(event.id), at(event.at), event.act, event.actor, str(event.outcome), str(event.job or "")),
-                (
-                    event.sop_instance_uid or event.series_instance_uid,
-                    ", ".join(f"{k}={brief(v)}" for k, v in event.detail.items()),
-                ),
+                (event.sop_instance_uid or event.series_instance_uid, in_words(event.detail)),
             )
             for event in events
         ]
@@ -284,10 +281,6 @@ def _conditions(conditions: Iterable[dict[str, Any]], depth: int = 1) -> Iterato
         mark = _mark("holds", "does not hold", good=condition["held"])
         yield f"line {condition['line']}: {escape(condition['text'])} {mark}: {escape(condition['why'])}", depth
         yield from _conditions(condition.get("conditions", ()), depth + 1)
-
-
-def _detail(event: AuditEvent) -> str:
-    return ", ".join(f"{key}={brief(value)}" for key, value in event.detail.items())
 
 
 def _others(count: int) -> str:

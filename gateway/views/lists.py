@@ -246,3 +246,8 @@ def held_series(db: Database, *, why: str = "", limit: int = 50) -> list[Series]
 def brief(value: object) -> object:
     """Of a long list in an event's detail the first ones, and how many more there are: a job may have hundreds of results."""
     return [*value[:_NAMED], f"and {len(value) - _NAMED} more"] if isinstance(value, list) and len(value) > _NAMED else value
+
+
+def in_words(detail: Mapping[str, object]) -> str:
+    """An event's detail on one line."""
+    return ", ".join(f"{key}={brief(value)}" for key, value in detail.items())

@@ -43,12 +43,15 @@ def make(
     return _finish(made, encoding)
 
 
-def bare(images: Sequence[Dataset], *, sop_class_uid: str, modality: str, **arguments: Any) -> Dataset:
+def bare(
+    images: Sequence[Dataset], *, sop_class_uid: str, modality: str, transfer_syntax_uid: str = ExplicitVRLittleEndian,
+    **arguments: Any,
+) -> Dataset:  # fmt: skip
     """What highdicom gives every object, for `make`: where it has no class of its own for one."""
     image = images[0]
     made = hd.SOPClass(
         study_instance_uid=image.StudyInstanceUID, sop_class_uid=sop_class_uid, modality=modality,
-        transfer_syntax_uid=ExplicitVRLittleEndian, specific_character_set=image.get("SpecificCharacterSet"), **arguments,
+        transfer_syntax_uid=transfer_syntax_uid, specific_character_set=image.get("SpecificCharacterSet"), **arguments,
     )  # fmt: skip
     made.copy_patient_and_study_information(image)
     made.ContributingEquipmentSequence = []

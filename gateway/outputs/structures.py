@@ -17,7 +17,6 @@ from pydicom.tag import Tag
 from pydicom.uid import ImplicitVRLittleEndian, RTStructureSetStorage
 from pydicom.valuerep import format_number_as_ds
 
-from gateway.dicom.enhanced import frame_number
 from gateway.dicom.radiograph import is_radiograph, place
 from gateway.errors import BadOutput
 from gateway.outputs import NOT_FOR_DIAGNOSIS, Encoding, modules
@@ -26,12 +25,6 @@ from gateway.outputs.seg import Segmentation
 
 STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management: retired, and still what stands for the study here
 _CONTOUR_DATA = Tag("ContourData")
-_STUDY = {
-    "patient_id": "PatientID", "patient_name": "PatientName", "patient_birth_date": "PatientBirthDate",
-    "patient_sex": "PatientSex", "accession_number": "AccessionNumber", "study_id": "StudyID", "study_date": "StudyDate",
-    "study_time": "StudyTime", "referring_physician_name": "ReferringPhysicianName",
-    "specific_character_set": "SpecificCharacterSet",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,19 +87,14 @@ def structure_sets(outputs: Sequence[object]) -> tuple[StructureSet, ...]:
 
 
 def _empty(images: Sequence[Dataset], **arguments: Any) -> Dataset:
-    """What highdicom has of every object; it has no class for this one, and knows that it has no Content Date."""
-    first = images[0]
+    """It has a date of its own, and no Content Date."""
     del arguments["content_date"], arguments["content_time"]
-    made = hd.SOPClass(
-        study_instance_uid=first.StudyInstanceUID, sop_class_uid=RTStructureSetStorage, modality="RTSTRUCT",
-        transfer_syntax_uid=ImplicitVRLittleEndian, **arguments,
-        **{name: first.get(keyword) for name, keyword in _STUDY.items()},
+    made = modules.bare(
+        images, sop_class_uid=RTStructureSetStorage, modality="RTSTRUCT", transfer_syntax_uid=ImplicitVRLittleEndian, **arguments
     )  # fmt: skip
-    made.copy_patient_and_study_information(first)
     made.StructureSetDate, made.StructureSetTime = made.SeriesDate, made.SeriesTime
-    made.ContributingEquipmentSequence = []
-    made.FrameOfReferenceUID = first.FrameOfReferenceUID
-    made.PositionReferenceIndicator = first.get("PositionReferenceIndicator") or ""
+    made.FrameOfReferenceUID = images[0].FrameOfReferenceUID
+    made.PositionReferenceIndicator = images[0].get("PositionReferenceIndicator") or ""
     made.OperatorsName, made.ApprovalStatus = "", "UNAPPROVED"
     return made
 
@@ -131,7 +119,7 @@ def _planar(labels: hd.Volume, number: int, source: Sequence[Dataset]) -> Iterat
         for outline in outlines(plane) if plane.any() else ():
             points = np.array(place(image).position) + outline[:, :1] * down + outline[:, 1:] * along
             item = Dataset()
-            item.ContourImageSequence = [_image(image)]
+            item.ContourImageSequence = [modules.referred(image)]
             item.ContourGeometricType = "CLOSED_PLANAR"
             item.NumberOfContourPoints = len(points)
             item["ContourData"] = _encoded(points)
@@ -143,10 +131,3 @@ def _encoded(points: np.ndarray) -> RawDataElement:
     value = b"\\".join(b"%.3f" % one for one in points.flat)
     value += b" " * (len(value) % 2)
     return RawDataElement(_CONTOUR_DATA, "DS", len(value), value, 0, is_implicit_VR=True, is_little_endian=True)
-
-
-def _image(image: Dataset) -> Dataset:
-    item = modules.reference(image.SOPClassUID, image.SOPInstanceUID)
-    if (frame := frame_number(image)) is not None:
-        item.ReferencedFrameNumber = frame
-    return item

@@ -194,7 +194,7 @@ def test_each_peer_is_sent_what_its_table_says_and_one_that_refuses_the_rest_is_
             world.wait_until(lambda: fates() == before)
             seg = next(one for one in world.deliveries() if one.state == DeliveryState.FAILED and "Segmentation" in one.reason)
             assert seg.reason.endswith(
-                'where it never takes segmentations: objects = ["reports", "pictures", "structures"] in its table'
+                'where it never takes segmentations: objects = ["reports", "pictures", "structures", "images", "maps"] in its table'
             )
 
             world.peers = ({**mini, "objects": ["pictures"]}, research)

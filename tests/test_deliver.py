@@ -271,7 +271,7 @@ def test_what_a_peer_is_not_to_get_is_unwanted_before_an_attempt_and_holds_up_no
 
     row = lane.row(seg)
     assert (row.state, row.attempts, row.sent_at, row.late_at) == (DeliveryState.UNWANTED, 0, None, None)
-    assert row.reason == 'its peer takes reports and pictures only (objects = ["reports", "pictures"])'
+    assert row.reason == 'its peer takes reports, pictures only (objects = ["reports", "pictures"])'
     assert (lane.row(report).state, lane.peer.received) == (DeliveryState.PROVED, ["2.25.2"])
     assert lane.acts().count(Act.DELIVERY_STARTED) == lane.acts().count(Act.DELIVERY_UNWANTED) == 1
     assert Act.DELIVERY_UNWANTED not in TOLD

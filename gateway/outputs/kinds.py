@@ -44,7 +44,7 @@ def unwanted(peer: object, sop_class_uid: str) -> str:
     objects = _objects(peer)
     if objects is None or KINDS.get(sop_class_uid) in (None, *objects):
         return ""
-    return f"its peer takes {' and '.join(objects)} only ({line(objects)})"
+    return f"its peer takes {', '.join(objects)} only ({line(objects)})"
 
 
 def without(peer: object, sop_class_uid: str) -> str:

@@ -15,6 +15,9 @@ from gateway.inference.triton import Triton
 from tests.command_fixture import Command
 from tests.triton_fixture import ENVIRONMENT, start_triton
 
+# The first of them may install ONNX Runtime beside Triton.
+pytestmark = pytest.mark.xdist_group("modelimport")
+
 VOLUME = np.arange(-12, 12, dtype=np.float32).reshape(1, 2, 3, 4)
 TWO_INPUTS = """
 import sys, torch
